@@ -33,11 +33,13 @@ def run(settings: SettingsFile = None) -> None:
 @app.command()
 def check(settings: SettingsFile = None) -> None:
     """Check the settings; prints every error and exits with 2 if one is wrong."""
+    from detector.notify.service import new_receivers
     from detector.runtime.settings import load_settings
     from detector.stream.detection_config import describe_profiles, engine_config, policy_config
 
     loaded = load_settings(settings)
     policy_config(loaded)
+    new_receivers(loaded)
     print_lines(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
 
 
@@ -69,7 +71,7 @@ def warm() -> None:
     else next to the installed package, else in your cache folder. Ends with status 2 if that is not possible."""
     from detector.core.loops.compiled import SWITCH, is_off, listen, loops
     from detector.core.warm import warm_all
-    from detector.groups.links import warm_links
+    from detector.groups.warm import warm_groups
 
     if is_off():
         raise ConfigurationError(f"{SWITCH} is off: nothing is compiled; unset it")
@@ -77,7 +79,7 @@ def warm() -> None:
     listen(messages)
     started = time.monotonic()
     warm_all()
-    warm_links()
+    warm_groups()
     if messages.problems:
         raise ConfigurationError("; ".join(messages.problems))
     seconds = time.monotonic() - started

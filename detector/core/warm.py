@@ -15,14 +15,14 @@ from detector.core.owner_model import Features, Tree
 from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
 from detector.core.reference.reference import HonestQueries, Reference
-from detector.core.reference.standards import Spread, Standards
+from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Spread, Standards
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import CHANGE
 from detector.core.state.arrays import Array
 
 _COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
 _MODEL, _VERSION = "warm", "1"
-_ROWS, _FEATURES, _CLASSES = 600, 4, 3
+_ROWS, _FEATURES, _CLASSES, _LINKS = 600, 4, 3, 3
 
 
 def warm_all() -> None:
@@ -35,8 +35,8 @@ def warm_all() -> None:
 def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
     """Calls the loops of an engine: takes made-up queries through it, and its state through a log, a dump and
     removal."""
-    queries = _queries()
-    known: list[tuple[Profile, ...]] = [(own,) for own in _profiles(queries)] if has_profile else [()]
+    queries = made_up_queries()
+    known: list[tuple[Profile, ...]] = [(own,) for own in made_up_profiles(queries)] if has_profile else [()]
     for profiles in known:
         _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
 
@@ -52,7 +52,7 @@ def _exercise(engine: Engine, queries: QueryBatch) -> None:
     successor.close()
 
 
-def _queries() -> QueryBatch:
+def made_up_queries() -> QueryBatch:
     """Returns queries of two principals, some of them repeats and near repeats."""
     features = np.random.default_rng(0).random((_ROWS, _FEATURES), dtype=np.float32)
     features[20:24] = features[10:14]
@@ -76,9 +76,9 @@ def _outputs(features: Array) -> Array:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 
 
-def _profiles(queries: QueryBatch) -> list[Profile]:
-    """Returns profiles with the rows of ``queries`` as honest ones, one ordinary account, and margins and a validation
-    set: one of a tree, one of an unknown model."""
+def made_up_profiles(queries: QueryBatch) -> list[Profile]:
+    """Returns profiles with the rows of ``queries`` as honest ones, one ordinary account and a crowd of four, and
+    margins and a validation set: one of a tree, one of an unknown model."""
     ones = np.ones(len(_COLUMNS))
     standards = Standards(_COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(_COLUMNS))), 1.0)
     reference = Reference.of([HonestQueries(queries.features, queries.outputs)], "probabilities")
@@ -92,9 +92,20 @@ def _profiles(queries: QueryBatch) -> list[Profile]:
             model,
             Margins.of(model, queries.features, queries.outputs),
             validation,
+            crowd=_crowd(),
         )
         for model in (_tree(), None)
     ]
+
+
+def _crowd() -> Crowd:
+    """Returns a crowd that reached nothing."""
+    count, ones = 4, np.ones(_LINKS)
+    nothing = np.zeros((EARLY, count, len(_COLUMNS) + _LINKS))
+    reached = np.zeros((len(VOLUMES), count))
+    return Crowd(
+        reached, nothing, reached[:EARLY], Spread(0 * ones, ones, ones), np.zeros((count, _LINKS)), ("",) * _LINKS
+    )
 
 
 def _tree() -> Tree:

@@ -10,10 +10,19 @@ from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration
 from detector.core.pipeline.plan import labels_of
-from detector.core.reference.reference import HonestQueries, ReferenceIndex
+from detector.core.reference.reference import HonestQueries, Reference, ReferenceIndex
 from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Floats, Spread, unexplained
 from detector.core.state.arrays import Array
-from detector.groups.links import LINKS, RecentQueries, deviations, sums_at
+from detector.groups.links import (
+    LINKS,
+    Linker,
+    Mask,
+    deviations,
+    linkable,
+    sampled_cells,
+    selected,
+    sums_at,
+)
 
 _LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
 _WINDOW = int(VOLUMES[-1])
@@ -27,9 +36,9 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     every = [by_name[name] for name in calibration.accounts]
     first = [_first_of_equal(own) for own in every]
     ordered = [own if len(rows) == len(own) else take(own, rows) for own, rows in zip(every, first, strict=True)]
-    values = _link_values(calibration, ordered)
-    spread = _spread(values)
-    linked = [deviations(sums_at(own, VOLUMES), VOLUMES[len(own) >= VOLUMES], spread) for own in values]
+    links = _links(calibration.profile.reference, ordered)
+    spread = _spread([values for _, values in links])
+    linked = [deviations(*sums_at(values, own, VOLUMES[len(own) >= VOLUMES]), spread) for own, values in links]
     exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
     comparison = calibration.comparison
     scores = [own[rows] for own, rows in zip(comparison.scores, first, strict=True)]
@@ -48,7 +57,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     for volume, every in enumerate(early):
         for at in [at for at, own in enumerate(scores) if len(own) > volume]:
             by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
-    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars)
+    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
 
 def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
@@ -68,22 +77,26 @@ def _first_of_equal(account: QueryBatch) -> Array:
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
-def _link_values(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[Floats]:
-    """Returns float64 (n, 3) for each account: its link measures, when all accounts send at the same time, each evenly
-    from its first query to its last."""
+def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[Mask, Floats]]:
+    """Returns for each account which of its queries are linked, bool (n,), and the link measures of these, float64 (m,
+    3), when all accounts send at the same time, each evenly from its first query to its last."""
     when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
     account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
     order = np.lexsort((account, when))
-    recent = RecentQueries(ReferenceIndex(calibration.profile.reference))
+    index, recent, sampled = ReferenceIndex(reference), Linker(reference), sampled_cells(reference)
     own_row = np.concatenate([np.arange(len(own)) for own in accounts])
     label = np.concatenate([labels_of(own) for own in accounts])
-    values = np.empty((len(order), len(LINKS)))
+    linked, values = np.zeros(len(order), np.bool_), np.empty((len(order), len(LINKS)))
     for start in range(0, len(order), _ROWS):
         rows = order[start : start + _ROWS]
         places = zip(account[rows].tolist(), own_row[rows].tolist(), strict=True)
-        features = np.array([accounts[at].features[row] for at, row in places])
-        values[rows] = recent.link(features, account[rows], label[rows]).values
-    return np.split(values, np.cumsum([len(own) for own in accounts])[:-1])
+        features, points, cells = linkable(index, np.array([accounts[at].features[row] for at, row in places]))
+        chosen = selected(own_row[rows], cells[:, 0], sampled)[1]
+        linked[rows], rows = chosen, rows[chosen]
+        kept = features[chosen], points[chosen], cells[chosen]
+        values[rows] = recent.link(*kept, account[rows], label[rows]).values
+    ends = np.cumsum([len(own) for own in accounts])[:-1]
+    return [(own, each[own]) for own, each in zip(np.split(linked, ends), np.split(values, ends), strict=True)]
 
 
 def _spread(values: Sequence[Floats]) -> Spread:

@@ -9,19 +9,24 @@ each are found, although no single one shows anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence
+from detector.contracts.findings import Evidence, GroupMember
+from detector.core.calibration.crossfit import COLUMNS
+from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
-from detector.core.reference.reference import ReferenceIndex
-from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, VOLUMES, Crowd, Floats, unexplained
+from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
 from detector.core.state.arrays import Array
-from detector.groups.links import LINKS, RecentQueries, deviations
+from detector.groups.accounts import Accounts
+from detector.groups.links import LINKS, WINDOW, Linker, deviations
+from detector.groups.queries import JudgedQueries
+from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""
@@ -32,35 +37,13 @@ FEWEST = 3
 _NOTABLE = 0.2
 _ALIKE = 0.6
 """The least cosine of an account's contributions with those of its cluster."""
-_WINDOW = int(VOLUMES[-1])
 _SHOWN = 4
+_LEAST = 1e-9
+_WAITING_SHARE = 64
+"""A cluster is judged again when it has grown by a share, as that takes time in proportion to its size."""
 _FORGOTTEN_SHARE = 16
 ACCOUNTS = 50_000
 """The most accounts that are remembered for one model version; the longest silent are forgotten first, members last."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedQueries:
-    """Queries of one model version, judged by the engine and not repeats in their account, n in stream order.
-    ``features`` float32 (n, d), plain. ``label`` int64 (n,): the predicted class. ``principal`` int64 (n,): positions
-    in ``principals``. ``distance`` float64 (n,): D. ``deviations`` float64 (n, j): those of the profile's measures.
-    ``row`` int64 (n,): the positions of the queries in the caller's batch."""
-
-    features: NDArray[np.float32]
-    label: Array
-    principals: Sequence[str]
-    principal: Array
-    distance: Floats
-    deviations: Floats
-    row: Array
-
-    def between(self, start: int, end: int) -> JudgedQueries:
-        """Returns the queries from ``start`` to ``end``."""
-        rows = slice(start, end)
-        columns = (self.principal, self.distance, self.deviations, self.row)
-        return JudgedQueries(
-            self.features[rows], self.label[rows], self.principals, *(column[rows] for column in columns)
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,84 +59,73 @@ class GroupRevision:
     evidence: tuple[Evidence, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group as it is now: ``chance`` and ``evidence`` as in a revision, and its ``members``, the rarest first."""
+
+    chance: float
+    members: tuple[GroupMember, ...]
+    evidence: tuple[Evidence, ...]
+
+
 @dataclass(slots=True, eq=False)
 class _Cluster:
-    """Accounts, by slot, whose contributions, float64 (j,), of length 1 each, add up to ``direction``. ``size``: how
-    many are members, under the group's verdict; 0 before a verdict."""
+    """Accounts, by slot, with what each measure adds to their D, float64 (j + m,). ``size``: how many are members,
+    under the group's verdict; 0 before a verdict. ``waiting``: how many joined since it was judged."""
 
     id: str
-    direction: Floats
-    slots: dict[int, None] = field(default_factory=dict)
+    slots: dict[int, Floats] = field(default_factory=dict)
     size: int = 0
     revision: int = 0
+    waiting: int = 0
 
 
-class _Accounts:
-    """Columns by slot. ``queries`` and ``active`` int64: queries so far, and the number of the last one of all.
-    ``links`` float64 (c, 3): sums of the link measures since the last multiple of 256 queries. ``most`` float64: the
-    largest D since then, with its ``contributions`` float64 (c, j); ``rarity`` float64: its rarity, 1 without any.
-    ``member`` bool: whether it is a member of its cluster's group."""
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Queries at which accounts are compared, q in stream order. ``slot``, ``number``, ``row`` int64 (q,); ``present``
+    int64 (q,): how many accounts there are as of each; ``distance`` float64 (q,): D with links; ``every`` float64 (q,
+    j + m): the deviations of measures and links."""
 
-    def __init__(self, width: int) -> None:
-        self.slot_of: dict[str, int] = {}
-        self.names: list[str] = []
-        self._free: list[int] = []
-        self.queries, self.active = np.zeros(64, np.int64), np.zeros(64, np.int64)
-        self.links, self.contributions = np.zeros((64, len(LINKS))), np.zeros((64, width))
-        self.most, self.rarity, self.member = np.zeros(64), np.ones(64), np.zeros(64, np.bool_)
-
-    def __len__(self) -> int:
-        return len(self.slot_of)
-
-    def slots(self, names: Sequence[str]) -> Array:
-        """Returns the slots of ``names``, int64 (n,); new ones for those that have none."""
-        return np.array([self.slot_of[name] if name in self.slot_of else self._add(name) for name in names], np.int64)
-
-    def _add(self, name: str) -> int:
-        if self._free:
-            slot = self._free.pop()
-            self.names[slot] = name
-        else:
-            slot = len(self.names)
-            self.names.append(name)
-            if slot == len(self.most):
-                for column in ("queries", "active", "links", "contributions", "most", "rarity", "member"):
-                    own = getattr(self, column)
-                    setattr(self, column, np.concatenate((own, np.zeros_like(own))))
-        self.slot_of[name] = slot
-        self.queries[slot], self.links[slot], self.most[slot], self.rarity[slot] = 0, 0.0, 0.0, 1.0
-        self.member[slot] = False
-        return slot
-
-    def drop(self, slot: int) -> None:
-        del self.slot_of[self.names[slot]]
-        self._free.append(slot)
+    slot: Array
+    number: Array
+    row: Array
+    present: Array
+    distance: Floats
+    every: Floats
 
 
 class GroupWatch:
-    """Watches the accounts of the model version of ``profile``, which has a crowd. ``measures``: the columns of
-    deviations."""
+    """Watches the accounts of the model version of ``profile``, which has a crowd, and remembers recent queries in
+    ``nbytes`` bytes at most."""
 
-    def __init__(self, profile: Profile, measures: Sequence[str]) -> None:
+    MEASURES = len(COLUMNS)
+
+    def __init__(self, profile: Profile, nbytes: int = BYTES) -> None:
         assert profile.crowd is not None
-        self._crowd: Crowd = profile.crowd
-        self._standards = profile.standards.aligned(measures)
-        self._names = (*measures, *LINKS)
-        self._early = _aligned(profile, self._names)
+        self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
+        self._standards = profile.standards.aligned(COLUMNS)
         self._profile = profile
-        self._recent = RecentQueries(ReferenceIndex(profile.reference))
-        self._accounts = _Accounts(len(self._names))
+        self._names = (*COLUMNS, *LINKS)
+        self._linker = Linker(profile.reference, nbytes)
+        self._accounts = Accounts(len(self._names))
         self._clusters: list[_Cluster] = []
+        self._directions = np.zeros((0, len(self._names)))
+        self._named: dict[str, _Cluster] = {}
         self._cluster_of: dict[int, _Cluster] = {}
         self._founded = 0
         self._seen = 0
         self._present = 0
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of recent queries and of the columns of accounts."""
+        return self._linker.nbytes + self._accounts.nbytes
+
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         """Learns from ``queries`` and returns what is new of groups, in stream order. The cut of the stream into calls
         changes nothing."""
         revisions, start = list[GroupRevision](), 0
-        while start < len(queries.row):
+        while start < len(queries):
             end = self._fitting(queries, start)
             if end == start:
                 self._make_room()
@@ -162,143 +134,222 @@ class GroupWatch:
                 start = end
         return revisions
 
-    def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
-        accounts = self._accounts
-        used, principal = np.unique(queries.principal, return_inverse=True)
-        slot = accounts.slots([queries.principals[at] for at in used.tolist()])[principal]
-        links = self._recent.link(queries.features, slot, queries.label)
-        number, sums = self._counted(slot, links.values)
-        volume = number % _WINDOW + 1
-        due = np.flatnonzero(np.isin(volume, VOLUMES))
-        linked = deviations(sums[due], volume[due], self._crowd.links)
-        by_links, explained = unexplained(linked, self._crowd.link_exemplars)
-        added = np.concatenate(
-            (
-                self._standards.contributions(queries.deviations[due])[0],
-                np.clip(linked - self._crowd.link_exemplars[explained], 0.0, MAX_CONTRIBUTION),
-            ),
-            axis=1,
-        )
-        total = queries.distance[due] + by_links
-        every = np.concatenate((queries.deviations[due], linked), axis=1)
-        revisions = []
-        for at, row in enumerate(due.tolist()):
-            changed = self._update(int(slot[row]), int(number[row]), float(total[at]), added[at], every[at])
-            if changed is not None:
-                revisions.append(self._revision(*changed, int(queries.row[row])))
-        return revisions
-
     def group_of(self, principal: str) -> str | None:
         """Returns the id of the group under a verdict that ``principal`` belongs to."""
         slot = self._accounts.slot_of.get(principal, -1)
         cluster = self._cluster_of.get(slot)
         return cluster.id if cluster is not None and self._accounts.member[slot] else None
 
-    def _counted(self, slot: Array, values: Floats) -> tuple[Array, Floats]:
-        """Counts rows of the accounts ``slot`` (n,). Returns int64 (n,), the number of each within its account, from 0,
-        and float64 (n, 3), the sums of ``values`` since the last multiple of 256."""
+    def state_of(self, group: str) -> GroupState:
+        """Returns what is known of ``group``; one that has ended has no members."""
+        cluster = self._named.get(group)
+        if cluster is None:
+            return GroupState(1.0, (), ())
         accounts = self._accounts
-        order = np.argsort(slot, kind="stable")
-        own = slot[order]
-        first = np.flatnonzero(np.diff(own, prepend=-1))
-        count = np.diff(first, append=len(own))
-        number = accounts.queries[own] + np.arange(len(own)) - np.repeat(first, count)
-        begins = np.flatnonzero(np.diff(own, prepend=-1) | (number % _WINDOW == 0))
-        sums = np.cumsum(values[order], axis=0)
-        before = sums[begins] - values[order][begins]
-        carried = np.where((number[begins] % _WINDOW == 0)[:, None], 0.0, accounts.links[own[begins]])
-        sums += np.repeat(carried - before, np.diff(begins, append=len(own)), axis=0)
-        last = np.append(first[1:], len(own)) - 1
-        accounts.links[own[last]] = sums[last]
-        accounts.queries[own[last]] = number[last] + 1
-        accounts.active[own[last]] = self._seen + order[last]
-        self._seen += len(own)
-        numbers, totals = np.empty_like(number), np.empty_like(sums)
-        numbers[order], totals[order] = number, sums
-        return numbers, totals
+        slots = [slot for slot in cluster.slots if accounts.member[slot]]
+        slots.sort(key=lambda slot: (accounts.rarity[slot], accounts.names[slot]))
+        members = (
+            GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
+            for slot in slots
+        )
+        chance = _chance(accounts.rarity[_slots(cluster)], self._present)
+        return GroupState(chance, tuple(members), self._evidence(cluster))
+
+    def knows(self, group: str) -> bool:
+        """Returns whether ``group`` has not ended."""
+        return group in self._named
+
+    def members_of(self, group: str) -> list[str]:
+        """Returns the members of ``group``, in no order."""
+        slots = self._named[group].slots if group in self._named else ()
+        return [self._accounts.names[slot] for slot in slots if self._accounts.member[slot]]
+
+    def size_of(self, group: str) -> int:
+        """Returns how many members ``group`` has."""
+        return self._named[group].size if group in self._named else 0
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the whole state, as ``state.arrays.pack`` takes it."""
+        clusters = [
+            {
+                "head": [own.id, own.size, own.revision, own.waiting],
+                "slots": _slots(own),
+                "added": np.array(list(own.slots.values())),
+            }
+            for own in self._clusters
+        ]
+        counters = [self._founded, self._seen, self._present]
+        return {
+            "accounts": self._accounts.dump(),
+            "recent": self._linker.recent.dump(),
+            "clusters": clusters,
+            "directions": self._directions,
+            "counters": counters,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces all state with what ``dump`` returned."""
+        self._accounts.load(state["accounts"])
+        self._linker.recent.load(state["recent"])
+        self._clusters = []
+        for own in state["clusters"]:
+            (name, *counts), slots = own["head"], own["slots"].tolist()
+            self._clusters.append(_Cluster(name, dict(zip(slots, own["added"], strict=True)), *counts))
+        self._named = {own.id: own for own in self._clusters}
+        self._cluster_of = {slot: own for own in self._clusters for slot in own.slots}
+        self._directions = np.array(state["directions"])
+        self._founded, self._seen, self._present = state["counters"]
+
+    def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
+        accounts, due = self._accounts, queries.due
+        used, first, principal = np.unique(queries.principal, return_index=True, return_inverse=True)
+        slots, new = accounts.slots([queries.principals[at] for at in used.tolist()])
+        slot, begins = slots[principal], np.sort(first[new])
+        links = self._linker.link(
+            queries.features, queries.points, queries.cells, slot[queries.linked], queries.label
+        ).values
+        sums, counts = accounts.count(slot, plain(queries.number), due, queries.linked, links, self._seen)
+        present = self._present + np.searchsorted(begins, due, "right")
+        self._seen, self._present = self._seen + len(slot), self._present + len(begins)
+        linked = deviations(sums, counts, self._crowd.links)
+        every = np.concatenate((queries.deviations, linked), axis=1)
+        distance = queries.distance + unexplained(linked, self._crowd.link_exemplars)[0]
+        return self._compared(_Due(slot[due], queries.number[due], queries.row[due], present, distance, every))
+
+    def _compared(self, due: _Due) -> list[GroupRevision]:
+        """Compares accounts again, each as of its row."""
+        accounts = self._accounts
+        most, origin = accounts.reach(due.slot, due.number, due.distance)
+        rarity = self._crowd.rarity(due.number % WINDOW + 1, most)
+        excused = self._compared_early(due, rarity)
+        revisions = []
+        told = np.isin(due.slot, due.slot[rarity <= _NOTABLE]) | self._clustered(due.slot)
+        rows = np.flatnonzero(told)
+        added = self._added(due, rows, origin[rows], excused)
+        for at, own in zip(rows.tolist(), added, strict=True):
+            risen = bool(origin[at] == at) or at in excused
+            changed = self._update(int(due.slot[at]), float(rarity[at]), own, risen, int(due.present[at]))
+            if changed is not None:
+                revisions.append(self._revision(*changed, int(due.present[at]), int(due.row[at])))
+        highest = np.flatnonzero(origin == np.arange(len(origin)))
+        accounts.every[due.slot[highest]] = due.every[highest]
+        return revisions
+
+    def _compared_early(self, due: _Due, rarity: Floats) -> dict[int, Floats]:
+        """Lowers the ``rarity`` float64 (q,) of rows among their account's first to that compared with honest first
+        queries. Returns, of rows where it is lower, the deviations float64 (j + m,) of the honest account that
+        explains most."""
+        excused = {}
+        for volume in range(1, EARLY + 1):
+            rows = np.flatnonzero(due.number == volume - 1)
+            if len(rows):
+                left, best = unexplained(due.every[rows], self._crowd.early[volume - 1])
+                early = self._crowd.early_rarity(np.full(len(rows), volume), left)
+                for at in np.flatnonzero(early < rarity[rows]).tolist():
+                    excused[int(rows[at])] = self._crowd.early[volume - 1, best[at]]
+                rarity[rows] = np.minimum(rarity[rows], early)
+        return excused
+
+    def _clustered(self, slots: Array) -> NDArray[np.bool_]:
+        return np.array([slot in self._cluster_of for slot in slots.tolist()], np.bool_)
+
+    def _added(self, due: _Due, rows: Array, origin: Array, excused: Mapping[int, Floats]) -> Floats:
+        """Returns float64 (r, j + m): what each measure adds to the D of the accounts of ``rows``, which is that of the
+        row ``origin``, or is compared with what is ``excused`` at the row itself."""
+        shown = np.where((origin >= 0)[:, None], due.every[origin], self._accounts.every[due.slot[rows]])
+        count, exemplars = len(COLUMNS), self._crowd.link_exemplars
+        linked = shown[:, count:]
+        explained = exemplars[unexplained(linked, exemplars)[1]]
+        added = np.concatenate(
+            (self._standards.contributions(shown[:, :count])[0], np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)),
+            axis=1,
+        )
+        for at, row in enumerate(rows.tolist()):
+            if row in excused:
+                added[at] = np.clip(due.every[row] - excused[row], 0.0, MAX_CONTRIBUTION)
+        return added
 
     def _fitting(self, queries: JudgedQueries, start: int) -> int:
         """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
         known, room = self._accounts.slot_of, ACCOUNTS - len(self._accounts)
+        if room >= len(queries.principals):
+            return len(queries)
         used, first = np.unique(queries.principal[start:], return_index=True)
         begins = [row for at, row in zip(used, first, strict=True) if queries.principals[at] not in known]
-        return start + int(np.sort(begins)[room]) if len(begins) > room else len(queries.row)
+        return start + int(np.sort(begins)[room]) if len(begins) > room else len(queries)
 
     def _make_room(self) -> None:
         """Forgets the accounts that were silent longest, those of clusters last."""
         accounts = self._accounts
         slots = np.array(list(accounts.slot_of.values()), np.int64)
-        order = np.lexsort((accounts.active[slots], np.array([slot in self._cluster_of for slot in slots.tolist()])))
+        order = np.lexsort((accounts.active[slots], self._clustered(slots)))
         for slot in slots[order[: max(ACCOUNTS // _FORGOTTEN_SHARE, 1)]].tolist():
             self._leave(slot)
             accounts.drop(slot)
             self._present -= 1
 
     def _update(
-        self, slot: int, number: int, distance: float, added: Floats, every: Floats
+        self, slot: int, rarity: float, added: Floats, risen: bool, present: int
     ) -> tuple[_Cluster, list[int]] | None:
-        """Compares one account again, at its query ``number``: at D ``distance`` with the contributions ``added``
-        (j + m,), and the deviations ``every`` (j + m,). Returns its group and who joined that, if anybody did."""
-        accounts, crowd, volume = self._accounts, self._crowd, number % _WINDOW + 1
-        self._present += number == 0
-        if volume == 1 or distance > accounts.most[slot]:
-            accounts.most[slot], accounts.contributions[slot] = distance, added
-        accounts.rarity[slot] = crowd.rarity(volume, float(accounts.most[slot]))
-        if number < EARLY:
-            left, best = unexplained(every[None], self._early[volume - 1])
-            rarity = crowd.early_rarity(volume, float(left[0]))
-            if rarity < accounts.rarity[slot]:
-                accounts.rarity[slot] = rarity
-                reached = self._early[volume - 1, best[0]]
-                accounts.contributions[slot] = np.clip(every - reached, 0.0, MAX_CONTRIBUTION)
-        cluster = self._cluster_of.get(slot)
-        if cluster is not None and accounts.member[slot]:
+        """Moves one of ``present`` accounts of this ``rarity``, and with the contributions ``added`` (j + m,), to the
+        cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
+        anybody did."""
+        accounts = self._accounts
+        accounts.rarity[slot] = rarity
+        if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
             return None
         self._leave(slot)
-        if accounts.rarity[slot] > _NOTABLE:
+        if rarity > _NOTABLE:
             return None
-        cluster = self._join(slot)
-        joined = self._judged(cluster)
+        cluster = self._join(slot, added)
+        if cluster.waiting <= len(cluster.slots) // _WAITING_SHARE:
+            return None
+        cluster.waiting = 0
+        joined = self._judged(cluster, present)
         return (cluster, joined) if joined else None
 
     def _leave(self, slot: int) -> None:
         cluster = self._cluster_of.pop(slot, None)
-        if cluster is not None:
-            del cluster.slots[slot]
-            cluster.size -= bool(self._accounts.member[slot])
-            if not cluster.slots:
-                self._clusters.remove(cluster)
+        if cluster is None:
+            return
+        at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
+        cluster.size -= bool(self._accounts.member[slot])
+        self._directions[at] -= _direction(added)
+        if not cluster.slots:
+            del self._clusters[at], self._named[cluster.id]
+            self._directions = np.delete(self._directions, at, axis=0)
 
-    def _join(self, slot: int) -> _Cluster:
+    def _join(self, slot: int, added: Floats) -> _Cluster:
         """Adds an account to the cluster that is most like it, or to a new one."""
-        added = self._accounts.contributions[slot]
-        direction = added / np.linalg.norm(added)
-        best, most = None, _ALIKE
-        for cluster in self._clusters:
-            cosine = float(direction @ cluster.direction) / float(np.linalg.norm(cluster.direction))
-            if cosine > most:
-                best, most = cluster, cosine
-        if best is None:
+        direction = _direction(added)
+        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions))
+        cosines = self._directions @ direction / np.maximum(lengths, _LEAST)
+        at = int(np.argmax(cosines)) if len(cosines) else -1
+        if at < 0 or cosines[at] <= _ALIKE:
+            at = len(self._clusters)
             self._founded += 1
-            best = _Cluster(self._identifier(slot), np.zeros_like(direction))
-            self._clusters.append(best)
-        best.direction = best.direction + direction
-        best.slots[slot] = None
-        self._cluster_of[slot] = best
-        return best
+            self._clusters.append(_Cluster(self._identifier(slot)))
+            self._named[self._clusters[at].id] = self._clusters[at]
+            self._directions = np.concatenate((self._directions, np.zeros((1, len(direction)))))
+        cluster = self._clusters[at]
+        self._directions[at] += direction
+        cluster.slots[slot] = added
+        cluster.waiting += 1
+        self._cluster_of[slot] = cluster
+        return cluster
 
     def _identifier(self, founder: int) -> str:
         parts = (self._profile.model, self._profile.model_version, self._accounts.names[founder], str(self._founded))
         return blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
 
-    def _judged(self, cluster: _Cluster) -> list[int]:
-        """Adds to the members of ``cluster`` the accounts that belong to them now; returns these."""
+    def _judged(self, cluster: _Cluster, present: int) -> list[int]:
+        """Adds to the members of ``cluster`` those of ``present`` accounts that belong to them now; returns these."""
         accounts, slots = self._accounts, _slots(cluster)
         rarity = accounts.rarity[slots]
-        if not cluster.size and self._chance(rarity) > CHANCE:
+        if not cluster.size and _chance(rarity, present) > CHANCE:
             return []
         ordered = np.sort(rarity)
-        strangers = self._present * ordered / np.arange(1, len(ordered) + 1)
+        strangers = present * ordered / np.arange(1, len(ordered) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
@@ -308,41 +359,40 @@ class GroupWatch:
         cluster.revision += len(joined) > 0
         return [int(slot) for slot in joined]
 
-    def _chance(self, rarity: Floats) -> float:
-        """Returns the smallest probability that as many of all accounts are as rare as those of a cluster, whose
-        ``rarity`` is float64 (n,)."""
-        from scipy.special import bdtrc
-
-        if len(rarity) < FEWEST:
-            return 1.0
-        tails = bdtrc(np.arange(FEWEST - 1, len(rarity)), self._present, np.sort(rarity)[FEWEST - 1 :])
-        return float(tails.min())
-
-    def _revision(self, cluster: _Cluster, joined: Sequence[int], row: int) -> GroupRevision:
-        accounts, slots = self._accounts, _slots(cluster)
-        mean = accounts.contributions[slots[accounts.member[slots]]].mean(axis=0)
-        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
+    def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
+        accounts = self._accounts
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
-            self._chance(accounts.rarity[slots]),
-            tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),
+            _chance(accounts.rarity[_slots(cluster)], present),
+            self._evidence(cluster),
         )
+
+    def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
+        member = self._accounts.member
+        mean = np.mean([added for slot, added in cluster.slots.items() if member[slot]], axis=0)
+        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
+        return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
+
+
+def _direction(added: Floats) -> Floats:
+    """Returns ``added`` (j + m,) with length 1."""
+    return np.asarray(added / np.sqrt(added @ added))
+
+
+def _chance(rarity: Floats, present: int) -> float:
+    """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
+    ``rarity`` is float64 (n,)."""
+    from scipy.special import bdtrc
+
+    if len(rarity) < FEWEST:
+        return 1.0
+    tails = bdtrc(np.arange(FEWEST - 1, len(rarity)), present, np.sort(rarity)[FEWEST - 1 :])
+    return float(tails.min())
 
 
 def _slots(cluster: _Cluster) -> Array:
     """Returns the slots of ``cluster``, int64 (n,)."""
     return np.fromiter(cluster.slots, np.int64, len(cluster.slots))
-
-
-def _aligned(profile: Profile, names: Sequence[str]) -> Floats:
-    """Returns float64 (4, a, n): the crowd's early deviations in the order of ``names``, inf for unknown ones."""
-    assert profile.crowd is not None
-    known = (*profile.standards.measures, *LINKS)
-    aligned = np.full((*profile.crowd.early.shape[:2], len(names)), np.inf)
-    for at, name in enumerate(names):
-        if name in known:
-            aligned[:, :, at] = profile.crowd.early[:, :, known.index(name)]
-    return aligned

@@ -166,4 +166,4 @@ def _detect(
         counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
         latest = float(times[-1])
         result = detector.detect(DetectionInput(pieces, times[1:], counts))
-        yield batch, ReplayResult(result, groups.observe(pieces, result.observation))
+        yield batch, ReplayResult(result, groups.observe(result.observation))

@@ -16,6 +16,7 @@ from detector.core.configuration import EngineMode
 from detector.core.engine import Engine
 from detector.core.loops.compiled import SWITCH, is_off, listen
 from detector.core.warm import warm_for
+from detector.groups.owner import GroupOwner
 from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health, ProbeServer
@@ -28,7 +29,7 @@ from detector.stream import topics
 from detector.stream.app import create_app
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
-from detector.stream.detection_config import engine_config, policy_config
+from detector.stream.detection_config import cautious_policy, engine_config
 from detector.stream.detector import Detector
 from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.faust_internals import Application
@@ -80,7 +81,9 @@ def main() -> None:
 def build(settings: Settings) -> tuple[Application, Reporter]:
     """Returns the application and what it reports to. Raises ConfigurationError."""
     reporter = Reporter(Health(time.monotonic, settings.worker.stall_seconds), new_metrics(settings.metrics.models))
-    config, policy = engine_config(settings), policy_config(settings)
+    config, policy = engine_config(settings), cautious_policy(settings)
+    if policy.allowlist.unreadable is not None:
+        _log.error("OBSERVING: nothing is enforced automatically", why=policy.allowlist.unreadable)
     reporter.judged_by(config.judging)
     names, engine = settings.kafka.topics, Engine(config)
     writer = LogWriter(
@@ -100,8 +103,9 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     def new_partition(number: int) -> Partition:
         detector = Detector(engine.sibling(), Ledger(policy, writer.configuration))
         decoder = RecordDecoder(number, settings.kafka.partitions, names)
-        checkpointer = Checkpointer(detector, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
-        return Partition(decoder, detector, checkpointer, names, number, writer)
+        groups = GroupOwner(config.judging, writer.configuration, settings.detection.group_bytes)
+        checkpointer = Checkpointer(detector, groups, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
+        return Partition(decoder, detector, groups, checkpointer, writer)
 
     def new_manager(app: faust.App) -> PartitionManager:
         batching = Batching(settings.worker.microbatch_bytes, quarantine, in_flight)

@@ -23,7 +23,7 @@ from detector.cli.files import NOTHING
 from detector.cli.main import COMMANDS, main
 from detector.contracts.errors import ConfigurationError
 from detector.core.warm import warm_all
-from detector.groups.links import warm_links
+from detector.groups.warm import warm_groups
 from detector.replay import topics
 from tests.core.honest import honest
 from tests.lab.labelled import traffic, write_traffic
@@ -90,8 +90,19 @@ CASES: dict[str, Case] = {
             ["kill-switch", "on", "--reason", "r"],
         ],
     ),
+    "allowlist": Case(
+        ["list"],
+        READS,
+        more=[
+            ["add", "p", "--owner", "o", "--reason", "r"],
+            ["remove", "p", "--reason", "r"],
+        ],
+    ),
+    "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
+    "gate": Case(["list"], READS),
     "alerts": Case(["tail"], READS, interrupted=0),
+    "notify": Case([], "detector.notify.service.new_receivers", more=[["--test"]]),
     "config": Case(["show"], "detector.runtime.settings.load_settings", more=[["check"]]),
     "serve-demo": Case([], "detector.lab.server.create_demo"),
     "traffic": Case(
@@ -351,7 +362,7 @@ def test_a_disk_that_is_full_under_out_is_told_and_what_was_there_is_whole(
 def _making_something(name: str, folder: Path) -> list[object]:
     """Arguments, all but --out, with which a command comes to write; what it would compile is."""
     warm_all()
-    warm_links()
+    warm_groups()
     log = write_jsonl(folder / "good.jsonl", *(honest(f"a{at}", at) for at in range(9)))
     fit = "from sklearn.tree import DecisionTreeClassifier as C\nmade = C().fit([[0.0], [1.0]], [0, 1])\n"
     (folder / "mine.py").write_text(fit, encoding="utf-8")

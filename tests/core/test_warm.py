@@ -16,7 +16,7 @@ from detector.core.engine import Engine
 from detector.core.loops.compiled import is_off, loops
 from detector.core.loops.machine_code import reached
 from detector.core.warm import warm_all
-from detector.groups.links import warm_links
+from detector.groups.warm import warm_groups
 from tests.core.profiles import profile
 from tests.core.streams import batch, clustered, linear_outputs
 
@@ -28,7 +28,7 @@ def test_every_loop_is_called() -> None:
         for found in walk_packages(package.__path__, f"{package.__name__}."):
             import_module(found.name)
     warm_all()
-    warm_links()
+    warm_groups()
     ours = [loop for loop in loops() if loop.py_func.__module__.startswith("detector.")]
     called = reached(loop.py_func for loop in ours if loop.signatures)
     assert reached(loop.py_func for loop in ours).keys() == called.keys()

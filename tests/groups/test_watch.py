@@ -35,7 +35,7 @@ def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], lis
     for start in range(0, len(log), size):
         piece = cut(log, start, min(start + size, len(log)))
         observation = engine.observe([piece])
-        found = groups.observe([piece], observation)
+        found = groups.observe(observation)
         revisions += [replace(own, row=own.row + start) for _, _, own in found.revisions]
         ids += found.ids.tolist()
         flagged += observation.flagged.tolist()
@@ -166,7 +166,7 @@ def test_a_profile_without_a_crowd_has_no_groups() -> None:
     bare: Profile = replace(calibrated(), crowd=None)
     log = stream([*others(10), *ring(10, 60)])
     observation = Engine(EngineConfig(profiles=(bare,))).observe([log])
-    found = GroupReplay((bare,)).observe([log], observation)
+    found = GroupReplay((bare,)).observe(observation)
     assert found.revisions == []
     assert all(name is None for name in found.ids)
 

@@ -100,9 +100,9 @@ def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() ->
     head, rows = cost_table(costs).head, cost_table(costs).rows
     row = dict(zip(head, next(own for own in rows if own[1] == "crossover" and own[3] == "none"), strict=True))
     assert row["found after"] == "30"
-    assert row["cost, natural"] == "1.0 rows / never / never"
-    assert row["cost, uniform"] == "never / never / never"
-    assert row["cost, natural"].count("/") == len(LEVELS) - 1
+    assert row["cost multiplier, natural"] == "1.0 rows / never / never"
+    assert row["cost multiplier, uniform"] == "never / never / never"
+    assert row["cost multiplier, natural"].count("/") == len(LEVELS) - 1
     assert cheapest_table(costs).rows == [
         ("small", "none", "never", "never"),
         ("small", "code", "1.0 (crossover)", "1.0 (crossover)"),

@@ -24,18 +24,19 @@ _CAPTION = (
 _NOTE = (
     "First verdict: how many queries of the attack had been sent when one of its accounts was first a suspect. "
     "Fidelity: share of inputs on which clone and model name the same class, natural inputs / uniform inputs, linear "
-    "between measurements. Cost: queries sent for each that the clone is made of."
+    "between measurements. Sent per useful: queries sent for each that the clone is made of."
 )
 _ATTACK_HEAD = (
     "attack", "victim", "wrapper", "accounts", "queries", "first verdict", "fidelity then", "fidelity at the end",
-    "cost",
+    "sent per useful",
 )  # fmt: skip
 _COST_HEAD = (
-    "victim", "thief", "disguise", "knows", "found after", "fidelity then", "cost, natural", "cost, uniform",
+    "victim", "thief", "disguise", "knows", "found after", "fidelity then",
+    "cost multiplier, natural", "cost multiplier, uniform",
 )  # fmt: skip
 _COST_NOTE = (
     "Found after: queries from the end of the thief's natural rows to the first verdict. Fidelity then: on natural "
-    "inputs / uniform ones, at the verdict or at the end. Cost: queries that the thief needs unseen for "
+    "inputs / uniform ones, at the verdict or at the end. Cost multiplier: queries that the thief needs unseen for "
     f"{', '.join(f'{level:.0%}' for level in LEVELS)} of the fidelity of the best clone that any attack here makes "
     "undisguised and unwatched, over what the quickest needs; rows: to ask natural rows alone is as good; never: "
     "found, or at an end, before that."
@@ -177,7 +178,7 @@ def _attack_table(evaluation: Evaluation) -> TextTable:
             "missed" if result.first_verdict is None else f"{result.first_verdict:,}",
             _both(result.got_at_verdict),
             _both(result.got_at_end),
-            f"{result.cost_multiplier:.3g}",
+            f"{result.sent_per_useful:.3g}",
         )
         for result in evaluation.attacks
     ]

@@ -163,8 +163,8 @@ class Decision:
 class Command:
     """An order of an operator or of a group's owner to the partition owner.
 
-    ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause ``cause_id`` or, without
-    one, all causes; ``clear`` also drops the principal's detection state and latches.
+    ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause with the id or origin ``cause_id``
+    or, without one, all causes; ``clear`` also drops the principal's detection state and latches.
 
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
     accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the

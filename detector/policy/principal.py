@@ -88,10 +88,13 @@ class PrincipalPolicy:
         self._publish_decision(now)
 
     def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
-        """Removes the cause ``cause_id``, or all, and returns them. Latches of a removed signal give no new cause."""
+        """Removes the cause with the id or origin ``cause_id``, or all, and returns them. Latches of a removed signal
+        give no new cause."""
         self.expire(now)
         entry = self.entry
-        lifted = tuple(active.cause for active in entry.active_causes if cause_id in (None, active.cause.id))
+        lifted = tuple(
+            active.cause for active in entry.active_causes if cause_id in (None, active.cause.id, active.cause.origin)
+        )
         origins = None if cause_id is None else {cause.origin for cause in lifted}
         self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)

@@ -15,10 +15,20 @@ from typing import Any
 from detector.serving.denial import denial_of
 from detector.serving.exchange import Exchange
 from detector.serving.gate import Verdict
-from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, verdict
+from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, respond, specification, verdict
 from detector.serving.targets import FindTarget, Scope, Target, kserve_routes, route
 
-__all__ = ["FindTarget", "Target", "WeirguardMiddleware", "kserve_routes", "log", "route", "verdict"]
+__all__ = [
+    "FindTarget",
+    "Target",
+    "WeirguardMiddleware",
+    "kserve_routes",
+    "log",
+    "respond",
+    "route",
+    "specification",
+    "verdict",
+]
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

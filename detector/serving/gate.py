@@ -6,19 +6,26 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import detector
 from detector.contracts.actions import ACTIONS
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ActionName, GateReport, Graded, Mode, WhenStale
 from detector.contracts.principals import EVERYONE, principal_of
+from detector.contracts.queries import OutputKind
+from detector.serving.calls import count_rows
 from detector.serving.connection import Connection
 from detector.serving.decision_reader import DecisionReader
 from detector.serving.decisions import CachedDecision, DecisionTable, renew_lock
 from detector.serving.gate_reporter import GateReporter, new_gate_id
 from detector.serving.metrics import Counters, OpenCounters, RateLimitedLogger
+from detector.serving.responder import Answer, Responder, Whose
+from detector.serving.responses import SPECIFICATION
 from detector.serving.threads import BackgroundService, BackgroundThread
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
@@ -42,6 +49,7 @@ class Verdict(NamedTuple):
     would_have: str = "none"
     stale: bool = False
     graded: Graded | None = None
+    group: str = ""
 
     @property
     def allowed(self) -> bool:
@@ -64,12 +72,15 @@ class Gate(BackgroundService[DecisionReader]):
     default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
     UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
+    With a ``responder``, :meth:`answer` changes the answers that decisions say so of. Without, such decisions fall back
+    to what every gate can do.
+
     Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``tagged``, ``rounded`` and so on
     by a graded action, ``would_have_slowed``, ``would_have_refused`` and so on by decisions that only observe,
-    ``switched_off`` by the kill switch, ``stale_allowed``;
-    ``stale_refused`` among the refused ones. ``applied``, ``outdated`` and ``unreadable`` decision records;
-    ``failures`` of the connection and of the gate itself. Every ``report_seconds`` and at the end these go to the topic
-    of gates: ``reported`` and ``unreported`` times.
+    ``switched_off`` by the kill switch, ``stale_allowed``; ``stale_refused`` among the refused ones. ``unserved``
+    queries: they got the model's own answer against a decision. ``applied``, ``outdated`` and ``unreadable`` decision
+    records; ``failures`` of the connection and of the gate itself. Every ``report_seconds`` and at the end these go to
+    the topic of gates: ``reported`` and ``unreported`` times.
     """
 
     NAME = "gate"
@@ -81,6 +92,7 @@ class Gate(BackgroundService[DecisionReader]):
         max_staleness_seconds: float = 60.0,
         when_stale: WhenStale | Mapping[str, WhenStale] = "allow",
         report_seconds: float = 30.0,
+        responder: Responder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         by_model = {EVERYONE: when_stale} if isinstance(when_stale, str) else {EVERYONE: "allow", **when_stale}
@@ -96,7 +108,8 @@ class Gate(BackgroundService[DecisionReader]):
         self._report_seconds = report_seconds
         self._when_stale = by_model
         self._clock = clock
-        self._table = DecisionTable()
+        self._responder = responder
+        self._table = DecisionTable(responds=responder is not None)
         self._connection = connection
         self._log = RateLimitedLogger(logging.getLogger(__name__))
         super().__init__()
@@ -107,6 +120,7 @@ class Gate(BackgroundService[DecisionReader]):
             "max_staleness_seconds": self._max_staleness,
             "when_stale": self._when_stale,
             "report_seconds": self._report_seconds,
+            "responder": self._responder,
             "clock": self._clock,
         }
         make: Any = type(self)
@@ -147,6 +161,51 @@ class Gate(BackgroundService[DecisionReader]):
         cached = self._find(model, principal)
         if cached is not None and cached.bucket is not None:
             cached.bucket.charge(queries)
+
+    def answer(
+        self,
+        verdict: Verdict,
+        model: str,
+        principal: str,
+        features: Any,
+        outputs: Any,
+        *,
+        output_kind: OutputKind = "probabilities",
+    ) -> Answer:
+        """Returns what to answer under ``verdict``, and the served mode for the log, which gets ``outputs`` unchanged.
+
+        ``features`` and ``outputs``: as :meth:`QueryLogger.log` takes them; ``outputs`` stay as they are. Never raises:
+        where nothing else can be served, the answer is the model's own.
+        """
+        graded, responder = verdict.graded, self._responder
+        if graded is None or responder is None or not ACTIONS[graded.name].is_response:
+            return Answer(outputs)
+        whose = Whose(verdict.group or principal_of(principal), model)
+        answer = responder.answer(graded, whose, features, outputs, output_kind=output_kind)
+        if answer.served_mode:
+            self.responses.add(answer.served_mode, count_rows(features))
+        else:
+            self.counters.add("unserved", count_rows(features))
+        return answer
+
+    def specification(
+        self,
+        verdict: Verdict,
+        model: str,
+        principal: str,
+        features: Any,
+        requested: ArrayLike,
+        offered: ArrayLike | None = None,
+    ) -> ArrayLike:
+        """Returns what to choose a model of a zoo by, for ``requested`` (n, 2) accuracies and milliseconds.
+
+        ``offered`` (m, 2): what the models have; the result is then one of these a row. Never raises.
+        """
+        graded, responder = verdict.graded, self._responder
+        if graded is None or responder is None or graded.name != SPECIFICATION:
+            return requested
+        whose = Whose(verdict.group or principal_of(principal), model)
+        return responder.specification(graded, whose, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
         """Returns ``ready`` (0 or 1), ``decisions`` known, and ``age_seconds`` since Kafka answered (-1: never)."""
@@ -221,6 +280,7 @@ _OBSERVED = {name: f"would_have_{done}" for name, done in _OUTCOMES.items() if n
 _COUNTERS = (
     *_OUTCOMES.values(),
     *_OBSERVED.values(),
+    "unserved",
     "switched_off",
     "stale_allowed",
     "stale_refused",
@@ -244,8 +304,8 @@ def _verdict_of(cached: CachedDecision, now: float, queries: int) -> Verdict:
     observes, graded = cached.mode == "observe", cached.graded
     if graded is not None and action == "none":
         if observes:
-            return _verdict(("none", rate, cached.decision_id, 0.0, "observe", graded.name, False, None))
-        return _verdict(("none", rate, cached.decision_id, 0.0, "enforce", "none", False, graded))
+            return _verdict(("none", rate, cached.decision_id, 0.0, "observe", graded.name, False, None, ""))
+        return _verdict(("none", rate, cached.decision_id, 0.0, "enforce", "none", False, graded, cached.group))
     if observes:
-        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False, None))
-    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False, None))
+        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False, None, ""))
+    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False, None, ""))

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from detector.contracts.actions import ACTIONS, RATE
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action
-from detector.contracts.principals import principal_of
+from detector.contracts.findings import Action, Graded
 from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
 from detector.serving.isolation import suppress_errors
-from detector.serving.metrics import Counters, OpenCounters, RateLimitedLogger
-from detector.serving.responses import NoiseKey, Response, response_of
+from detector.serving.metrics import Counters, RateLimitedLogger
+from detector.serving.responses import SPECIFICATION, NoiseKey, Response, response_of
 from detector.serving.responses.noise import specification_noise
 from detector.serving.responses.outputs import NoProbabilities, changed
 from detector.serving.responses.response import Parameter
@@ -27,9 +26,8 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import np
 
-SPECIFICATION_NOISE = "spec_noise"
-"""The action that changes what a request asks of a model zoo, and its parameter."""
 _SCALE = Parameter(0.05, 0, 1)
+"""The parameter ``scale`` of ``spec_noise``."""
 
 
 def check_response(action: Action) -> None:
@@ -37,13 +35,20 @@ def check_response(action: Action) -> None:
     graded = action.graded
     if graded is None or not ACTIONS[graded.name].is_response:
         return
-    own = {name: value for name, value in graded.parameters.items() if name != RATE}
-    if graded.name != SPECIFICATION_NOISE:
-        response_of(graded.name, own)
+    if graded.name != SPECIFICATION:
+        response_of(graded.name, graded.parameters)
         return
+    own = {name: value for name, value in graded.parameters.items() if name != RATE}
     _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
     if own:
         raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
+
+
+class Whose(NamedTuple):
+    """Whose noise it is: a principal or a group, for one model."""
+
+    holder: str
+    model: str
 
 
 class Answer(NamedTuple):
@@ -59,42 +64,40 @@ class Responder:
     ``step``: as :class:`NoiseKey` takes it. Counters, in queries: ``changed``; ``unchanged`` where a decision asks for
     another answer and the model's own is served, because its outputs hold no probabilities; ``unserved`` where the
     response or its parameters are unknown to this version; ``failures`` of a response, where the model's own answer is
-    served too. ``by_response``: those changed.
+    served too.
     """
 
     NAME = "responder"
 
     def __init__(self, key: bytes, step: ArrayLike | None = None) -> None:
         self.counters = Counters("changed", "unchanged", "unserved", "failures")
-        self.by_response = OpenCounters()
         self._key = NoiseKey(key, step)
         self._log = RateLimitedLogger(logging.getLogger(__name__))
+        self._settings = key, step
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        """Gives a spawned process its own responder, with the same noise."""
+        return type(self), self._settings
 
     def gauges(self) -> Mapping[str, float]:
         return {}
 
-    def answer(  # noqa: PLR0913  one call with everything about an answer
-        self,
-        action: str,
-        parameters: Mapping[str, object],
-        holder: str,
-        model: str,
-        features: Any,
-        outputs: Any,
-        *,
-        output_kind: OutputKind = "probabilities",
+    def answer(
+        self, graded: Graded, whose: Whose, features: Any, outputs: Any, *, output_kind: OutputKind = "probabilities"
     ) -> Answer:
-        """Returns the answer to ``features`` under the decision's ``action`` and ``parameters``. Never raises.
+        """Returns the answer to ``features`` under the decision's action. Never raises.
 
-        ``features`` and ``outputs``: as :meth:`QueryLogger.log` takes them; ``outputs`` stay as they are. ``holder``:
-        whose noise it is, the principal or their group.
+        ``features`` and ``outputs``: as :meth:`QueryLogger.log` takes them; ``outputs`` stay as they are.
         """
         queries = count_rows(features)
-        if action == SPECIFICATION_NOISE:
-            return Answer(outputs, SPECIFICATION_NOISE)
+        if graded.name == SPECIFICATION:
+            return Answer(outputs, SPECIFICATION)
         try:
-            response, numbers = response_of(action, {name: one for name, one in parameters.items() if name != RATE})
-            answer = self._changed(response, numbers, (holder, model), features, outputs, output_kind)
+            response, numbers = response_of(graded.name, graded.parameters)
+            if output_kind != "probabilities":
+                declined = {"label": response.labels, "score": response.scores}
+                raise NoProbabilities(declined.get(output_kind, "there are no outputs"))
+            answer = self._changed(response, numbers, whose, features, outputs)
         except ConfigurationError as fault:
             return self._own(outputs, "unserved", queries, fault)
         except NoProbabilities as fault:
@@ -102,44 +105,29 @@ class Responder:
         except Exception as fault:  # noqa: BLE001  no fault of the SDK may break the caller
             return self._own(outputs, "failures", queries, fault)
         self.counters.add("changed", queries)
-        self.by_response.add(response.name, queries)
         return Answer(answer, response.name)
 
     def specification(
-        self,
-        parameters: Mapping[str, object],
-        holder: str,
-        model: str,
-        requested: ArrayLike,
-        offered: ArrayLike | None = None,
+        self, graded: Graded, whose: Whose, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for the same.
+        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for equal inputs.
+
+        So a thief who sweeps specifications finds other borders with each input, and no one model answers all inputs.
 
         ``offered``: as :func:`specification_noise` takes it. Never raises.
         """
         wanted: NDArray[np.float64] = np.asarray(requested, dtype=np.float64).reshape(-1, 2)
         with suppress_errors(lambda fault: self._own(None, "unserved", len(wanted), fault)):
-            scale = _SCALE.checked("scale of spec_noise", parameters.get("scale", _SCALE.default))
-            draws = self._key.draws(holder, model, wanted, len(wanted))
+            scale = _SCALE.checked("scale of spec_noise", graded.parameters.get("scale", _SCALE.default))
+            draws = self._key.draws(*whose, features, len(wanted))
             return specification_noise(wanted, draws, scale, offered)
         return wanted
 
     def _changed(
-        self,
-        response: Response,
-        parameters: Mapping[str, float],
-        whose: tuple[str, str],
-        features: Any,
-        outputs: Any,
-        kind: OutputKind,
+        self, response: Response, parameters: Mapping[str, float], whose: Whose, features: Any, outputs: Any
     ) -> Any:
-        if kind != "probabilities":
-            raise NoProbabilities(
-                {"label": response.labels, "score": response.scores}.get(kind, "there are no outputs")
-            )
         queries = count_rows(features)
-        holder, model = whose
-        draws = self._key.draws(principal_of(holder), model, features, queries)
+        draws = self._key.draws(*whose, features, queries)
 
         def change(rows: Array, numbers: NDArray[np.int64]) -> Array:
             return response.change(rows, draws.take(numbers), parameters)

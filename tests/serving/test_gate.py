@@ -13,7 +13,7 @@ from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Decision, GateReport, Graded
 from detector.contracts.principals import principal_of
-from detector.serving import Gate, Verdict
+from detector.serving import Gate, Responder, Verdict
 from tests.serving.doubles import NOWHERE, Clock, FedGate, decision
 
 
@@ -91,13 +91,16 @@ def test_a_decision_that_observes_never_throttles_but_counts_what_it_would_have_
     assert _counted(gate) == {"allowed": 3, **would_have}
 
 
+RESPONDER = Responder(b"0123456789abcdef")
+
+
 def graded(name: str, mode: Any = "enforce", fallback: Any = None, **parameters: float) -> Decision:
     action = make_action(name, dict(parameters), fallback)
     return replace(decision("refuse", mode=mode), action=action)
 
 
 def test_a_graded_action_lets_requests_pass_and_says_what_to_do_with_them() -> None:
-    gate = FedGate([graded("round", digits=2.0)])
+    gate = FedGate([graded("round", digits=2.0)], responder=RESPONDER)
     verdict = gate.check("digits", "thief")
     assert (verdict.allowed, verdict.graded, verdict.mode) == (True, Graded("round", {"digits": 2.0}), "enforce")
     assert (verdict.queries_per_second, verdict.retry_after, verdict.decision_id) == (None, 0.0, "d" * 32)
@@ -105,7 +108,7 @@ def test_a_graded_action_lets_requests_pass_and_says_what_to_do_with_them() -> N
 
 
 def test_a_graded_action_may_limit_the_rate_as_well() -> None:
-    gate = FedGate([graded("label_only", queries_per_second=0.5)])
+    gate = FedGate([graded("label_only", queries_per_second=0.5)], responder=RESPONDER)
     first, second = (gate.check("digits", "thief") for _ in range(2))
     assert (first.allowed, first.graded, first.queries_per_second) == (True, Graded("label_only", {RATE: 0.5}), 0.5)
     assert (second.action, second.graded, second.retry_after) == ("slow", None, 2.0)
@@ -114,15 +117,28 @@ def test_a_graded_action_may_limit_the_rate_as_well() -> None:
 
 @pytest.mark.parametrize("name", [name for name, kind in ACTIONS.items() if kind.fallback is not None])
 def test_a_graded_action_that_observes_changes_nothing_and_counts_what_it_would_have_done(name: str) -> None:
-    gate = FedGate([graded(name, mode="observe")])
+    gate = FedGate([graded(name, mode="observe")], responder=RESPONDER)
     verdict = gate.check("digits", "thief")
     assert (verdict.allowed, verdict.graded, verdict.would_have) == (True, None, name)
     assert _counted(gate) == {"allowed": 1, f"would_have_{ACTIONS[name].done}": 1}
 
 
 def test_a_fallback_that_refuses_is_not_taken_by_a_gate_that_knows_better() -> None:
-    gate = FedGate([graded("perturb", fallback="refuse")])
+    gate = FedGate([graded("perturb", fallback="refuse")], responder=RESPONDER)
     assert gate.check("digits", "thief").allowed
+
+
+@pytest.mark.parametrize("name", ["round", "label_only", "perturb", "spec_noise"])
+def test_a_gate_that_changes_no_answers_falls_back(name: str) -> None:
+    assert FedGate([graded(name, fallback="refuse")]).check("digits", "thief").action == "refuse"
+    gate = FedGate([graded(name)])
+    assert [gate.check("digits", "thief").action for _ in range(2)] == ["none", "slow"]
+
+
+@pytest.mark.parametrize("parameters", [{"digits": 40.0}, {"decimals": 2.0}, {"response": "of a later version"}])
+def test_a_response_that_this_version_does_not_know_falls_back(parameters: dict[str, float | str]) -> None:
+    later = replace(decision("refuse"), action=Action("refuse", None, Graded("round", parameters)))
+    assert FedGate([later], responder=RESPONDER).check("digits", "thief").action == "refuse"
 
 
 def test_an_action_of_a_later_version_falls_back() -> None:

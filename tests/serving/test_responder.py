@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.serving.responder import Responder
+from detector.contracts.findings import Graded
+from detector.serving.responder import Responder, Whose
 from detector.serving.responses import RESPONSES, NoiseKey
 from detector.serving.responses.outputs import changed
 
 KEY = b"0123456789abcdef"
+WHOSE = Whose("thief", "digits")
+GAUSSIAN = Graded("perturb", {"response": "gaussian"})
 FEATURES = [[0.1, 0.2], [0.3, 0.4]]
 ROWS = [[0.71, 0.19, 0.1], [0.2, 0.31, 0.49]]
 
@@ -20,7 +23,7 @@ ROWS = [[0.71, 0.19, 0.1], [0.2, 0.31, 0.49]]
 def answer(outputs: Any, action: str = "round", features: Any = FEATURES, **given: Any) -> Any:
     kind = given.pop("output_kind", "probabilities")
     responder = given.pop("responder", None) or Responder(KEY)
-    return responder.answer(action, given, "thief", "digits", features, outputs, output_kind=kind)
+    return responder.answer(Graded(action, given), WHOSE, features, outputs, output_kind=kind)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +133,7 @@ def test_noise_is_the_same_for_a_query_and_another_for_another_principal() -> No
     first, again = (Responder(KEY) for _ in range(2))
     for responder in (first, again):
         responder.answers = [  # type: ignore[attr-defined]
-            responder.answer("perturb", {"response": "gaussian"}, holder, "digits", rows, outputs).outputs
+            responder.answer(GAUSSIAN, Whose(holder, "digits"), rows, outputs).outputs
             for holder in ("thief", "other")
             for rows, outputs in ((FEATURES, ROWS), (FEATURES[0], ROWS[0]))
         ]
@@ -148,10 +151,11 @@ def test_named_rows_have_the_noise_of_their_place() -> None:
 
 
 def test_a_specification_gets_the_same_noise_each_time() -> None:
-    responder = Responder(KEY)
-    noisy = [responder.specification({}, "thief", "digits", [[0.9, 20.0]]).tolist() for _ in range(2)]
-    assert noisy[0] == noisy[1] != [[0.9, 20.0]]
-    assert responder.specification({"scale": "much"}, "thief", "digits", [0.9, 20.0]).tolist() == [[0.9, 20.0]]
+    responder, asked = Responder(KEY), [[0.9, 20.0]]
+    noisy = [responder.specification(Graded("spec_noise"), WHOSE, FEATURES[0], asked).tolist() for _ in range(2)]
+    assert noisy[0] == noisy[1] != asked
+    wrong = Graded("spec_noise", {"scale": "much"})
+    assert responder.specification(wrong, WHOSE, FEATURES[0], asked[0]).tolist() == asked
     assert responder.counters.snapshot()["unserved"] == 1
     assert answer(ROWS, "spec_noise", responder=responder) == (ROWS, "spec_noise")
 

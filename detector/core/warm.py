@@ -103,7 +103,9 @@ def _crowd() -> Crowd:
     count, ones = 4, np.ones(_LINKS)
     nothing = np.zeros((EARLY, count, len(_COLUMNS) + _LINKS))
     reached = np.zeros((len(VOLUMES), count))
-    return Crowd(reached, nothing, reached[:EARLY], Spread(0 * ones, ones, ones), np.zeros((count, _LINKS)))
+    return Crowd(
+        reached, nothing, reached[:EARLY], Spread(0 * ones, ones, ones), np.zeros((count, _LINKS)), ("",) * _LINKS
+    )
 
 
 def _tree() -> Tree:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from aiohttp import web
 
 from detector.contracts.errors import ConfigurationError
 from detector.gateway.authorizer import Authorizer, new_authorizer
+from detector.gateway.grpc_service import answering
 from detector.gateway.http_service import HttpService
 from detector.runtime.sections import GateSettings
 from detector.runtime.settings import Settings
@@ -33,28 +34,35 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    async with listening(new_authorizer(settings), settings.gate) as port:
-        _log.info("the gate service listens", host=settings.gate.host, port=port)
+    async with listening(new_authorizer(settings), settings.gate) as ports:
+        _log.info("the gate service listens", host=settings.gate.host, ports=ports)
         await told.wait()
 
 
 @asynccontextmanager
-async def listening(authorizer: Authorizer, settings: GateSettings) -> AsyncIterator[int]:
-    """The gate service at the address of ``settings``; gives its port. Raises ConfigurationError if it is taken.
+async def listening(authorizer: Authorizer, settings: GateSettings) -> AsyncIterator[dict[str, int]]:
+    """The gate service as set, listening; gives its ports, ``http`` and maybe ``grpc``.
 
-    At the end open requests get two seconds.
+    At the end open requests get two seconds. Raises ConfigurationError if it cannot listen.
     """
+    async with AsyncExitStack() as stack:
+        stack.callback(authorizer.close)
+        authorizer.start()
+        ports = {"http": await _listen(authorizer, settings, stack)}
+        if settings.grpc_port is not None:
+            ports["grpc"] = await stack.enter_async_context(answering(authorizer, settings))
+        yield ports
+
+
+async def _listen(authorizer: Authorizer, settings: GateSettings, stack: AsyncExitStack) -> int:
     sizes: Any = {"max_line_size": _HEADER_BYTES, "max_field_size": _HEADER_BYTES}
     server = web.Server(HttpService(authorizer), access_log=None, **sizes)
     runner = web.ServerRunner(server, shutdown_timeout=_END_SECONDS)
-    authorizer.start()
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
     try:
-        await runner.setup()
         await web.TCPSite(runner, settings.host, settings.port).start()
-        yield runner.addresses[0][1]
     except OSError as error:
         where = f"{settings.host}:{settings.port}"
         raise ConfigurationError(f"gate.host, gate.port: cannot listen on {where}: {error}") from None
-    finally:
-        await runner.cleanup()
-        authorizer.close()
+    return int(runner.addresses[0][1])

@@ -15,8 +15,8 @@ from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Floats, Spr
 from detector.core.state.arrays import Array
 from detector.groups.links import (
     LINKS,
+    Linker,
     Mask,
-    RecentQueries,
     deviations,
     linkable,
     sampled_cells,
@@ -57,7 +57,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     for volume, every in enumerate(early):
         for at in [at for at, own in enumerate(scores) if len(own) > volume]:
             by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
-    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars)
+    return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
 
 def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
@@ -83,7 +83,7 @@ def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[M
     when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
     account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
     order = np.lexsort((account, when))
-    index, recent, sampled = ReferenceIndex(reference), RecentQueries(reference), sampled_cells(reference)
+    index, recent, sampled = ReferenceIndex(reference), Linker(reference), sampled_cells(reference)
     own_row = np.concatenate([np.arange(len(own)) for own in accounts])
     label = np.concatenate([labels_of(own) for own in accounts])
     linked, values = np.zeros(len(order), np.bool_), np.empty((len(order), len(LINKS)))

@@ -24,8 +24,9 @@ from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
-from detector.groups.links import BYTES, LINKS, WINDOW, RecentQueries, deviations
+from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
+from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
 """A verdict when chance would give as rare a cluster with less than this probability."""
@@ -101,12 +102,11 @@ class GroupWatch:
 
     def __init__(self, profile: Profile, nbytes: int = BYTES) -> None:
         assert profile.crowd is not None
-        self._crowd: Crowd = profile.crowd
+        self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
         self._standards = profile.standards.aligned(COLUMNS)
-        self._early = _aligned(profile, (*COLUMNS, *LINKS))
         self._profile = profile
         self._names = (*COLUMNS, *LINKS)
-        self._recent = RecentQueries(profile.reference, nbytes)
+        self._linker = Linker(profile.reference, nbytes)
         self._accounts = Accounts(len(self._names))
         self._clusters: list[_Cluster] = []
         self._directions = np.zeros((0, len(self._names)))
@@ -119,7 +119,7 @@ class GroupWatch:
     @property
     def nbytes(self) -> int:
         """The bytes of recent queries and of the columns of accounts."""
-        return self._recent.nbytes + self._accounts.nbytes
+        return self._linker.nbytes + self._accounts.nbytes
 
     def observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         """Learns from ``queries`` and returns what is new of groups, in stream order. The cut of the stream into calls
@@ -181,7 +181,7 @@ class GroupWatch:
         counters = [self._founded, self._seen, self._present]
         return {
             "accounts": self._accounts.dump(),
-            "recent": self._recent.dump(),
+            "recent": self._linker.recent.dump(),
             "clusters": clusters,
             "directions": self._directions,
             "counters": counters,
@@ -190,7 +190,7 @@ class GroupWatch:
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces all state with what ``dump`` returned."""
         self._accounts.load(state["accounts"])
-        self._recent.load(state["recent"])
+        self._linker.recent.load(state["recent"])
         self._clusters = []
         for own in state["clusters"]:
             (name, *counts), slots = own["head"], own["slots"].tolist()
@@ -205,7 +205,7 @@ class GroupWatch:
         used, first, principal = np.unique(queries.principal, return_index=True, return_inverse=True)
         slots, new = accounts.slots([queries.principals[at] for at in used.tolist()])
         slot, begins = slots[principal], np.sort(first[new])
-        links = self._recent.link(
+        links = self._linker.link(
             queries.features, queries.points, queries.cells, slot[queries.linked], queries.label
         ).values
         sums, counts = accounts.count(slot, plain(queries.number), due, queries.linked, links, self._seen)
@@ -227,11 +227,12 @@ class GroupWatch:
         rows = np.flatnonzero(told)
         added = self._added(due, rows, origin[rows], excused)
         for at, own in zip(rows.tolist(), added, strict=True):
-            changed = self._update(int(due.slot[at]), float(rarity[at]), own, int(due.present[at]))
+            risen = bool(origin[at] == at) or at in excused
+            changed = self._update(int(due.slot[at]), float(rarity[at]), own, risen, int(due.present[at]))
             if changed is not None:
                 revisions.append(self._revision(*changed, int(due.present[at]), int(due.row[at])))
-        risen = np.flatnonzero(origin == np.arange(len(origin)))
-        accounts.every[due.slot[risen]] = due.every[risen]
+        highest = np.flatnonzero(origin == np.arange(len(origin)))
+        accounts.every[due.slot[highest]] = due.every[highest]
         return revisions
 
     def _compared_early(self, due: _Due, rarity: Floats) -> dict[int, Floats]:
@@ -242,10 +243,10 @@ class GroupWatch:
         for volume in range(1, EARLY + 1):
             rows = np.flatnonzero(due.number == volume - 1)
             if len(rows):
-                left, best = unexplained(due.every[rows], self._early[volume - 1])
+                left, best = unexplained(due.every[rows], self._crowd.early[volume - 1])
                 early = self._crowd.early_rarity(np.full(len(rows), volume), left)
                 for at in np.flatnonzero(early < rarity[rows]).tolist():
-                    excused[int(rows[at])] = self._early[volume - 1, best[at]]
+                    excused[int(rows[at])] = self._crowd.early[volume - 1, best[at]]
                 rarity[rows] = np.minimum(rarity[rows], early)
         return excused
 
@@ -287,12 +288,15 @@ class GroupWatch:
             accounts.drop(slot)
             self._present -= 1
 
-    def _update(self, slot: int, rarity: float, added: Floats, present: int) -> tuple[_Cluster, list[int]] | None:
+    def _update(
+        self, slot: int, rarity: float, added: Floats, risen: bool, present: int
+    ) -> tuple[_Cluster, list[int]] | None:
         """Moves one of ``present`` accounts of this ``rarity``, and with the contributions ``added`` (j + m,), to the
-        cluster where it belongs now. Returns its group and who joined that, if anybody did."""
+        cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
+        anybody did."""
         accounts = self._accounts
         accounts.rarity[slot] = rarity
-        if slot in self._cluster_of and accounts.member[slot]:
+        if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
             return None
         self._leave(slot)
         if rarity > _NOTABLE:
@@ -310,15 +314,15 @@ class GroupWatch:
             return
         at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
         cluster.size -= bool(self._accounts.member[slot])
-        self._directions[at] -= added / np.linalg.norm(added)
+        self._directions[at] -= _direction(added)
         if not cluster.slots:
             del self._clusters[at], self._named[cluster.id]
             self._directions = np.delete(self._directions, at, axis=0)
 
     def _join(self, slot: int, added: Floats) -> _Cluster:
         """Adds an account to the cluster that is most like it, or to a new one."""
-        direction = added / np.linalg.norm(added)
-        lengths = np.linalg.norm(self._directions, axis=1)
+        direction = _direction(added)
+        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions))
         cosines = self._directions @ direction / np.maximum(lengths, _LEAST)
         at = int(np.argmax(cosines)) if len(cosines) else -1
         if at < 0 or cosines[at] <= _ALIKE:
@@ -373,6 +377,11 @@ class GroupWatch:
         return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
 
 
+def _direction(added: Floats) -> Floats:
+    """Returns ``added`` (j + m,) with length 1."""
+    return np.asarray(added / np.sqrt(added @ added))
+
+
 def _chance(rarity: Floats, present: int) -> float:
     """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
     ``rarity`` is float64 (n,)."""
@@ -387,14 +396,3 @@ def _chance(rarity: Floats, present: int) -> float:
 def _slots(cluster: _Cluster) -> Array:
     """Returns the slots of ``cluster``, int64 (n,)."""
     return np.fromiter(cluster.slots, np.int64, len(cluster.slots))
-
-
-def _aligned(profile: Profile, names: Sequence[str]) -> Floats:
-    """Returns float64 (4, a, n): the crowd's early deviations in the order of ``names``, inf for unknown ones."""
-    assert profile.crowd is not None
-    known = (*profile.standards.measures, *LINKS)
-    aligned = np.full((*profile.crowd.early.shape[:2], len(names)), np.inf)
-    for at, name in enumerate(names):
-        if name in known:
-            aligned[:, :, at] = profile.crowd.early[:, :, known.index(name)]
-    return aligned

@@ -12,9 +12,11 @@ from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Evidence, GroupAlert, Severity
 from detector.runtime.text import rfc3339
 
-Kind = Literal["alert", "group", "dead-letters"]
+Kind = Literal["alert", "group-alert", "dead-letters"]
 
-_LABELS = ("model", "model_version", "principal", "group", "signal", "reason")
+_MOST_MEMBERS = 50
+"""Of a group, these many are named, the rarest first: receivers refuse long messages."""
+_LABELS = ("model", "model_version", "principal", "signal", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,7 @@ class Notification:
 
     A later ``revision`` of the same ``id`` replaces the one before, as that of an alert does; the same revision may
     come again. ``title``: one line for people. ``record``: the fields of the record that it is about. ``technique``:
-    its id in MITRE ATLAS, None where there is none.
+    its id in MITRE ATLAS, None where there is none. ``resolved``: nothing is left to do about it. ``size``: of a group.
     """
 
     id: str
@@ -35,8 +37,10 @@ class Notification:
     record: Mapping[str, Any]
     model: str | None = None
     technique: str | None = None
+    resolved: bool = False
+    size: int = 1
     labels: Mapping[str, str] = field(init=False)
-    """What names its subject: model, principal, group, signal, reason; the same in all revisions."""
+    """What names its subject: model, principal, signal, reason; the same in all revisions."""
 
     def __post_init__(self) -> None:
         labels = {name: str(self.record[name]) for name in _LABELS if name in self.record}
@@ -46,6 +50,11 @@ class Notification:
     def key(self) -> str:
         """Id and revision: the same each time that this is sent."""
         return f"{self.id}-{self.revision}"
+
+    @property
+    def state(self) -> tuple[Severity, bool, int]:
+        """What makes a later revision worth telling: its severity, whether it is resolved, and a size that doubled."""
+        return self.severity, self.resolved, self.size.bit_length()
 
     def as_data(self) -> dict[str, Any]:
         """Returns the body of a webhook and what templates see, as plain data."""
@@ -57,6 +66,7 @@ class Notification:
             "occurred_at": self.occurred_at,
             "time": rfc3339(self.occurred_at),
             "severity": self.severity,
+            "resolved": self.resolved,
             "title": self.title,
             "model": self.model,
             "technique": self.technique,
@@ -90,19 +100,28 @@ def of_alert(value: bytes | None) -> Notification:
 
 
 def of_group(value: bytes | None) -> Notification:
-    """Returns the notification of a group, which is the ``value`` of a record. Raises InvalidRecord."""
+    """Returns the notification of a group of accounts, as :func:`of_alert` does. A group that was dismissed, or whose
+    accounts are all forgotten, is resolved."""
     group = decode(GroupAlert, value)
-    title = f"Possible model theft: {group.size:,} accounts of {group.model} as one group, score {group.score:.3g}"
+    title = f"Possible model theft by a group: {group.size:,} accounts of {group.model}, score {group.score:.3g}"
+    if not group.size:
+        title = f"Over: the accounts of a group that used {group.model} are all forgotten"
+    if group.dismissed_by is not None:
+        title = f"Dismissed by {group.dismissed_by}: a group of {group.size:,} accounts of {group.model}"
+    record = msgspec.json.decode(encode(group))
+    record["members"] = record["members"][:_MOST_MEMBERS]
     return Notification(
         id=group.id,
         revision=group.revision,
-        kind="group",
+        kind="group-alert",
         occurred_at=group.occurred_at,
         severity=group.severity,
-        title=title if group.dismissed_by is None else f"{title}; dismissed by {group.dismissed_by}",
-        record=msgspec.json.decode(encode(group)) | {"group": group.id},
+        title=title,
+        record=record,
         model=group.model,
         technique=group.technique,
+        resolved=group.dismissed_by is not None or not group.size,
+        size=group.size,
     )
 
 

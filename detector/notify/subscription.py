@@ -31,7 +31,6 @@ from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 _LAG_SECONDS = 5.0
-_MOST_REMEMBERED = 10_000
 
 _log = structlog.get_logger("weirguard.notify")
 
@@ -52,6 +51,26 @@ class Selection:
         if self.models and notification.model not in self.models:
             return False
         return severity_rank(notification.severity) >= self.least_severity
+
+
+class Told:
+    """What a receiver was told last about each id, of the last ``most`` ids."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._told: OrderedDict[str, tuple[int, object]] = OrderedDict()
+
+    def is_news(self, notification: Notification) -> bool:
+        """Returns whether ``notification`` is a later revision, of another state, than what was told."""
+        revision, state = self._told.get(notification.id, (0, None))
+        return notification.revision > revision and notification.state != state
+
+    def remember(self, notification: Notification) -> None:
+        """Notes that the receiver has ``notification``, or has refused it."""
+        self._told[notification.id] = notification.revision, notification.state
+        self._told.move_to_end(notification.id)
+        if len(self._told) > self._most:
+            self._told.popitem(last=False)
 
 
 def retry_seconds(failures: int, asked: float, draw: float) -> float:
@@ -87,7 +106,7 @@ class Subscription(BackgroundThread):
         self._rates = LetterRates(
             settings.kafka.topics.dead_letters, notify.letters_window_seconds, notify.letters_per_window
         )
-        self._revisions: OrderedDict[str, int] = OrderedDict()
+        self._told = Told()
         self._lag_at = float("-inf")
         self._refreshed_at = time.monotonic()
         for metric in (NOTIFY_DELIVERED, NOTIFY_REFUSED, NOTIFY_RETRIES, NOTIFY_UNREADABLE):
@@ -133,6 +152,8 @@ class Subscription(BackgroundThread):
         if topic == LETTERS:
             headers = dict(record.headers or ())
             notification = self._rates.count(record.partition, record.offset, record.timestamp / 1000, headers)
+        elif record.value is None:  # of a topic that is compacted: what it was about is gone
+            return None
         else:
             try:
                 notification = READERS[topic](record.value)
@@ -140,13 +161,9 @@ class Subscription(BackgroundThread):
                 self._metrics.add(NOTIFY_UNREADABLE, receiver=self.name)
                 _log.error("an alert cannot be read", receiver=self.name, why=str(error), **_place(record))
                 return None
-        if notification is None or not self._selection.takes(notification) or self._is_old(notification):
+        if notification is None or not self._selection.takes(notification) or not self._told.is_news(notification):
             return None
         return notification
-
-    def _is_old(self, notification: Notification) -> bool:
-        """Returns whether the receiver has this revision, or a later one, as far as this process remembers."""
-        return notification.revision <= self._revisions.get(notification.id, 0)
 
     def _deliver(self, notification: Notification, record: Any, reader: GroupReader) -> bool:
         """Delivers ``notification``, however long that takes; returns False if ``record`` is no longer ours."""
@@ -168,7 +185,7 @@ class Subscription(BackgroundThread):
                 self._metrics.add(NOTIFY_DELIVERED, receiver=self.name)
                 if failures:
                     _log.info("receiver is back", receiver=self.name, failures=failures)
-            self._remember(notification)
+            self._told.remember(notification)
             return True
         return False
 
@@ -187,12 +204,6 @@ class Subscription(BackgroundThread):
         _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_place(record))
         if self._refusals is not None:
             self._refusals.keep(self.name, why, notification, time.time())
-
-    def _remember(self, notification: Notification) -> None:
-        self._revisions[notification.id] = notification.revision
-        self._revisions.move_to_end(notification.id)
-        if len(self._revisions) > _MOST_REMEMBERED:
-            self._revisions.popitem(last=False)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:

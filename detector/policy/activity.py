@@ -114,8 +114,9 @@ class Activity:
 class Effects:
     """The records to publish, in stream order, and the state to record.
 
-    Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta, and
-    ``accounting`` that of the counts of unjudged queries, None where nothing changed. ``clear``: principals whose
+    Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta,
+    ``accounting`` that of the counts of unjudged queries, and ``allowlist`` that of exemptions, None where nothing
+    changed. ``clear``: principals whose
     engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
     one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
     because the limit was reached.
@@ -126,6 +127,7 @@ class Effects:
     audits: list[Audit] = field(default_factory=list)
     section: Section | None = None
     accounting: Section | None = None
+    allowlist: Section | None = None
     clear: list[Key] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0

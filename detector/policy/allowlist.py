@@ -1,17 +1,26 @@
-"""Principals whose alerts are published but whose automatic decisions are withheld."""
+"""Principals whose alerts are published but whose automatic decisions are withheld: from a file, and by commands."""
 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any
 
+import msgspec
+
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
+from detector.policy.activity import Section, decode_section
 
 _FIELDS = {"principal", "model", "owner", "reason", "expires"}
 _REQUIRED = _FIELDS - {"model"}
+FORMAT = 1
+MOST_EXEMPTIONS = 10_000
+"""Exemptions by command at most, in each partition."""
+MOST_SECONDS = 90 * 86_400.0
+"""The longest exemption by command: as long as the audit topic is kept, from which the list can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +46,13 @@ class Exemption:
 
 @dataclass(frozen=True)
 class Allowlist:
-    """Exemptions by principal. They hold for automatic decisions, not for an operator's commands."""
+    """Exemptions by principal. They hold for automatic decisions, not for an operator's commands.
+
+    ``unreadable``: why the list could not be read; then nothing is enforced automatically.
+    """
 
     exemptions: tuple[Exemption, ...] = ()
+    unreadable: str | None = None
     _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -48,12 +61,90 @@ class Allowlist:
 
     def covering(self, model: str, principal: str, now: float) -> Exemption | None:
         """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        current = [
-            exemption
-            for exemption in self._by_principal.get(principal, ())
-            if exemption.model in (None, model) and exemption.expires_at > now
-        ]
-        return max(current, key=lambda exemption: exemption.expires_at, default=None)
+        return longest(self._by_principal.get(principal, ()), model, now)
+
+
+def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemption | None:
+    """Returns the one of ``exemptions`` for ``model`` that lasts longest after ``now``, or None."""
+    current = [own for own in exemptions if own.model in (None, model) and own.expires_at > now]
+    return max(current, key=lambda own: own.expires_at, default=None)
+
+
+Name = tuple[str, str | None]
+"""(principal, model), None for all models."""
+
+Row = tuple[str, str | None, Exemption | None]
+"""(principal, model, exemption), None for one that was removed."""
+
+_decoder = msgspec.msgpack.Decoder(list[Row])
+
+
+class CommandedExemptions:
+    """The exemptions that operators gave by command to principals of one partition, beside those of ``listed``.
+
+    Its state is a section of its own in the state log; a change is logged whole.
+    """
+
+    def __init__(self, listed: Allowlist) -> None:
+        self._listed = listed
+        self._held: dict[str, dict[str | None, Exemption]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._held.values()))
+
+    def covering(self, model: str, principal: str, now: float) -> Exemption | None:
+        """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
+        held = self._held.get(principal)
+        if held is None:
+            return self._listed.covering(model, principal, now)
+        listed = self._listed.covering(model, principal, now)
+        return longest([*held.values(), *([listed] if listed is not None else [])], model, now)
+
+    def allow(self, exemption: Exemption, now: float) -> Section:
+        """Adds an exemption, or replaces that of the same principal and model, and drops those that have expired.
+        Raises ConfigurationError."""
+        if not now < exemption.expires_at <= now + MOST_SECONDS:
+            raise ConfigurationError(f"not allowed: an exemption lasts at most {MOST_SECONDS / 86_400:g} days")
+        expired = [name for name, own in self._all() if own.expires_at <= now]
+        if len(self) - len(expired) >= MOST_EXEMPTIONS:
+            raise ConfigurationError(f"not allowed: there are {MOST_EXEMPTIONS:,} exemptions; remove some first")
+        return self._change([*((*name, None) for name in expired), (exemption.principal, exemption.model, exemption)])
+
+    def disallow(self, principal: str, model: str | None) -> Section:
+        """Removes an exemption. Raises ConfigurationError if there is none by command."""
+        if model not in self._held.get(principal, {}):
+            raise ConfigurationError(
+                "not removed: no command has exempted the principal for "
+                + ("all models" if model is None else f"the model {model}")
+                + "; an entry of policy.allowlist is removed from its file"
+            )
+        return self._change([(principal, model, None)])
+
+    def absorb(self, section: Section) -> None:
+        """Applies a change or a dump. Raises NewerStateLog, StateLogError."""
+        self._apply(decode_section("allowlist", section, FORMAT, _decoder))
+
+    def dump(self) -> Section | None:
+        """Returns all exemptions by command, None if there are none."""
+        rows = [(*name, own) for name, own in self._all()]
+        return (FORMAT, msgspec.msgpack.encode(rows)) if rows else None
+
+    def _all(self) -> list[tuple[Name, Exemption]]:
+        return [((principal, model), own) for principal, held in self._held.items() for model, own in held.items()]
+
+    def _change(self, rows: list[Row]) -> Section:
+        self._apply(rows)
+        return FORMAT, msgspec.msgpack.encode(rows)
+
+    def _apply(self, rows: list[Row]) -> None:
+        for principal, model, exemption in rows:
+            held = self._held.setdefault(principal, {})
+            if exemption is not None:
+                held[model] = exemption
+            else:
+                held.pop(model, None)
+            if not held:
+                del self._held[principal]
 
 
 def parse_allowlist(text: str) -> Allowlist:

@@ -9,9 +9,10 @@ from detector.contracts.actions import check_action, describe_action
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import OPERATOR_ORIGIN, Alert, Cause, Command, Decision
-from detector.contracts.principals import NAME_CHARACTERS
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
+from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Changes, Entry, Membership, decode_changes, encode_changes
 from detector.policy.principal import MOST_CAUSES, PrincipalPolicy, Record
@@ -35,6 +36,7 @@ class Ledger:
         self._policy = policy
         self._configuration = policy.version if configuration is None else configuration
         self.accounting = Accounting(policy.unjudged_queries)
+        self.exemptions = CommandedExemptions(policy.allowlist)
         self._entries: dict[Key, Entry] = {}
         self._nbytes = 0
         self._drops: list[tuple[float, Key]] = []
@@ -63,6 +65,8 @@ class Ledger:
 
     def command(self, command: Command, now: float) -> Effects:
         """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
+        if command.kind in ("allow", "disallow"):
+            return self._change_allowlist(command, now)
         key = command.model, command.principal
         principal = self._principal(key)
         try:
@@ -106,7 +110,7 @@ class Ledger:
     # -- inside
 
     def _principal(self, key: Key) -> PrincipalPolicy:
-        return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration)
+        return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration, self.exemptions)
 
     def _conclude(self, records: Iterable[Record], changes: Changes, now: float) -> Effects:
         self._apply(changes)
@@ -172,6 +176,30 @@ class Ledger:
         changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
         return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
 
+    def _change_allowlist(self, command: Command, now: float) -> Effects:
+        """Changes the exemptions of a principal, and what follows from that for those of them who are suspects."""
+        model = None if command.model == EVERYONE else command.model
+        try:
+            if command.kind == "allow":
+                exempt = Exemption(command.principal, command.owner or "", command.reason, _ends(command, now), model)
+                section = self.exemptions.allow(exempt, now)
+                summary = f"allowed for {(command.duration_seconds or 0) / 86_400:.3g} days ({command.owner})"
+            else:
+                section, summary = self.exemptions.disallow(command.principal, model), "no longer allowed"
+        except ConfigurationError as refusal:
+            return self._conclude([command_audit(command, now, str(refusal), refused=True)], {}, now)
+        records: list[Record] = [command_audit(command, now, summary, refused=False)]
+        changes: Changes = {}
+        for key in [key for key in self._entries if key[1] == command.principal and model in (None, key[0])]:
+            principal = self._principal(key)
+            principal.reconsider(now)
+            records += principal.emitted
+            if principal.entry != principal.before:
+                changes[key] = principal.entry
+        effects = self._conclude(records, changes, now)
+        effects.allowlist = section
+        return effects
+
     def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
         action, duration, origin = command.action, command.duration_seconds, OPERATOR_ORIGIN + command.issuer
         principal.expire(now)
@@ -191,3 +219,8 @@ class Ledger:
         mode = command.mode or self._policy.mode_of(command.model)
         principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
         return f"added: {describe_action(action)} ({mode}) for {duration:g} seconds"
+
+
+def _ends(command: Command, now: float) -> float:
+    """Returns the time at which an exemption ends."""
+    return now + (command.duration_seconds or 0.0)

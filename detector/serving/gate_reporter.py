@@ -43,7 +43,12 @@ class GateReporter(BackgroundThread):
         self._counters = counters
         self._seconds = seconds
         self._pause = min(_FIRST_SECONDS, seconds)
+        self._last = False
         self._log = RateLimitedLogger(logging.getLogger(__name__), _QUIET_SECONDS)
+
+    def _finished(self) -> bool:
+        """Returns whether the last report was tried: one that was under way when the end came is not the last."""
+        return self._last
 
     def _report_error(self, error: BaseException) -> None:
         self._counters.add("unreported")
@@ -52,8 +57,9 @@ class GateReporter(BackgroundThread):
     def _work(self) -> None:
         self._closing.wait(self._pause)
         self._pause = self._seconds
+        self._last = self._closing.is_set()
         load()
-        report = self._describe(not self._closing.is_set())
+        report = self._describe(not self._last)
         producer = self._connection.reporting_producer()
         try:
             topic = self._connection.topics.gates

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 from detector.contracts.errors import Unjudged
 from detector.contracts.principals import ANONYMOUS
@@ -166,6 +166,17 @@ class Copies:
                 self.response.add(chunk)
 
 
+class Answered(Protocol):
+    """Request and answer of an exchange, once the answer is known."""
+
+    @property
+    def succeeded(self) -> bool: ...
+    @property
+    def too_large(self) -> bool: ...
+    def documents(self) -> tuple[Any, Any]: ...
+    def rows(self) -> int: ...
+
+
 class ModelMiddleware:
     """Opens an exchange for each request to a model, and accounts for its answer.
 
@@ -234,13 +245,13 @@ class ModelMiddleware:
         self.counters.add("throttled")
         self._logger.refused(exchange.principal, exchange.target.model)
 
-    def _read(self, exchange: Exchange, copies: Copies) -> None:
+    def _read(self, exchange: Exchange, answer: Answered) -> None:
         """Logs what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
         may log in a background task."""
-        if self._extract is None or exchange.accounted or exchange.fault or not copies.succeeded:
+        if self._extract is None or exchange.accounted or exchange.fault or not answer.succeeded:
             return
         try:
-            scored = self._extract(*copies.documents())
+            scored = self._extract(*answer.documents())
             if scored is None:
                 raise Unjudged("no-rows", "the extractor found no rows")
             exchange.extracted = True
@@ -251,16 +262,16 @@ class ModelMiddleware:
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
             exchange.fault = Unjudged("extractor", "the extractor failed")
-        if copies.too_large and exchange.fault:  # a stream may go on for ever
-            self._settle(exchange, copies)
+        if answer.too_large and exchange.fault:  # a stream may go on for ever
+            self._settle(exchange, answer)
 
-    def _finish(self, exchange: Exchange, copies: Copies, method: str | None) -> None:
+    def _finish(self, exchange: Exchange, answer: Copies, method: str | None) -> None:
         """Accounts for the answer, once nothing more of it comes."""
-        if copies.succeeded and not (method == "OPTIONS" and copies.negotiation):
-            self._read(exchange, copies)
-            self._settle(exchange, copies)
+        if answer.succeeded and not (method == "OPTIONS" and answer.negotiation):
+            self._read(exchange, answer)
+            self._settle(exchange, answer)
 
-    def _settle(self, exchange: Exchange, copies: Copies) -> None:
+    def _settle(self, exchange: Exchange, answer: Answered) -> None:
         """Counts the answer: once, however often this is called."""
         if exchange.settled:
             return
@@ -272,7 +283,7 @@ class ModelMiddleware:
         if fault.reason == "too-large":
             self.counters.add("too_large")
         _log.warning("unjudged", "an answer is unjudged: %s", fault)
-        exchange.unjudged({fault.reason: copies.rows() if fault.queries is None else fault.queries})
+        exchange.unjudged({fault.reason: answer.rows() if fault.queries is None else fault.queries})
 
     def _fail(self, counter: str, message: str, error: Exception) -> None:
         self.counters.add(counter)

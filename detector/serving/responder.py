@@ -6,8 +6,9 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detector.contracts.actions import ACTIONS, RATE
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Graded
+from detector.contracts.findings import Action, Graded
 from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
 from detector.serving.isolation import suppress_errors
@@ -27,6 +28,20 @@ else:
 
 _SCALE = Parameter(0.05, 0, 1)
 """The parameter ``scale`` of ``spec_noise``."""
+
+
+def check_response(action: Action) -> None:
+    """Raises ConfigurationError for an ``action`` whose response, or a parameter of it, this version does not know."""
+    graded = action.graded
+    if graded is None or not ACTIONS[graded.name].is_response:
+        return
+    if graded.name != SPECIFICATION:
+        response_of(graded.name, graded.parameters)
+        return
+    own = {name: value for name, value in graded.parameters.items() if name != RATE}
+    _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
+    if own:
+        raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
 
 
 class Whose(NamedTuple):

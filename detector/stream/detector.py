@@ -18,6 +18,7 @@ from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
 ACCOUNTING_SECTION = "accounting"
+ALLOWLIST_SECTION = "allowlist"
 
 
 @dataclass(slots=True)
@@ -110,5 +111,9 @@ def exposure_of(observation: Observation) -> NDArray[np.float64]:
 
 def policy_sections(effects: Effects) -> Sections:
     """Returns the policy's change of state, for the log."""
-    parts = {POLICY_SECTION: effects.section, ACCOUNTING_SECTION: effects.accounting}
+    parts = {
+        POLICY_SECTION: effects.section,
+        ACCOUNTING_SECTION: effects.accounting,
+        ALLOWLIST_SECTION: effects.allowlist,
+    }
     return {name: section for name, section in parts.items() if section is not None}

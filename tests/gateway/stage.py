@@ -40,14 +40,14 @@ def fed_authorizer(gate: Gate, settings: GateSettings = SETTINGS) -> Authorizer:
 
 @contextmanager
 def served(authorizer: Authorizer, settings: GateSettings = SETTINGS) -> Iterator[int]:
-    """The gate service in a thread; gives its port."""
-    ports: list[int] = []
+    """The gate service in a thread; gives its port of HTTP, or of gRPC where it has one."""
+    ports: list[dict[str, int]] = []
     up, loop = threading.Event(), asyncio.new_event_loop()
     over = asyncio.Event()
 
     async def serve() -> None:
-        async with listening(authorizer, settings) as port:
-            ports.append(port)
+        async with listening(authorizer, settings) as own:
+            ports.append(own)
             up.set()
             await over.wait()
 
@@ -55,7 +55,7 @@ def served(authorizer: Authorizer, settings: GateSettings = SETTINGS) -> Iterato
     thread.start()
     try:
         assert up.wait(20)
-        yield ports[0]
+        yield ports[0].get("grpc", ports[0]["http"])
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join(20)

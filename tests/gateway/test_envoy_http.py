@@ -112,6 +112,12 @@ def test_pages_for_a_supervisor(port: int, gate: FedGate) -> None:
     assert httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 503
 
 
+def test_a_check_for_nginx_with_two_addresses_is_refused(port: int) -> None:
+    asked = [("x-original-uri", "/predict"), ("x-original-uri", "/other"), ("x-account", "honest")]
+    assert httpx.get(f"http://127.0.0.1:{port}/nginx", headers=asked).status_code == 400
+    assert httpx.get(f"http://127.0.0.1:{port}/nginx", headers=asked[1:]).status_code == 200
+
+
 def test_what_is_no_http_ends_nothing(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port), 5) as client:
         client.sendall(b"\x00\xff nonsense\r\n\r\n")

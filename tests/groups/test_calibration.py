@@ -10,20 +10,20 @@ import pytest
 from detector.core.calibration.calibrate import calibrate
 from detector.groups import calibration
 from detector.groups.calibration import crowd_of
-from detector.groups.links import Links, RecentQueries
+from detector.groups.links import Linker, Links
 from tests.core.honest import crowd
 
 
 def test_queries_are_linked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     accounts = crowd(6, rows=30)
     calibrated = calibrate(accounts, 0.01)
-    whole, sizes, link = crowd_of(calibrated, accounts), list[int](), RecentQueries.link
+    whole, sizes, link = crowd_of(calibrated, accounts), list[int](), Linker.link
 
-    def counted(recent: RecentQueries, features: Any, *columns: Any) -> Links:
+    def counted(recent: Linker, features: Any, *columns: Any) -> Links:
         sizes.append(len(features))
         return link(recent, features, *columns)
 
-    monkeypatch.setattr(RecentQueries, "link", counted)
+    monkeypatch.setattr(Linker, "link", counted)
     monkeypatch.setattr(calibration, "_ROWS", 50, raising=False)
     parts = crowd_of(calibrated, accounts)
     assert len(sizes) == 4

@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.core.reference.reference import ReferenceIndex
-from detector.groups import links
-from detector.groups.links import LINKS, Links, RecentQueries, linkable, sampled_cells, selected
+from detector.groups.links import LINKS, Linker, Links, linkable, sampled_cells, selected
+from detector.groups.recent import RecentQueries
 from tests.core.profiles import reference
 
 Rows = NDArray[np.float32]
@@ -21,7 +21,7 @@ def index() -> ReferenceIndex:
     return ReferenceIndex(reference(np.random.default_rng(1).random((40, DIMENSION)).astype(np.float32)))
 
 
-def _link(recent: RecentQueries, index: ReferenceIndex, features: Rows, account: Integers, label: Integers) -> Links:
+def _link(recent: Linker, index: ReferenceIndex, features: Rows, account: Integers, label: Integers) -> Links:
     return recent.link(*linkable(index, features), account, label)
 
 
@@ -36,7 +36,7 @@ def _stream(rows: int, accounts: int) -> tuple[Rows, Integers, Integers]:
 
 def test_the_nearest_query_of_another_account_is_found(index: ReferenceIndex) -> None:
     features, account, label = _stream(400, 9)
-    found = _link(RecentQueries(index.reference), index, features, account, label)
+    found = _link(Linker(index.reference), index, features, account, label)
     scaled = index.scaled(features).astype(np.float64)
     stepped = np.arange(2, 400, 2)
     right, near = 0, list[int]()
@@ -55,8 +55,8 @@ def test_the_nearest_query_of_another_account_is_found(index: ReferenceIndex) ->
 
 def test_any_cut_gives_the_same_links(index: ReferenceIndex) -> None:
     features, account, label = _stream(300, 5)
-    whole = _link(RecentQueries(index.reference), index, features, account, label)
-    recent = RecentQueries(index.reference)
+    whole = _link(Linker(index.reference), index, features, account, label)
+    recent = Linker(index.reference)
     parts = [
         _link(recent, index, features[at : at + 7], account[at : at + 7], label[at : at + 7]) for at in range(0, 300, 7)
     ]
@@ -65,38 +65,58 @@ def test_any_cut_gives_the_same_links(index: ReferenceIndex) -> None:
 
 
 def test_own_and_equal_queries_are_no_links(index: ReferenceIndex) -> None:
-    row = np.full((3, DIMENSION), 0.5, np.float32)
-    row[2] += np.float32(0.01)
-    found = _link(RecentQueries(index.reference), index, row, np.array([0, 1, 0]), np.zeros(3, np.int64))
-    assert found.partner.tolist() == [-1, -1, 1]
+    row = np.full((4, DIMENSION), 0.5, np.float32)
+    row[2:] += np.float32(0.01)
+    row[3] += np.float32(0.01)
+    found = _link(Linker(index.reference), index, row, np.array([0, 1, 0, 1]), np.zeros(4, np.int64))
+    assert found.partner.tolist() == [-1, -1, -1, 0]
 
 
-def test_queries_beyond_the_room_are_forgotten(index: ReferenceIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "_MOST_ROWS", 8)
-    features, account, label = _stream(60, 60)
-    account = np.arange(60)
-    found = _link(RecentQueries(index.reference), index, features, account, label)
+def test_queries_beyond_the_room_are_forgotten(index: ReferenceIndex) -> None:
+    features, account, label = _stream(120, 120)
+    account = np.arange(120)
+    one_page = Linker(index.reference, nbytes=1)
+    found = _link(one_page, index, features, account, label)
     linked = np.flatnonzero(found.partner >= 0)
     assert len(linked)
-    assert (linked - found.partner[linked]).max() <= 8
+    assert (linked - found.partner[linked]).max() <= 32
+    assert one_page.nbytes < 20_000
 
 
-def test_a_crowded_cell_is_not_searched_to_its_end(index: ReferenceIndex) -> None:
-    crowded = np.tile(np.float32(0.5), (602, DIMENSION))
-    crowded[1:-1] += np.linspace(0.011, 0.012, 600, dtype=np.float32)[:, None]
+@pytest.mark.parametrize("nbytes", [100_000, 1_000_000])
+def test_memory_is_within_its_bound(index: ReferenceIndex, nbytes: int) -> None:
+    recent = RecentQueries(index.reference, nbytes)
+    assert 0.9 * nbytes < recent.nbytes <= nbytes
+    features = np.random.default_rng(4).random((6_000, DIMENSION)).astype(np.float32)
+    recent.nearest(*linkable(index, features), np.arange(6_000), np.zeros(6_000, np.int64))
+    row_bytes = 4 * (DIMENSION + 8 + 2)
+    assert len(recent) > min(0.5 * nbytes / row_bytes, 5_000)
+
+
+def test_of_queries_in_one_place_the_latest_are_kept(index: ReferenceIndex) -> None:
+    crowded = np.tile(np.float32(0.5), (2_002, DIMENSION))
+    crowded[1:-1] += np.linspace(0.011, 0.012, 2_000, dtype=np.float32)[:, None]
     crowded[-1] += np.float32(0.001)
-    account = np.array([0, *[1] * 600, 2])
-    fewer = [0, *range(201, 602)]
-    late = _link(RecentQueries(index.reference), index, crowded, account, np.zeros(602, np.int64))
-    soon = _link(RecentQueries(index.reference), index, crowded[fewer], account[fewer], np.zeros(402, np.int64))
+    account = np.array([0, *[1] * 2_000, 2])
+    fewer = [0, *range(1_601, 2_002)]
+    late = _link(Linker(index.reference), index, crowded, account, np.zeros(2_002, np.int64))
+    soon = _link(Linker(index.reference), index, crowded[fewer], account[fewer], np.zeros(402, np.int64))
     assert late.partner[-1] == 1
     assert soon.partner[-1] == 0
+
+
+def test_a_crowded_place_displaces_no_other(index: ReferenceIndex) -> None:
+    crowd = np.tile(np.float32(0.5), (5_000, DIMENSION)) + np.linspace(0, 0.01, 5_000, dtype=np.float32)[:, None]
+    features = np.concatenate((np.full((1, DIMENSION), 0.1), crowd, np.full((1, DIMENSION), 0.105))).astype(np.float32)
+    account = np.array([0, *[1] * 5_000, 2])
+    found = _link(Linker(index.reference, 100_000), index, features, account, np.zeros(5_002, np.int64))
+    assert found.partner[-1] == 0
 
 
 def test_few_changed_features_and_crossings_are_measured(index: ReferenceIndex) -> None:
     near = np.tile(np.float32(0.5), (2, DIMENSION))
     near[1, 3] = 0.52
-    values = _link(RecentQueries(index.reference), index, near, np.array([0, 1]), np.array([0, 1])).values[1]
+    values = _link(Linker(index.reference), index, near, np.array([0, 1]), np.array([0, 1])).values[1]
     assert values[LINKS.index("foreign_one_feature")] == 1
     assert values[LINKS.index("foreign_crossings")] == 1
     assert values[LINKS.index("foreign_sign_steps")] == 0

@@ -73,6 +73,17 @@ class Stand:
         return [sys.executable, str(module), kind, str(self.port), kept, *rest]
 
 
+def self_signed(folder: Path) -> Path:
+    """A certificate for 127.0.0.1 and its key, in one file."""
+    both = folder / "both.pem"
+    if not both.exists():
+        name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"]
+        request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *name, "-keyout", str(both)]
+        done = subprocess.run([*request, "-out", "-"], check=True, capture_output=True, text=True)
+        both.write_text(both.read_text("utf-8") + done.stdout, "utf-8")
+    return both
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -135,12 +146,7 @@ class TlsSyslogStand(SyslogStand):
         return {"syslog": {"host": "127.0.0.1", "port": self.port, "transport": "tls", "ssl_cafile": trusted}}
 
     def command(self) -> list[str]:
-        both = self.folder / "both.pem"
-        if not both.exists():
-            name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "1"]
-            request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *name, "-keyout", str(both)]
-            done = subprocess.run([*request, "-out", "-"], check=True, capture_output=True, text=True)
-            both.write_text(both.read_text("utf-8") + done.stdout, "utf-8")
+        both = self_signed(self.folder)
         return self._listener("tls", both)
 
 

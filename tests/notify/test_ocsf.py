@@ -10,7 +10,7 @@ from detector.notify.receivers import new_receiver
 from detector.notify.receivers.base import Surroundings
 from detector.notify.receivers.ocsf import finding
 from detector.runtime.receivers import ReceiverSettings
-from tests.notify.alerts import NOW, notification
+from tests.notify.alerts import NOW, group_notification, notification
 from tests.notify.test_webhook import letters
 
 
@@ -42,6 +42,15 @@ def test_a_later_revision_updates_the_same_finding() -> None:
 def test_a_technique_of_which_only_the_id_is_known() -> None:
     [attack] = finding(notification(technique="AML.T0040"))["finding_info"]["attacks"]
     assert attack == {"technique": {"uid": "AML.T0040"}}
+
+
+def test_the_members_of_a_group_are_its_evidence_and_a_dismissal_closes_the_finding() -> None:
+    found = finding(group_notification("g1"))
+    assert [one["actor"]["user"]["name"] for one in found["evidences"]] == ["account-0", "account-1", "account-2"]
+    closed = finding(group_notification("g1", revision=2, dismissed_by="alice"))
+    assert (closed["activity_id"], closed["type_uid"], closed["status_id"]) == (3, 200_403, 4)
+    assert closed["is_alert"] is False
+    assert closed["finding_info"]["uid"] == found["finding_info"]["uid"]
 
 
 def test_dead_letters_are_a_finding_without_model_and_technique() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from detector.contracts.errors import ReceiverAway
 from detector.notify.receivers import RECEIVERS, new_receiver
 from detector.notify.receivers.base import Receiver, Surroundings
 from detector.runtime.receivers import KINDS, ReceiverSettings
-from tests.notify.alerts import notification
-from tests.notify.stands import STANDS, AlertmanagerStand, Stand
+from tests.notify.alerts import group_notification, notification
+from tests.notify.stands import ALERTMANAGER, STANDS, AlertmanagerStand, Stand
 
 ODD = "x\"\\]<b>'&{{ 1 }}ü😀" + "y" * 200
 
@@ -29,15 +29,6 @@ def stand(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stand]:
 @pytest.fixture
 def receiver(stand: Stand) -> Receiver:
     return new_receiver(ReceiverSettings.model_validate(stand.settings), Surroundings("one", time.time, "host.example"))
-
-
-def settled(stand: Stand, enough: Callable[[list[str]], bool]) -> list[str]:
-    """What it has received once that is ``enough``."""
-    deadline = time.monotonic() + 20
-    while not enough(ids := stand.received()):
-        assert time.monotonic() < deadline, ids
-        time.sleep(0.02)
-    return ids
 
 
 def test_each_kind_of_the_settings_has_a_receiver_and_a_stand(tmp_path: Path) -> None:
@@ -82,6 +73,17 @@ def test_a_repeat_and_a_revision_have_the_same_id(stand: Stand, receiver: Receiv
 
 def _merges(stand: AlertmanagerStand) -> bool:
     return len(stand.alerts()) == 1
+
+
+def test_a_group_arrives_and_can_be_dismissed(stand: Stand, receiver: Receiver) -> None:
+    receiver.send(group_notification("g1"))
+    assert stand.received() == ["g1"]
+    receiver.send(group_notification("g1", revision=2, dismissed_by="alice"))
+    if isinstance(stand, AlertmanagerStand) and ALERTMANAGER:
+        assert stand.received() == []  # it lists what fires
+        return
+    assert set(stand.received()) == {"g1"}
+    assert "Dismissed by alice" in _texts(stand) or isinstance(stand, AlertmanagerStand)
 
 
 def test_odd_names_arrive_as_they_are(stand: Stand, receiver: Receiver) -> None:

@@ -13,7 +13,7 @@ import yaml
 from detector.contracts.errors import ConfigurationError
 from detector.notify.service import new_receivers
 from detector.runtime.settings import load_settings
-from tests.notify.stands import TlsSyslogStand
+from tests.notify.stands import self_signed
 
 ROOT = Path(__file__).parents[2]
 MARK = "hunter2-Tr0ub4dor"
@@ -112,7 +112,6 @@ def test_the_example_in_deploy_is_settings_that_load(file: Path, tmp_path: Path)
         text = text.replace(f"/etc/weirguard/{name}", str(ROOT / "deploy" / "notify" / name))
     (tmp_path / "secret").write_text("https://hooks.example.org/x\n", "utf-8")
     text = re.sub(r"/run/secrets/\S+", str(tmp_path / "secret"), text)
-    TlsSyslogStand(tmp_path).command()
-    text = text.replace("/etc/weirguard/siem-ca.pem", str(tmp_path / "both.pem"))
+    text = text.replace("/etc/weirguard/siem-ca.pem", str(self_signed(tmp_path)))
     file.write_text(text, "utf-8")
     assert new_receivers(load_settings(file)).keys() == yaml.safe_load(text)["notify"]["receivers"].keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from detector.notify.receivers import new_receiver
 from detector.notify.receivers.base import Receiver, Surroundings
 from detector.notify.receivers.webhook import signature
 from detector.runtime.receivers import ReceiverSettings
-from tests.notify.alerts import NOW, notification
+from tests.notify.alerts import NOW, group_notification, notification
+from tests.notify.stands import self_signed
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "notify"
 EXAMPLE_KEY = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -41,6 +43,7 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status = 200
+        self.answer = b"\x1b[2Jsaid\n"
         self.headers: dict[str, str] = {}
         self.posts: list[tuple[dict[str, str], bytes]] = []
 
@@ -59,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, text in self.server.headers.items():
             self.send_header(name, text)
         self.end_headers()
-        self.wfile.write(b"\x1b[2Jsaid\n")
+        self.wfile.write(self.server.answer)
 
     def log_message(self, *_: object) -> None: ...
 
@@ -117,6 +120,32 @@ def test_a_password_in_the_url_is_basic_authentication(endpoint: Endpoint) -> No
     _webhook(url=endpoint.url.replace("://", "://me:a%40b@")).send(notification())
     assert endpoint.posts[0][0]["authorization"] == "Basic bWU6YUBi"
     assert endpoint.posts[0][0]["host"] == f"127.0.0.1:{endpoint.server_port}"
+
+
+def test_an_answer_that_repeats_a_secret_is_shown_without_it(endpoint: Endpoint, tmp_path: Path) -> None:
+    webhook = _webhook(
+        url=f"{endpoint.url}/T0-SECRET", token="k-SECRET", template=_template(tmp_path, "[{{ token | tojson }}]")
+    )
+    endpoint.answer = b"no k-SECRET at /hook/T0-SECRET" + b"." * 9_000
+    for endpoint.status in (200, 400, 500):
+        try:
+            said = webhook.send(notification())
+        except (NotificationRefused, ReceiverAway) as error:
+            said = str(error)
+        assert said.startswith(f"{endpoint.status} no [withheld] at /[withheld]...")
+        assert len(said) < 300
+
+
+def test_https_is_checked_by_the_authorities_that_are_set(tmp_path: Path, endpoint: Endpoint) -> None:
+    certificate = self_signed(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    endpoint.socket = context.wrap_socket(endpoint.socket, server_side=True)
+    url = endpoint.url.replace("http:", "https:")
+    _webhook(url=url, ssl_cafile=certificate).send(notification())
+    with pytest.raises(ReceiverAway, match="TLS: CERTIFICATE_VERIFY_FAILED"):
+        _webhook(url=url).send(notification())
+    assert len(endpoint.posts) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422, 451])
@@ -206,9 +235,18 @@ def test_a_template_that_fails_for_one_notification_refuses_that_one(endpoint: E
     webhook.send(notification())
 
 
-@pytest.mark.parametrize("about", ["alert", "letters"])
-def test_the_templates_of_slack_and_pagerduty_fit_both_kinds(endpoint: Endpoint, about: str) -> None:
-    told = letters() if about == "letters" else notification("one", principal="<&>\"'", severity="high")
+ABOUT = {
+    "alert": notification("one", principal="<&>\"'", severity="high"),
+    "letters": letters(),
+    "group": group_notification(size=50),
+    "dismissed group": group_notification(dismissed_by="alice", revision=2),
+    "group that is over": group_notification(size=0, revision=2),
+}
+
+
+@pytest.mark.parametrize("about", ABOUT)
+def test_the_templates_of_slack_and_pagerduty_fit_all_kinds(endpoint: Endpoint, about: str) -> None:
+    told = ABOUT[about]
     _webhook(url=endpoint.url, template=DEPLOY / "slack.json.j2").send(told)
     slack = _posted(endpoint)
     assert slack.keys() == {"text", "attachments"}
@@ -216,9 +254,12 @@ def test_the_templates_of_slack_and_pagerduty_fit_both_kinds(endpoint: Endpoint,
     _webhook(url=endpoint.url, token="r" * 32, template=DEPLOY / "pagerduty.json.j2").send(told)
     event = _posted(endpoint)
     assert event["routing_key"] == "r" * 32
-    assert (event["event_action"], event["dedup_key"]) == ("trigger", f"weirguard-{told.id}")
+    action = "resolve" if told.resolved else "trigger"
+    assert (event["event_action"], event["dedup_key"]) == (action, f"weirguard-{told.id}")
     assert event["payload"].keys() >= {"summary", "source", "severity"}
     assert event["payload"]["severity"] in ("critical", "error", "warning", "info")
+    if about == "group":
+        assert "accounts: account-0, account-1" in slack["attachments"][0]["text"]
     if about == "alert":
         assert slack["text"] == "Possible model theft: &lt;&amp;&gt;\"' of digits, prada score 1"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,8 @@ from faust.transport.drivers import aiokafka as driver
 from detector.cli import service
 from detector.cli.files import log_reader
 from detector.contracts.errors import ConfigurationError
+from detector.gateway import service as gate_service
 from detector.gateway.authorizer import new_authorizer
-from detector.gateway.service import listening
 from detector.notify.service import new_receivers, new_subscriptions
 from detector.notify.subscription import Subscription
 from detector.policy.allowlist import Allowlist
@@ -99,12 +100,19 @@ def _listening(built: Any) -> Any:
         patched.setattr(web.TCPSite, "__init__", lambda *given: found.extend(given[2:]))
         patched.setattr(web.TCPSite, "start", lambda _: asyncio.sleep(0))
         patched.setattr(web.ServerRunner, "addresses", [(0, 0)])
+
+        @asynccontextmanager
+        async def answering(_: Any, settings: Any) -> AsyncIterator[int]:
+            found.append(settings.grpc_port)
+            yield 0
+
+        patched.setattr(gate_service, "answering", answering)
         asyncio.run(_listen(built.settings.gate))
         return found
 
 
 async def _listen(settings: Any) -> None:
-    async with listening(fed_authorizer(FedGate()), settings):
+    async with gate_service.listening(fed_authorizer(FedGate()), settings):
         pass
 
 
@@ -177,6 +185,7 @@ REACH: dict[str, Reach] = {
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
     "gate.host": Reach("127.0.0.2", lambda built: _listening(built)[0]),
     "gate.port": Reach(1234, lambda built: _listening(built)[1]),
+    "gate.grpc_port": Reach(1234, lambda built: _listening(built)[2:]),
     "gate.routes": Reach({"/predict": "digits"}, lambda built: _gate(built)._target(_asked("/predict")), GATE),
     "gate.kserve": Reach(
         True,
@@ -334,6 +343,19 @@ def test_a_setting_reaches_what_it_names(leaf: str, files: Path, build: Callable
     before = reach.look(build(_settings(reach.base, files)))
     after = reach.look(build(_settings({**reach.base, leaf: reach.value}, files)))
     assert before != after
+
+
+@pytest.mark.parametrize("content", ["nonsense", None])
+def test_a_worker_whose_allowlist_cannot_be_read_only_observes(
+    content: str | None, tmp_path: Path, build: Callable[[Settings], Any]
+) -> None:
+    file = tmp_path / "allow.toml"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    settings = Settings(policy={"mode": "enforce", "allowlist": str(file)})
+    assert build(settings).policy.mode_of("iris") == "observe"
+    with pytest.raises(ConfigurationError, match="allowlist"):
+        policy_config(settings)
 
 
 @pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
-from detector.core.reference.projection import Embedding, NearestRows, Projection
+from detector.core.reference.compared import NOTHING, Compared
+from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
@@ -220,18 +221,20 @@ class HonestQueries:
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, and ``rows``
-    int64 (n, 3): the three nearest."""
+    """For each of n queries: ``distance`` float64 (n,) to the nearest reference row other than itself, ``rows`` int64
+    (n, 3): the three nearest, and ``cells`` int64 (n, 4): these and the fourth, or else the row that is equal."""
 
     distance: Floats
     rows: NDArray[np.int64]
+    cells: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """``scale`` float32 (d,): features are divided by it first. ``points`` and ``residual``: m rows as projected by
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
-    margins of honest queries. ``median_distance``: the median distance from a row to the nearest other."""
+    margins of honest queries. ``median_distance``: the median distance from a row to the nearest other. ``compared``:
+    the rows themselves, in some features."""
 
     scale: Rows
     embedding: Embedding
@@ -243,6 +246,7 @@ class Reference:
     margins: Floats
     hardness: Floats
     median_distance: float
+    compared: Compared = NOTHING
 
     @classmethod
     def of(
@@ -266,7 +270,9 @@ class Reference:
         seen = SeenValues.of(rows, low, spread)
         hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
         points, residual = projection.points, projection.residual
-        bare = cls(scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0)
+        bare = cls(
+            scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0, Compared.of(rows, spread)
+        )
         distance = ReferenceIndex(bare).nearest(projection).distance
         return replace(bare, median_distance=float(np.median(distance)))
 
@@ -280,14 +286,17 @@ class Reference:
         return max(float(np.ptp(self.outputs)), 1e-9) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
-        parts = {"embedding": self.embedding, "seen": self.seen}
+        parts: dict[str, Any] = {"embedding": self.embedding, "seen": self.seen}
+        if self.compared is not NOTHING:
+            parts["compared"] = self.compared._asdict()
         return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
         embedding, seen = Embedding(**_plain_values(record["embedding"])), SeenValues(**_plain_values(record["seen"]))
         values = _plain_values({name: record[key] for name, key in _KEYS.items()})
-        return cls(**values, embedding=embedding, seen=seen)
+        compared = Compared(**_plain_values(record["compared"])) if "compared" in record else NOTHING
+        return cls(**values, embedding=embedding, seen=seen, compared=compared)
 
 
 def _plain_values(record: dict[str, Any]) -> dict[str, Any]:
@@ -322,7 +331,8 @@ class ReferenceIndex:
         Exact except among rows at the same distance to six digits, of which the first is taken.
         """
         same = _DUPLICATE * self.reference.median_distance
-        return Neighbours(*self._nearest(projection.points, projection.residual, same, NEAREST))
+        distance, cells = self._nearest(projection.points, projection.residual, same, CANDIDATES)
+        return Neighbours(distance, np.ascontiguousarray(cells[:, :NEAREST]), cells)
 
 
 def margins(outputs: Rows, output_kind: str) -> Floats:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -128,6 +128,7 @@ VOLUMES = np.array((1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _SURE = 0.9
 _TAIL = 0.2
 _FEWEST = 4
+_ENOUGH = 10
 _LEAST_REACHED, _LEAST_EXCESS = 1.0, 0.5
 """Honest accounts are taken to reach at least this D, and to exceed it by this much on average: those that are judged
 draw from other rows than the calibration accounts, and a slight shift is no theft."""
@@ -143,13 +144,28 @@ class Crowd:
     at the end, for accounts with fewer queries. ``early`` float64 (4, a, j + m): the deviations of each honest account,
     in measures and then in links, at the first volumes; 0 for accounts with fewer queries. ``early_reached`` float64
     (4, a): D of each compared with the others' ``early``, descending as above. ``links``: the spread of the link
-    measures, and ``link_exemplars`` float64 (a, m) the deviations that honest accounts reached in them."""
+    measures ``link_measures``, and ``link_exemplars`` float64 (a, m) the deviations that honest accounts reached in
+    them."""
 
     reached: Floats
     early: Floats
     early_reached: Floats
     links: Spread
     link_exemplars: Floats
+    link_measures: tuple[str, ...]
+
+    def aligned(self, known: Sequence[str], measures: Sequence[str], links: Sequence[str]) -> Crowd:
+        """Returns the same for ``measures`` and then ``links`` in that order, where ``known`` are the measures of the
+        profile; one that the calibration did not know never counts."""
+        at = _places(self.link_measures, links)
+        spread = (np.where(at >= 0, own[at], 1.0) for own in (self.links.mean, self.links.between, self.links.within))
+        return replace(
+            self,
+            early=_columns(self.early, _places((*known, *self.link_measures), (*measures, *links))),
+            links=Spread(*spread),
+            link_exemplars=_columns(self.link_exemplars, at),
+            link_measures=tuple(links),
+        )
 
     def rarity(self, volumes: Integers, distances: Floats) -> Floats:
         """Returns float64 (n,): upper bounds, 90 percent sure, of the share of honest accounts whose D reaches each of
@@ -170,14 +186,32 @@ class Crowd:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Crowd:
-        return cls(**record | {"links": Spread(**record["links"])})
+        names = tuple(record.get("link_measures", _FIRST_LINKS))
+        return cls(**record | {"links": Spread(**record["links"]), "link_measures": names})
+
+
+_FIRST_LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")
+"""The measures of links of a crowd that does not name them."""
+
+
+def _places(known: Sequence[str], names: Sequence[str]) -> Integers:
+    """Returns int64 (n,): the position of each of ``names`` among ``known``, -1 for those that are not."""
+    return np.array([known.index(name) if name in known else -1 for name in names], np.int64)
+
+
+def _columns(values: Floats, at: Integers) -> Floats:
+    """Returns the columns ``at`` (n,) of ``values`` (..., m), inf for -1."""
+    return np.where(at >= 0, values[..., at], np.inf)
 
 
 class _Tails:
-    """The bounds of ``Crowd.rarity`` at each volume, of ``reached`` float64 (v, a), descending, NaN at the end.
+    """The bounds of ``Crowd.rarity`` at each of the first v of ``VOLUMES``, of ``reached`` float64 (v, a), descending,
+    NaN at the end.
 
     Within the range of the calibration accounts the bound is that of Clopper and Pearson (1934); beyond their largest
-    value it falls off exponentially, by the mean excess of their highest fifth."""
+    value it falls off exponentially, by the mean excess of their highest fifth. At a volume that fewer than
+    ``_ENOUGH`` accounts have, it is the bound at the last volume that more have, as many times as that volume goes into
+    this one: of the parts of an account, one must reach D."""
 
     def __init__(self, reached: Floats) -> None:
         volumes, most = reached.shape
@@ -193,12 +227,15 @@ class _Tails:
                 self._start[at] = max(known[0], _LEAST_REACHED)
                 top = max(int(_TAIL * count), min(_FEWEST, count - 1), 1)
                 self._excess[at] = max(known[:top].mean() - known[min(top, count - 1)], _LEAST_EXCESS)
+        enough = self._count >= min(_ENOUGH, self._count.max(initial=0))
+        self._source = np.maximum.accumulate(np.where(enough, np.arange(volumes), 0))
+        self._times = VOLUMES[:volumes] / VOLUMES[self._source]
 
     def __call__(self, at: Integers, distances: Floats) -> Floats:
         """Returns float64 (n,): the bounds of ``distances`` (n,) at the volumes ``at`` int64 (n,)."""
-        found = np.empty(len(distances))
-        _find(at, distances, self._ascending, self._count, self._bounds, self._start, self._excess, found)
-        return found
+        found, tables = np.empty(len(distances)), (self._ascending, self._count, self._bounds)
+        _find(self._source[at], distances, *tables, self._start, self._excess, found)
+        return np.asarray(np.minimum(found * self._times[at], 1.0))
 
 
 @compiled
@@ -212,6 +249,7 @@ def _find(
     excess: Floats,
     found: Floats,
 ) -> None:
+    """Fills ``found`` (n,) with the bounds of ``distances`` (n,) at the volumes ``at`` (n,)."""
     for row in range(len(at)):
         volume, distance = at[row], distances[row]
         if not count[volume] or distance < _LEAST_REACHED:

@@ -13,7 +13,7 @@ from detector.runtime.receivers import AlertmanagerSettings
 from detector.runtime.sections import secret
 from detector.runtime.text import rfc3339
 
-_NAMES = {"alert": "WeirguardAlert", "dead-letters": "WeirguardDeadLetters"}
+_NAMES = {"alert": "WeirguardAlert", "group-alert": "WeirguardGroupAlert", "dead-letters": "WeirguardDeadLetters"}
 _PATH = "/api/v2/alerts"
 _MOST_FIRING = 1_000
 
@@ -36,7 +36,7 @@ class Alertmanager(Receiver):
         self._firing: OrderedDict[str, tuple[float, dict[str, Any]]] = OrderedDict()
 
     def send(self, notification: Notification) -> str:
-        ends_at = self._clock() + self._firing_seconds
+        ends_at = self._clock() + (0.0 if notification.resolved else self._firing_seconds)
         alert = self._alert(notification, ends_at)
         answer = self._endpoint.post(json.dumps([alert]).encode())
         self._firing[notification.id] = ends_at, alert

@@ -17,7 +17,10 @@ from detector.contracts.errors import ConfigurationError, NotificationRefused, R
 from detector.notify.receivers.base import TIMEOUT_SECONDS
 from detector.runtime.text import printable
 
-_MOST_ANSWER = 200
+_MOST_READ, _MOST_SHOWN = 4_096, 200
+"""Bytes of an answer that are read, and characters that are shown."""
+_LEAST_SECRET = 6
+"""Shorter parts of a URL are no secrets, and would be found in words."""
 _RETRIABLE = frozenset({408, 429})
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -30,12 +33,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 class HttpEndpoint:
-    """One URL that takes posts. ``key``: the setting that holds it, for errors, which never show the URL.
+    """One URL that takes posts. ``key``: the setting that holds it, for errors, which never show the URL. ``secrets``:
+    what else an answer may repeat and must not be shown.
 
     user:password@ in it becomes basic authentication. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
     """
 
-    def __init__(self, url: str, key: str, cafile: Path | None) -> None:
+    def __init__(self, url: str, key: str, cafile: Path | None, *secrets: str | None) -> None:
         try:
             parts = urlsplit(url)
             host, _ = parts.hostname, parts.port
@@ -44,6 +48,8 @@ class HttpEndpoint:
         if host is None or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
             raise ConfigurationError(f"{key} is no URL that begins with http:// or https:// and names a host")
         self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+        held = (*secrets, parts.password, parts.path.strip("/"), parts.query)
+        self._secrets = [secret for secret in held if secret and len(secret) >= _LEAST_SECRET]
         self._headers = {"Content-Type": "application/json", "User-Agent": f"weirguard/{detector.__version__}"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -56,12 +62,30 @@ class HttpEndpoint:
         request = urllib.request.Request(self._url, body, {**self._headers, **(headers or {})}, method="POST")  # noqa: S310 - checked above
         try:
             with self._request(request, timeout=TIMEOUT_SECONDS) as answer:
-                return _in_words(answer.status, answer.read(_MOST_ANSWER))
+                return self._in_words(answer.status, answer.read(_MOST_READ))
         except urllib.error.HTTPError as error:
             with error:
-                raise _verdict(error) from None
+                raise self._verdict(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise ReceiverAway(f"no answer: {why(error)}") from None
+
+    def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
+        """Returns what a status other than 2xx means: the client's fault is for good, all else may pass."""
+        try:
+            words = self._in_words(error.code, error.read(_MOST_READ))
+        except (OSError, http.client.HTTPException):
+            words = str(error.code)
+        if 400 <= error.code < 500 and error.code not in _RETRIABLE:
+            return NotificationRefused(words)
+        asked = error.headers.get("Retry-After", "")
+        seconds = float(asked) if asked.isascii() and asked.isdigit() else 0.0
+        return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
+
+    def _in_words(self, status: int, body: bytes) -> str:
+        text = body.decode(errors="replace").strip()
+        for secret in self._secrets:
+            text = text.replace(secret, "[withheld]")
+        return f"{status} {printable(text)[:_MOST_SHOWN]}".strip()
 
 
 def new_tls_context(cafile: Path | None, key: str) -> ssl.SSLContext:
@@ -84,21 +108,3 @@ def why(error: Exception) -> str:
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return type(cause).__name__
-
-
-def _verdict(error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
-    """Returns what a status other than 2xx means: the client's fault is for good, all else may pass."""
-    try:
-        words = _in_words(error.code, error.read(_MOST_ANSWER))
-    except (OSError, http.client.HTTPException):
-        words = str(error.code)
-    if 400 <= error.code < 500 and error.code not in _RETRIABLE:
-        return NotificationRefused(words)
-    asked = error.headers.get("Retry-After", "")
-    seconds = float(asked) if asked.isascii() and asked.isdigit() else 0.0
-    return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
-
-
-def _in_words(status: int, body: bytes) -> str:
-    text = printable(body.decode(errors="replace").strip())
-    return f"{status} {text}".strip()

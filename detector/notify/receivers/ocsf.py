@@ -19,8 +19,8 @@ from detector.notify.receivers.http import why
 from detector.runtime.receivers import OcsfSettings
 
 _CATEGORY, _CLASS = 2, 2004
-_CREATE, _UPDATE = 1, 2
-_NEW = 1
+_ACTIVITIES = {"Create": 1, "Update": 2, "Close": 3}
+_STATUSES = {"New": 1, "Resolved": 4}
 _SEVERITIES: Final[dict[Severity, tuple[int, str]]] = {"low": (2, "Low"), "medium": (3, "Medium"), "high": (4, "High")}
 _RULE, _STATISTICAL = 1, 3
 _USER_NAME, _RESOURCE_UID = 4, 10
@@ -32,7 +32,8 @@ _TECHNIQUES = {"AML.T0024": "Exfiltration via AI Inference API", "AML.T0024.002"
 
 def finding(notification: Notification) -> dict[str, Any]:
     """Returns ``notification`` as an OCSF Detection Finding, plain data."""
-    activity = _CREATE if notification.revision == 1 else _UPDATE
+    activity = "Close" if notification.resolved else "Create" if notification.revision == 1 else "Update"
+    status = "Resolved" if notification.resolved else "New"
     milliseconds = round(notification.occurred_at * 1000)
     severity, severity_name = _SEVERITIES[notification.severity]
     return {
@@ -40,15 +41,15 @@ def finding(notification: Notification) -> dict[str, Any]:
         "category_name": "Findings",
         "class_uid": _CLASS,
         "class_name": "Detection Finding",
-        "activity_id": activity,
-        "activity_name": "Create" if activity == _CREATE else "Update",
-        "type_uid": 100 * _CLASS + activity,
+        "activity_id": _ACTIVITIES[activity],
+        "activity_name": activity,
+        "type_uid": 100 * _CLASS + _ACTIVITIES[activity],
         "time": milliseconds,
         "severity_id": severity,
         "severity": severity_name,
-        "status_id": _NEW,
-        "status": "New",
-        "is_alert": True,
+        "status_id": _STATUSES[status],
+        "status": status,
+        "is_alert": not notification.resolved,
         "message": notification.title,
         "metadata": {
             "version": "1.5.0",
@@ -100,7 +101,7 @@ def _technique(uid: str) -> dict[str, str]:
 
 
 def _subject(notification: Notification) -> dict[str, Any]:
-    """Returns the model as the resource, and the principal as the evidence's user."""
+    """Returns the model as the resource, and the principal, or the members of a group, as users in the evidence."""
     subject: dict[str, Any] = {}
     observables = []
     if notification.model is not None:
@@ -109,14 +110,19 @@ def _subject(notification: Notification) -> dict[str, Any]:
             resource["version"] = notification.labels["model_version"]
         subject["resources"] = [resource]
         observables.append({"name": "resources[].uid", "type_id": _RESOURCE_UID, "value": notification.model})
-    principal = notification.labels.get("principal")
-    if principal is not None:
-        data = {"evidence": notification.record.get("evidence", [])}
-        subject["evidences"] = [{"actor": {"user": {"name": principal, "uid": principal}}, "data": data}]
-        observables.append(
-            {"name": "evidences[].actor.user.name", "type_id": _USER_NAME, "type": "User Name", "value": principal}
-        )
+    principals = _principals(notification)
+    if principals:
+        shown = {"evidence": notification.record.get("evidence", [])}
+        users = [{"actor": {"user": {"name": name, "uid": name}}} for name in principals]
+        subject["evidences"] = [{**users[0], "data": shown}, *users[1:]]
+        name = "evidences[].actor.user.name"
+        observables += [{"name": name, "type_id": _USER_NAME, "value": principal} for principal in principals]
     return {**subject, "observables": observables} if observables else subject
+
+
+def _principals(notification: Notification) -> list[str]:
+    members = [member["principal"] for member in notification.record.get("members", [])]
+    return [notification.labels["principal"]] if "principal" in notification.labels else members
 
 
 class FindingLines(Receiver):

@@ -61,6 +61,7 @@ class SyslogServer(Receiver):
             "id": notification.id,
             "revision": str(notification.revision),
             "severity": notification.severity,
+            "resolved": str(notification.resolved).lower(),
             **notification.labels,
             **({"technique": notification.technique} if notification.technique else {}),
         }

@@ -34,9 +34,11 @@ class Webhook(Receiver):
     def __init__(self, settings: WebhookSettings, around: Surroundings) -> None:
         key = around.key("webhook")
         self._clock = around.clock
-        self._endpoint = HttpEndpoint(secret(settings, key, "url") or "", f"{key}.url", settings.ssl_cafile)
-        self._signing_key = _signing_key(secret(settings, key, "signing_key"), f"{key}.signing_key")
+        signing_key = secret(settings, key, "signing_key")
         self._token = secret(settings, key, "token")
+        url = secret(settings, key, "url") or ""
+        self._endpoint = HttpEndpoint(url, f"{key}.url", settings.ssl_cafile, self._token, signing_key)
+        self._signing_key = _signing_key(signing_key, f"{key}.signing_key")
         self._as_finding = settings.body == "ocsf"
         self._template = None
         if settings.template is not None:

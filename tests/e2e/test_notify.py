@@ -7,116 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from kafka import KafkaProducer
 
-from detector.contracts.codecs.records import LETTER_HEADER, encode
-from detector.contracts.findings import DeadLetter
-from detector.runtime.broker import dying_with_parent, free_port
-from detector.runtime.sections import KafkaSettings
-from detector.stream import topics
 from tests.conftest import Broker
-from tests.notify.alerts import alert_value
+from tests.notify.notifier import Alerts, running
 from tests.notify.stands import STANDS, AlertmanagerStand, Stand, WebhookStand
-
-PARTITIONS = 2
-
-
-class Alerts:
-    """The topics of a detector, and a producer in its place."""
-
-    def __init__(self, broker: Broker, prefix: str) -> None:
-        self.kafka = KafkaSettings(
-            bootstrap_servers=broker.bootstrap, embedded=broker.embedded, prefix=prefix, partitions=PARTITIONS
-        )
-        topics.ensure(self.kafka)
-        self.producer = KafkaProducer(**self.kafka.client_arguments())
-        self.sent: list[str] = []
-
-    def publish(self, count: int, **changes: Any) -> None:
-        """Publishes ``count`` more alerts."""
-        for _ in range(count):
-            self.sent.append(f"alert{len(self.sent)}")
-            self._send(self.kafka.topics.alerts, alert_value(self.sent[-1], **changes))
-
-    def publish_letters(self, count: int) -> None:
-        described = encode(DeadLetter(self.kafka.topics.queries, 0, 12, None, "syntax", "no JSON"))
-        for _ in range(count):
-            self._send(self.kafka.topics.dead_letters, b"x", headers=[(LETTER_HEADER, described)])
-
-    def _send(self, topic: str, value: bytes, **more: Any) -> None:
-        self.producer.send(topic, value, partition=len(self.sent) % PARTITIONS, **more).get(timeout=10)
-
-
-class Notifier:
-    """``weirguard notify`` in a process of its own."""
-
-    def __init__(self, alerts: Alerts, notify: dict[str, Any], folder: Path) -> None:
-        self.port = free_port()
-        self.log = folder / "notify.log"
-        kafka = {
-            name: getattr(alerts.kafka, name) for name in ("bootstrap_servers", "embedded", "prefix", "partitions")
-        }
-        settings = {"kafka": kafka, "notify": notify, "metrics": {"port": self.port}}
-        self._settings = folder / "settings.yaml"
-        self._settings.write_text(yaml.safe_dump(settings), "utf-8")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Returns once it reads for all receivers."""
-        command = [sys.executable, "-m", "detector.cli.main", "notify", "--settings", str(self._settings)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(dying_with_parent(command), stdout=log, stderr=log)
-        self.wait(lambda: self.page("/readyz") is not None)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ends it by this signal and returns its status."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-    def page(self, path: str) -> str | None:
-        """A page of its port, None if it does not answer with 200."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                text: str = answer.read().decode()
-                return text
-        except (urllib.error.URLError, ConnectionError):
-            return None
-
-    def metric(self, name: str, receiver: str) -> float:
-        page = self.page("/metrics") or ""
-        series = f'weirguard_notify_{name}{{receiver="{receiver}"}} '
-        return float(next(line for line in page.splitlines() if line.startswith(series)).removeprefix(series))
-
-    def wait(self, holds: Callable[[], bool], seconds: float = 60.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not holds():
-            assert self.process is not None
-            ended = self.process.poll() is not None
-            assert not ended and time.monotonic() < deadline, self.log.read_text("utf-8")[-4000:]
-            time.sleep(0.05)
-
-
-@contextmanager
-def running(alerts: Alerts, notify: dict[str, Any], folder: Path) -> Iterator[Notifier]:
-    notifier = Notifier(alerts, notify, folder)
-    notifier.start()
-    try:
-        yield notifier
-    finally:
-        if notifier.process is not None:
-            notifier.process.kill()
-            notifier.process.wait()
 
 
 @pytest.fixture
@@ -233,6 +133,23 @@ def test_models_severities_and_dead_letters_reach_whom_they_are_for(alerts: Aler
     for name, (_, ids) in wanted.items():
         bodies = [json.loads(entry["body"]) for entry in stands[name].entries()]
         assert sorted(body["id"] if body["kind"] == "alert" else "letters" for body in bodies) == ids
+
+
+def test_of_a_group_that_grows_receivers_hear_when_it_matters(alerts: Alerts, tmp_path: Path) -> None:
+    with (
+        WebhookStand(tmp_path) as stand,
+        running(alerts, {"receivers": {"hook": stand.settings}}, tmp_path) as notifier,
+    ):
+        for revision, size in enumerate((3, 3, 4, 5, 7, 8), start=1):
+            alerts.publish_group(size, revision)
+        alerts.publish_group(8, 7, severity="high")
+        alerts.publish_group(9, 8, severity="high", dismissed_by="alice")
+        notifier.wait(lambda: len(stand.received()) >= 5)
+        notifier.wait(lambda: notifier.metric("lag_records", "hook") == 0)
+        told = [json.loads(entry["body"]) for entry in stand.entries()]
+    assert [(one["revision"], one["record"]["size"], one["resolved"]) for one in told] == [
+        *((1, 3, False), (3, 4, False), (6, 8, False), (7, 8, False), (8, 9, True)),
+    ]
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,339 @@
+"""The recent queries of all accounts to one model version, and the nearest of them to a query, in bounded memory.
+
+Queries with the same two nearest reference rows are kept together, in pages of 32: the latest 1,024 at most. A query
+is compared with those kept for each pair of its own four nearest reference rows, as a near query has two of them. Once
+memory is full the page that was begun first is overwritten. Within a page the leading axes stand side by side: single
+precision along them excludes nearly all queries, page by page; double precision on all features decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.loops.compiled import compiled, plain
+from detector.core.reference.reference import Reference
+from detector.core.state.arrays import Array
+
+BYTES = 33_554_432
+"""The most bytes of recent queries of one model version."""
+MOST_SOUGHT = 1_024
+"""The most queries that are kept together, the latest: a thief may send all of theirs to one place."""
+NOBODY = -1
+_LANES = 32
+_AXES = 8
+_MOST_AXES = 32
+_MOST_PAGES = MOST_SOUGHT // _LANES
+_PAGES_A_BUCKET = 4
+_DUPLICATE = 1e-3
+_ROUNDING = np.float32(1 + 1e-5)
+_TINY = np.float32(1e-12)
+_NONE = -1
+_STIR = 2_654_435_761
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Short = NDArray[np.int32]
+
+
+class Nearest(NamedTuple):
+    """Of n queries, the nearest recent query of another account that is not equal: ``step`` float32 (n, d), from there
+    to the query; ``distance`` float64 (n,), inf without any; ``partner`` and ``label`` int64 (n,), that account, -1
+    without any, and that query's label."""
+
+    step: Rows
+    distance: Floats
+    partner: Array
+    label: Array
+
+
+class RecentQueries:
+    """The latest queries of all accounts, in ``nbytes`` bytes, scaled and projected as for ``reference``."""
+
+    def __init__(self, reference: Reference, nbytes: int = BYTES) -> None:
+        self._same = _DUPLICATE * reference.median_distance
+        self._pages = _Pages.of(reference.dimension, _width(reference.points.shape[1]), nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(column.nbytes for column in self._pages)
+
+    def __len__(self) -> int:
+        return int(self._pages.filled.sum())
+
+    def dump(self) -> dict[str, Any]:
+        """Returns all pages in use, and their order."""
+        used = np.flatnonzero(self._pages.bucket != _NONE)
+        columns = {name: getattr(self._pages, name) for name in _Pages._fields}
+        return columns | {"used": used} | {name: columns[name][used] for name in _ROWS}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
+        fits = all(len(state[name]) == len(getattr(self._pages, name)) for name in ("bucket", "newest"))
+        if fits:
+            for name in _Pages._fields:
+                getattr(self._pages, name)[state["used"] if name in _ROWS else ...] = state[name]
+
+    def nearest(self, features: Rows, points: Rows, cells: Array, account: Array, label: Array) -> Nearest:
+        """Returns the nearest queries to those given, in stream order, and remembers them. ``features`` float32 (n, d),
+        scaled; ``points`` float32 (n, k + 1), their projection and residual; ``cells`` int64 (n, c), the nearest
+        reference rows, nearest first; ``account`` and ``label`` int64 (n,): numbers of the sender and the class.
+
+        A query that equals a recent one of another account is not remembered once more."""
+        count, width = len(features), self._pages.leading.shape[1]
+        found = Nearest(np.zeros_like(features), np.full(count, np.inf), np.full(count, NOBODY), np.full(count, NOBODY))
+        leading = np.zeros((count, width), np.float32)
+        axes = min(points.shape[1], width) - 1
+        leading[:, 0], leading[:, 1 : axes + 1] = points[:, -1], points[:, :axes]
+        whose = np.column_stack((account, label)).astype(np.int32)
+        _search(plain(features), leading, plain(cells), whose, self._pages, self._same**2, found)
+        return found
+
+
+def _width(axes: int) -> int:
+    """Returns how many numbers exclude a query: its residual and leading axes, a multiple of 8."""
+    return min(-(-(axes + 1) // _AXES) * _AXES, _MOST_AXES)
+
+
+class _Pages(NamedTuple):
+    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``features`` float32 (p, 32,
+    d); ``whose`` int32 (p, 32, 2): account and label.
+
+    Per page, int32 (p,): its ``bucket``, -1 if it is unused; how many rows it is ``filled`` with; the pages ``before``
+    and ``after`` it in the order of their beginning, and the ``older`` and ``newer`` ones of its bucket. ``ends`` int32
+    (2,): first and last of all. Per bucket, int32 (b,): its ``newest`` and ``oldest`` page, and how many it ``holds``.
+    -1 stands for none."""
+
+    leading: Rows
+    features: Rows
+    whose: Short
+    bucket: Short
+    filled: Short
+    before: Short
+    after: Short
+    older: Short
+    newer: Short
+    ends: Short
+    newest: Short
+    oldest: Short
+    holds: Short
+
+    @classmethod
+    def of(cls, dimension: int, width: int, nbytes: int) -> _Pages:
+        """Returns unused pages, as many as fit into ``nbytes``, but one at least."""
+        per_page = 4 * (_LANES * (width + dimension + 2) + 6)
+        buckets = 1 << max((nbytes // per_page // _PAGES_A_BUCKET).bit_length(), 0)
+        count = max((nbytes - 4 * (2 + 3 * buckets)) // per_page, 1)
+        order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
+        return cls(
+            np.zeros((count, width, _LANES), np.float32),
+            np.zeros((count, _LANES, dimension), np.float32),
+            np.zeros((count, _LANES, 2), np.int32),
+            nothing.copy(),
+            np.zeros(count, np.int32),
+            order - np.int32(1),
+            np.append(order[1:], np.int32(_NONE)),
+            nothing.copy(),
+            nothing.copy(),
+            np.array([0, count - 1], np.int32),
+            np.full(buckets, _NONE, np.int32),
+            np.full(buckets, _NONE, np.int32),
+            np.zeros(buckets, np.int32),
+        )
+
+
+_ROWS = ("leading", "features", "whose")
+"""The columns of pages that hold queries."""
+
+
+@compiled
+def _search(
+    features: Rows, leading: Rows, cells: Array, whose: Short, kept: _Pages, same: float, found: Nearest
+) -> None:
+    """Row after row, fills ``found`` and keeps the row. ``same``: the squared distance of equal queries."""
+    near, places = np.empty(_LANES, np.float32), np.empty(cells.shape[1] ** 2, np.int64)
+    for row in range(len(features)):
+        best, chosen, known = math.inf, _NONE, False
+        for at in range(_find_buckets(row, cells, len(kept.newest), places)):
+            page = kept.newest[places[at]]
+            while page >= 0:
+                if _approach(leading, row, kept.leading, page, best, near):
+                    best, chosen, known = _nearest(
+                        features,
+                        row,
+                        whose[row, 0],
+                        kept.features,
+                        kept.whose,
+                        page,
+                        kept.filled[page],
+                        near,
+                        same,
+                        best,
+                        chosen,
+                        known,
+                    )
+                page = kept.older[page]
+        if chosen >= 0:
+            page, lane = chosen // _LANES, chosen % _LANES
+            found.distance[row] = math.sqrt(best)
+            found.partner[row], found.label[row] = kept.whose[page, lane, 0], kept.whose[page, lane, 1]
+            for at in range(features.shape[1]):
+                found.step[row, at] = features[row, at] - kept.features[page, lane, at]
+        if not known:
+            _keep(features, leading, row, whose, places[0], kept)
+
+
+@compiled
+def _find_buckets(row: int, cells: Array, count: int, found: Array) -> int:
+    """Fills ``found`` with the buckets, of ``count``, of all pairs of the ``cells`` (n, c) of ``row``, the nearest
+    first; returns how many there are."""
+    pairs = 0
+    for other in range(min(1, cells.shape[1] - 1), cells.shape[1]):
+        for one in range(max(other, 1)):
+            low, high = min(cells[row, one], cells[row, other]), max(cells[row, one], cells[row, other])
+            found[pairs] = (((low << 20) + high) * _STIR >> 20) % count
+            pairs += 1
+    return pairs
+
+
+@compiled
+def _approach(leading: Rows, row: int, kept: Rows, page: int, best: float, near: Rows) -> bool:
+    """Fills ``near`` (32,) with squared distances of ``row`` of ``leading`` (n, w) to the rows of ``page``, along all
+    axes or the first; returns whether any may be at most ``best``."""
+    most, lanes = np.float32(best) * _ROUNDING + _TINY, len(near)  # Not a constant, which would not be vectorised.
+    for lane in range(lanes):
+        near[lane] = np.float32(0)
+    for axis in range(0, kept.shape[1], 4):
+        p, q, r, s = leading[row, axis], leading[row, axis + 1], leading[row, axis + 2], leading[row, axis + 3]
+        for lane in range(lanes):
+            a, b = p - kept[page, axis, lane], q - kept[page, axis + 1, lane]
+            c, d = r - kept[page, axis + 2, lane], s - kept[page, axis + 3, lane]
+            near[lane] += (a * a + b * b) + (c * c + d * d)
+        if axis % _AXES == 4 and not _any_within(near, most):
+            return False
+    return True
+
+
+@compiled
+def _any_within(near: Rows, most: np.float32) -> bool:
+    within = 0
+    for lane in range(len(near)):
+        within += near[lane] <= most
+    return within > 0
+
+
+@compiled
+def _nearest(
+    rows: Rows,
+    row: int,
+    account: int,
+    features: Rows,
+    whose: Short,
+    page: int,
+    filled: int,
+    near: Rows,
+    same: float,
+    best: float,
+    chosen: int,
+    known: bool,
+) -> tuple[float, int, bool]:
+    """Returns the squared distance of ``row`` to the nearest of the ``filled`` queries on ``page`` of another account,
+    and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (32,): lower
+    bounds, but for rounding, which are used up."""
+    for lane in range(len(near)):
+        if lane >= filled or whose[page, lane, 0] == account:
+            near[lane] = np.inf
+    for _ in range(filled):
+        lane = int(np.argmin(near))
+        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUNDING + _TINY:
+            break
+        near[lane] = np.inf
+        gap = _gap(rows, row, features, page, lane, best)
+        if gap <= same:
+            known = True
+        elif gap < best:
+            best, chosen = gap, page * _LANES + lane
+    return best, chosen, known
+
+
+@compiled
+def _gap(rows: Rows, row: int, features: Rows, page: int, lane: int, most: float) -> float:
+    """Returns the squared distance of ``row`` to one on ``page``, or a part of it that is at least ``most``."""
+    gap, at, last = 0.0, 0, rows.shape[1] - 4
+    while at <= last and gap < most:
+        a = np.float64(rows[row, at]) - features[page, lane, at]
+        b = np.float64(rows[row, at + 1]) - features[page, lane, at + 1]
+        c = np.float64(rows[row, at + 2]) - features[page, lane, at + 2]
+        d = np.float64(rows[row, at + 3]) - features[page, lane, at + 3]
+        gap += (a * a + b * b) + (c * c + d * d)
+        at += 4
+    if gap < most:
+        for column in range(at, rows.shape[1]):
+            side = np.float64(rows[row, column]) - features[page, lane, column]
+            gap += side * side
+    return gap
+
+
+@compiled
+def _keep(features: Rows, leading: Rows, row: int, whose: Short, bucket: int, kept: _Pages) -> None:
+    """Adds ``row`` to the newest page of its bucket, or to a new one."""
+    page = kept.newest[bucket]
+    if page < 0 or kept.filled[page] == _LANES:
+        page = kept.oldest[bucket] if kept.holds[bucket] == _MOST_PAGES else kept.ends[0]
+        _leave(page, kept)
+        _begin(page, bucket, kept)
+    lane = kept.filled[page]
+    for axis in range(leading.shape[1]):
+        kept.leading[page, axis, lane] = leading[row, axis]
+    for at in range(features.shape[1]):
+        kept.features[page, lane, at] = features[row, at]
+    kept.whose[page, lane, 0], kept.whose[page, lane, 1] = whose[row, 0], whose[row, 1]
+    kept.filled[page] = lane + 1
+
+
+@compiled
+def _leave(page: int, kept: _Pages) -> None:
+    """Takes ``page`` out of its bucket, whose oldest it is, and out of the order of all."""
+    bucket = kept.bucket[page]
+    if bucket >= 0:
+        newer = kept.newer[page]
+        kept.oldest[bucket] = newer
+        kept.holds[bucket] -= 1
+        if newer >= 0:
+            kept.older[newer] = _NONE
+        else:
+            kept.newest[bucket] = _NONE
+    before, after = kept.before[page], kept.after[page]
+    if before >= 0:
+        kept.after[before] = after
+    else:
+        kept.ends[0] = after
+    if after >= 0:
+        kept.before[after] = before
+    else:
+        kept.ends[1] = before
+
+
+@compiled
+def _begin(page: int, bucket: int, kept: _Pages) -> None:
+    """Makes ``page``, empty, the newest of its ``bucket`` and of all."""
+    last, newest = kept.ends[1], kept.newest[bucket]
+    kept.before[page], kept.after[page] = last, _NONE
+    kept.ends[1] = page
+    if last >= 0:
+        kept.after[last] = page
+    else:
+        kept.ends[0] = page
+    kept.older[page], kept.newer[page] = newest, _NONE
+    kept.newest[bucket] = page
+    kept.holds[bucket] += 1
+    if newest >= 0:
+        kept.newer[newest] = page
+    else:
+        kept.oldest[bucket] = page
+    kept.bucket[page], kept.filled[page] = bucket, 0
+    kept.leading[page] = np.float32(np.inf)

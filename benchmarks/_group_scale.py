@@ -72,8 +72,8 @@ def by_accounts(profile: Profile, traffic: Traffic, accounts: int) -> str:
         began = time.process_time()
         observation = engine.observe([piece])
         between = time.process_time()
-        for compared in observation.compared:
-            queries = selected_queries(compared, observation, sampled)
+        for profiled in observation.profiled:
+            queries = selected_queries(profiled, observation, sampled)
             members += sum(len(own.joined) for own in watch.observe(queries))
             linked, due = linked + len(queries.linked), due + len(queries.due)
         seconds += between - began, time.process_time() - between

@@ -50,6 +50,12 @@ class Service:
     def wait_ready(self) -> None:
         wait_until("the worker ready", self.worker.ready)
 
+    def ends(self, topic: str) -> dict[int, int]:
+        """The end offset of each partition of ``topic``."""
+        kafka = self.settings.kafka
+        with KafkaAdminClient(bootstrap_servers=kafka.bootstrap_servers) as admin:
+            return {number: end for number, (_, end) in retained(admin, topic, kafka.partitions).items()}
+
     @property
     def cpu_seconds(self) -> float:
         """User and system time of the worker process so far."""
@@ -76,7 +82,7 @@ def service(
             ),
             worker=worker or WorkerSettings(session_timeout_seconds=6.0),
             detection=detection or DetectionSettings(),
-            policy=PolicySettings(mode="enforce"),
+            policy=PolicySettings(mode="enforce", enforce_uncalibrated=True),
         )
         topics.ensure(settings.kafka)
         one = Worker("worker", environment(settings), Path(folder) / "worker.log")

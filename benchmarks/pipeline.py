@@ -2,7 +2,8 @@
 
 A worker takes some queries, so that it has learned, and leaves. A backlog gathers; the worker comes back, and is timed
 from the first state record that covers a part of it to the last, and by the CPU time of its process. d=64, 1,000
-principals and ten thieves.
+principals and ten thieves. ``profile`` is packed with a profile of 50 of the honest principals, and ``groups`` the same
+with a profile that has a crowd, so that groups are watched too: until their judged queries are applied as well.
 Run: python -m benchmarks.pipeline [--broker embedded|apache]
 """
 
@@ -10,12 +11,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from kafka import KafkaProducer
 
 from benchmarks._service import Service, brokers_to_measure, service, wait_until
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
+from detector.core.calibration.calibrate import calibrate
+from detector.core.calibration.traffic import accounts_of
+from detector.groups.calibration import crowd_of
+from detector.runtime.sections import DetectionSettings
 from tests.chaos.audit import Counted, Names, counted_records
 from tests.chaos.load import records
 from tests.chaos.population import Population
@@ -25,7 +32,8 @@ from tests.chaos.tail import Tail
 PRINCIPALS = 1_000
 DIMENSION = 64
 _PARTITIONS = 4
-_SIZES = {"packed": (200_000, 0.0), "single": (30_000, 1.0)}
+_SIZES = {"packed": (200_000, 0.0), "single": (30_000, 1.0), "profile": (200_000, 0.0), "groups": (200_000, 0.0)}
+_CALIBRATING = 20_000
 _ROWS_AT_ONCE = 800
 
 
@@ -33,7 +41,7 @@ def measure(broker: str, kind: str) -> None:
     """Print one line of the table."""
     queries, json_share = _SIZES[kind]
     population = Population(11, honest=PRINCIPALS, thieves=10, queries_to_next_thief=queries // 20, dimension=DIMENSION)
-    with service(broker, _PARTITIONS) as running:
+    with TemporaryDirectory() as folder, service(broker, _PARTITIONS, detection=_detection(kind, folder)) as running:
         kafka = running.settings.kafka
         with Tail(kafka.bootstrap_servers, kafka.prefix, embedded=kafka.embedded) as tail:
             prelude = _fill(running, population, _ROWS_AT_ONCE, json_share)
@@ -46,13 +54,27 @@ def measure(broker: str, kind: str) -> None:
     _print(broker, kind, deltas, cpu)
 
 
+def _detection(kind: str, folder: str) -> DetectionSettings:
+    if kind not in ("profile", "groups"):
+        return DetectionSettings()
+    accounts = accounts_of([Population(11, honest=50, thieves=0, dimension=DIMENSION).draw(_CALIBRATING)])
+    calibration = calibrate(accounts, 0.01)
+    crowd = crowd_of(calibration, accounts) if kind == "groups" else None
+    path = Path(folder) / "digits.profile"
+    path.write_bytes(replace(calibration.profile, crowd=crowd).to_bytes())
+    return DetectionSettings(profiles=(path,))
+
+
 def _work(running: Service, tail: Tail, last: dict[int, int]) -> float:
     """Have the worker apply everything up to ``last``, then leave; the CPU seconds that took once it was ready."""
     names = Names(running.settings.kafka.prefix)
 
     def done() -> bool:
         logs, _ = tail.snapshot()
-        return all(applied_offset(logs, names, number) >= end for number, end in last.items())
+        if any(applied_offset(logs, names, number) < end for number, end in last.items()):
+            return False
+        sent = running.ends(running.settings.kafka.topics.judged)
+        return all(applied_offset(logs, names, number, "judged") >= end - 1 for number, end in sent.items())
 
     running.worker.start()
     running.wait_ready()

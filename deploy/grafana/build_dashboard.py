@@ -110,6 +110,9 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 quantiles(defs.SCORE, "model"),
                 quantiles(defs.EXPOSURE, "model, signal"),
                 _profiles(defs.PROFILE_INFO),
+                level(defs.GROUPS, "model, state"),
+                level(defs.GROUP_MEMBERS, "model, state"),
+                rate(defs.GROUP_ALERTS, "model, severity"),
             ),
         ),
         (
@@ -117,6 +120,8 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
             (
                 rate(defs.QUERIES, "model"),
                 rate(defs.RECORDS, "topic"),
+                rate(defs.GROUP_QUERIES, "model"),
+                rate(defs.GROUP_QUERIES_LINKED, "model"),
                 level(defs.EVENT_TIME_LAG),
                 level(defs.RECORDS_BEHIND, "topic"),
                 level(defs.RECORDS_UNCOMMITTED, "topic"),
@@ -152,6 +157,16 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 rate(defs.CHECKPOINT_ROUNDS),
                 rate(defs.STALE_RECORDS),
                 rate(defs.SKIPPED_SECTIONS),
+            ),
+        ),
+        (
+            "Notifications",
+            (
+                rate(defs.NOTIFY_DELIVERED, "receiver"),
+                level(defs.NOTIFY_LAG, "receiver"),
+                rate(defs.NOTIFY_RETRIES, "receiver"),
+                rate(defs.NOTIFY_REFUSED, "receiver"),
+                rate(defs.NOTIFY_UNREADABLE, "receiver"),
             ),
         ),
     )

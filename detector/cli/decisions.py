@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Annotated, Literal
 
@@ -11,7 +11,6 @@ import typer
 
 from detector.cli.operator import (
     as_json,
-    describe_action,
     new_id,
     note_uncalibrated,
     principal_of,
@@ -21,6 +20,7 @@ from detector.cli.operator import (
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_sentence, table
+from detector.contracts.actions import ACTIONS, RATE, Parameters, describe_action, make_action
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Cause, Command, Decision
@@ -32,6 +32,8 @@ from detector.runtime.text import rfc3339
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
+_IMPOSED = [name for name in ACTIONS if name != "none"]
+_LISTED = ", ".join(_IMPOSED)
 _KILL_SWITCH_PARTITION = 0
 _NEAREST = 3
 _NO_EXPIRY = 253_402_300_799.0
@@ -71,11 +73,16 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[Literal["slow", "refuse"], typer.Option(help="What the gates do.")],
+    action: Annotated[str, typer.Option(help=f"What the gates do: {_LISTED}.", autocompletion=lambda: _IMPOSED)],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
-    queries_per_second: Annotated[float | None, typer.Option(help="Rate that slow allows; 1 if not set.")] = None,
+    queries_per_second: Annotated[
+        float | None, typer.Option(help="Rate that queries are limited to; 1 for slow if not set.")
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="A parameter of the action: digits=2, response=reverse_sigmoid.")
+    ] = None,
     observe: Annotated[bool, typer.Option("--observe", help="Publish it; gates do not act on it.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Even if PRINCIPAL is not known yet.")] = False,
     api_key: ApiKey = False,
@@ -92,6 +99,7 @@ def add(
     if not force:
         _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
+    parameters = _parameters(parameter or []) | ({} if rate is None else {RATE: rate})
     command = Command(
         new_id(),
         "add",
@@ -100,7 +108,7 @@ def add(
         model,
         name,
         reason,
-        action=Action(action, rate),
+        action=make_action(action, parameters),
         mode="observe" if observe else "enforce",
         duration_seconds=length,
     )
@@ -162,6 +170,20 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
         causes=(Cause(new_id(), f"operator:{issuer}", expires_at, reason),),
         policy_version="operator",
     )
+
+
+def _parameters(given: Iterable[str]) -> Parameters:
+    """Returns ``name=value`` by name; a value that writes a number is that number."""
+    parameters: Parameters = {}
+    for one in given:
+        name, separator, value = one.partition("=")
+        if not (name and separator and value):
+            raise typer.BadParameter(f"{one!r} is no parameter; write it like digits=2")
+        try:
+            parameters[name] = float(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters
 
 
 def _check_known(settings: Settings, model: str, principal: str) -> None:

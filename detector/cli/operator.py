@@ -13,7 +13,7 @@ import typer
 from detector.cli.screen import print_lines, print_note
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command
+from detector.contracts.findings import Alert, Audit, Command
 from detector.contracts.topics import partition_of
 from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
 from detector.runtime.sections import KafkaSettings
@@ -74,8 +74,9 @@ def write_record(settings: KafkaSettings, topic: str, **record: Any) -> None:
             producer.close(timeout=1)
 
 
-def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) -> Audit:
-    """Sends ``command`` to the owner of its principal and returns the owner's audit record of it.
+def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float, partition: int | None = None) -> Audit:
+    """Sends ``command`` to the owner of ``partition``, None for that of its principal, and returns the owner's audit
+    record of it.
 
     Raises BrokerError if there is none after ``wait_seconds``.
     """
@@ -87,7 +88,7 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) ->
             raise ConfigurationError(
                 f"kafka.partitions is {settings.partitions} and {topic} has {partitions}; set it to {partitions}"
             )
-        partition = partition_of(command.principal, partitions)
+        partition = partition_of(command.principal, partitions) if partition is None else partition
         write_record(settings, topic, key=command.principal.encode(), value=value, partition=partition)
         for record in audit.follow(wait_seconds):
             with suppress(InvalidRecord):
@@ -98,12 +99,6 @@ def carry_out(settings: KafkaSettings, command: Command, wait_seconds: float) ->
         f"the command was written, and no detector has answered within {wait_seconds:g} seconds; it will be carried "
         f"out when one takes partition {partition} of {topic}; check that `weirguard run` is ready"
     )
-
-
-def describe_action(action: Action) -> str:
-    """Returns ``action`` in words."""
-    rate = action.queries_per_second
-    return action.name if rate is None else f"{action.name} to {rate:g}/s"
 
 
 def alert_line(alert: Alert) -> str:

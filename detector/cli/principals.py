@@ -13,7 +13,6 @@ from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
     as_json,
-    describe_action,
     new_id,
     note_uncalibrated,
     principal_of,
@@ -21,6 +20,7 @@ from detector.cli.operator import (
 )
 from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import flush, print_json, print_lines
+from detector.contracts.actions import describe_action
 from detector.contracts.findings import Command, Decision, Score
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings

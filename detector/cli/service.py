@@ -33,11 +33,13 @@ def run(settings: SettingsFile = None) -> None:
 @app.command()
 def check(settings: SettingsFile = None) -> None:
     """Check the settings; prints every error and exits with 2 if one is wrong."""
+    from detector.notify.service import new_receivers
     from detector.runtime.settings import load_settings
     from detector.stream.detection_config import describe_profiles, engine_config, policy_config
 
     loaded = load_settings(settings)
     policy_config(loaded)
+    new_receivers(loaded)
     print_lines(*describe_profiles(engine_config(loaded).profiles), "The settings are valid.")
 
 

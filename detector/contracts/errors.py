@@ -11,7 +11,9 @@
     │   └── NewerStateLog       written by a later version than this one
     ├── OwnershipLost           another worker owns the partition now; the worker stops
     ├── SourceGap               a micro-batch does not continue the applied offset; the worker stops
-    └── BrokerError             Kafka did not answer in time, or refused a request; retriable
+    ├── BrokerError             Kafka did not answer in time, or refused a request; retriable
+    ├── ReceiverAway            a receiver did not take a notification, or not for certain; retriable
+    └── NotificationRefused     a receiver will never take this notification; kept, and not retried
 """
 
 from __future__ import annotations
@@ -74,6 +76,21 @@ class SourceGap(WeirguardError):
 
 class BrokerError(WeirguardError):
     reason = "broker"
+
+
+class ReceiverAway(WeirguardError):
+    """A receiver of notifications did not answer in time, or not with its consent. ``retry_after``: the seconds that it
+    asks to be left alone for."""
+
+    reason = "receiver-away"
+
+    def __init__(self, detail: str, retry_after: float = 0.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class NotificationRefused(WeirguardError):
+    reason = "notification-refused"
 
 
 class LabError(WeirguardError):

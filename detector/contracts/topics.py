@@ -27,11 +27,16 @@ class Topics:
     queries = _TopicName()
     rekeyed = _TopicName()
     """Strays: queries that a producer wrote to another partition than their principal's."""
+    judged = _TopicName()
+    """Judged queries on their way to the partition that watches the groups of their model version."""
     commands = _TopicName()
+    groups = _TopicName()
     alerts = _TopicName()
     decisions = _TopicName()
     audit = _TopicName()
     scores = _TopicName()
+    gates = _TopicName()
+    """What gates report of themselves."""
     dead_letters = _TopicName()
 
     @property
@@ -66,6 +71,11 @@ def murmur2(data: bytes) -> int:
     state ^= state >> 13
     state = (state * _MULTIPLIER) & _MASK
     return state ^ (state >> 15)
+
+
+def watch_partition(model: str, model_version: str, partitions: int) -> int:
+    """Returns the partition, of ``partitions``, whose owner watches the groups of a model version."""
+    return partition_of(f"{model}\0{model_version}", partitions)
 
 
 @lru_cache(maxsize=65_536)

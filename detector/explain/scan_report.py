@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 import detector
+from detector.contracts.findings import Family
 from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
-from detector.core.calibration.scan import ENOUGH, FAMILIES, ScannedAccount
+from detector.core.calibration.scan import ENOUGH, ScannedAccount
 from detector.core.configuration import EngineConfig
-from detector.core.measures import Family
 from detector.core.profile import Profile
-from detector.core.signals.suspicion import CHANGE
+from detector.core.signals.suspicion import CHANGE, FAMILIES
 from detector.explain import plots
 from detector.explain.explanation import Explanation, explanation_of
 from detector.explain.page import render

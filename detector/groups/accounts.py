@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +60,27 @@ class Accounts:
         self.slot_of[name] = slot
         self.last[slot] = self.compared[slot] = _NEVER
         self.member[slot] = False
+
+    def dump(self) -> dict[str, Any]:
+        """Returns all columns, with the names of their slots."""
+        count = len(self.names)
+        return {
+            "names": self.names,
+            "free": self._free,
+            **{name: getattr(self, name)[:count] for name in _COLUMNS},
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything with what ``dump`` returned."""
+        self.names, self._free = list(state["names"]), list(state["free"])
+        free, count = set(self._free), len(self.names)
+        self.slot_of = {name: slot for slot, name in enumerate(self.names) if slot not in free}
+        room = max(64, 1 << (count - 1).bit_length() if count else 64)
+        for name in _COLUMNS:
+            values = state[name]
+            column = np.zeros((room, *values.shape[1:]), values.dtype)
+            column[:count] = values
+            setattr(self, name, column)
 
     def drop(self, slot: int) -> None:
         del self.slot_of[self.names[slot]]

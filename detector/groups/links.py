@@ -73,16 +73,16 @@ class Linker:
 
     def __init__(self, reference: Reference, nbytes: int = BYTES) -> None:
         self._reference = reference
-        self._recent = RecentQueries(reference, nbytes)
+        self.recent = RecentQueries(reference, nbytes)
         self._limits = (_CHANGE * reference.seen.spread).astype(np.float32)
 
     @property
     def nbytes(self) -> int:
-        return self._recent.nbytes
+        return self.recent.nbytes
 
     def link(self, features: Rows, points: Rows, cells: Array, account: Array, label: Array) -> Links:
         """Returns the links of queries, in stream order, and remembers them; see ``RecentQueries.nearest``."""
-        found = self._recent.nearest(features, points, cells, account, label)
+        found = self.recent.nearest(features, points, cells, account, label)
         return Links(self._measured(found.step, found.distance, label != found.label), found.partner)
 
     def _measured(self, step: Rows, distance: Floats, crossed: NDArray[np.bool_]) -> Floats:

@@ -9,7 +9,8 @@ precision along them excludes nearly all queries, page by page; double precision
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,20 @@ class RecentQueries:
     def __len__(self) -> int:
         return int(self._pages.filled.sum())
 
+    def dump(self) -> dict[str, Any]:
+        """Returns all pages in use, and their order."""
+        used = np.flatnonzero(self._pages.bucket != _NONE)
+        columns = {name: getattr(self._pages, name) for name in _Pages._fields}
+        return columns | {"used": used} | {name: columns[name][used] for name in _ROWS}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
+        pages = self._pages
+        same = all(len(state[name]) == len(getattr(pages, name)) for name in ("bucket", "newest"))
+        if same and all(name in state and state[name].shape[1:] == getattr(pages, name).shape[1:] for name in _ROWS):
+            for name in _Pages._fields:
+                getattr(pages, name)[state["used"] if name in _ROWS else ...] = state[name]
+
     def nearest(self, features: Rows, points: Rows, cells: Array, account: Array, label: Array) -> Nearest:
         """Returns the nearest queries to those given, in stream order, and remembers them. ``features`` float32 (n, d),
         scaled; ``points`` float32 (n, k + 1), their projection and residual; ``cells`` int64 (n, c), the nearest
@@ -116,9 +131,9 @@ class _Pages(NamedTuple):
         count = max((nbytes - 4 * (2 + 3 * buckets)) // per_page, 1)
         order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
         return cls(
-            np.empty((count, width, _LANES), np.float32),
-            np.empty((count, _LANES, dimension), np.float32),
-            np.empty((count, _LANES, 2), np.int32),
+            np.zeros((count, width, _LANES), np.float32),
+            np.zeros((count, _LANES, dimension), np.float32),
+            np.zeros((count, _LANES, 2), np.int32),
             nothing.copy(),
             np.zeros(count, np.int32),
             order - np.int32(1),
@@ -130,6 +145,10 @@ class _Pages(NamedTuple):
             np.full(buckets, _NONE, np.int32),
             np.zeros(buckets, np.int32),
         )
+
+
+_ROWS = ("leading", "features", "whose")
+"""The columns of pages that hold queries."""
 
 
 @compiled

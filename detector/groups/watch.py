@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence
+from detector.contracts.findings import Evidence, GroupMember
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
@@ -58,6 +59,15 @@ class GroupRevision:
     evidence: tuple[Evidence, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GroupState:
+    """A group as it is now: ``chance`` and ``evidence`` as in a revision, and its ``members``, the rarest first."""
+
+    chance: float
+    members: tuple[GroupMember, ...]
+    evidence: tuple[Evidence, ...]
+
+
 @dataclass(slots=True, eq=False)
 class _Cluster:
     """Accounts, by slot, with what each measure adds to their D, float64 (j + m,). ``size``: how many are members,
@@ -88,6 +98,8 @@ class GroupWatch:
     """Watches the accounts of the model version of ``profile``, which has a crowd, and remembers recent queries in
     ``nbytes`` bytes at most."""
 
+    MEASURES = len(COLUMNS)
+
     def __init__(self, profile: Profile, nbytes: int = BYTES) -> None:
         assert profile.crowd is not None
         self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
@@ -98,6 +110,7 @@ class GroupWatch:
         self._accounts = Accounts(len(self._names))
         self._clusters: list[_Cluster] = []
         self._directions = np.zeros((0, len(self._names)))
+        self._named: dict[str, _Cluster] = {}
         self._cluster_of: dict[int, _Cluster] = {}
         self._founded = 0
         self._seen = 0
@@ -126,6 +139,66 @@ class GroupWatch:
         slot = self._accounts.slot_of.get(principal, -1)
         cluster = self._cluster_of.get(slot)
         return cluster.id if cluster is not None and self._accounts.member[slot] else None
+
+    def state_of(self, group: str) -> GroupState:
+        """Returns what is known of ``group``; one that has ended has no members."""
+        cluster = self._named.get(group)
+        if cluster is None:
+            return GroupState(1.0, (), ())
+        accounts = self._accounts
+        slots = [slot for slot in cluster.slots if accounts.member[slot]]
+        slots.sort(key=lambda slot: (accounts.rarity[slot], accounts.names[slot]))
+        members = (
+            GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
+            for slot in slots
+        )
+        chance = _chance(accounts.rarity[_slots(cluster)], self._present)
+        return GroupState(chance, tuple(members), self._evidence(cluster))
+
+    def knows(self, group: str) -> bool:
+        """Returns whether ``group`` has not ended."""
+        return group in self._named
+
+    def members_of(self, group: str) -> list[str]:
+        """Returns the members of ``group``, in no order."""
+        slots = self._named[group].slots if group in self._named else ()
+        return [self._accounts.names[slot] for slot in slots if self._accounts.member[slot]]
+
+    def size_of(self, group: str) -> int:
+        """Returns how many members ``group`` has."""
+        return self._named[group].size if group in self._named else 0
+
+    def dump(self) -> dict[str, Any]:
+        """Returns the whole state, as ``state.arrays.pack`` takes it."""
+        clusters = [
+            {
+                "head": [own.id, own.size, own.revision, own.waiting],
+                "slots": _slots(own),
+                "added": np.array(list(own.slots.values())),
+            }
+            for own in self._clusters
+        ]
+        counters = [self._founded, self._seen, self._present]
+        return {
+            "accounts": self._accounts.dump(),
+            "recent": self._linker.recent.dump(),
+            "clusters": clusters,
+            "directions": self._directions,
+            "counters": counters,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Replaces all state with what ``dump`` returned."""
+        self._accounts.load(state["accounts"])
+        self._linker.recent.load(state["recent"])
+        self._clusters = []
+        for own in state["clusters"]:
+            (name, *counts), slots = own["head"], own["slots"].tolist()
+            self._clusters.append(_Cluster(name, dict(zip(slots, own["added"], strict=True)), *counts))
+        self._named = {own.id: own for own in self._clusters}
+        self._cluster_of = {slot: own for own in self._clusters for slot in own.slots}
+        self._directions = np.array(state["directions"])
+        self._founded, self._seen, self._present = state["counters"]
 
     def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         accounts, due = self._accounts, queries.due
@@ -243,7 +316,7 @@ class GroupWatch:
         cluster.size -= bool(self._accounts.member[slot])
         self._directions[at] -= _direction(added)
         if not cluster.slots:
-            del self._clusters[at]
+            del self._clusters[at], self._named[cluster.id]
             self._directions = np.delete(self._directions, at, axis=0)
 
     def _join(self, slot: int, added: Floats) -> _Cluster:
@@ -256,6 +329,7 @@ class GroupWatch:
             at = len(self._clusters)
             self._founded += 1
             self._clusters.append(_Cluster(self._identifier(slot)))
+            self._named[self._clusters[at].id] = self._clusters[at]
             self._directions = np.concatenate((self._directions, np.zeros((1, len(direction)))))
         cluster = self._clusters[at]
         self._directions[at] += direction
@@ -287,16 +361,20 @@ class GroupWatch:
 
     def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
         accounts = self._accounts
-        mean = np.mean([added for slot, added in cluster.slots.items() if accounts.member[slot]], axis=0)
-        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
             _chance(accounts.rarity[_slots(cluster)], present),
-            tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most),
+            self._evidence(cluster),
         )
+
+    def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
+        member = self._accounts.member
+        mean = np.mean([added for slot, added in cluster.slots.items() if member[slot]], axis=0)
+        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
+        return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
 
 
 def _direction(added: Floats) -> Floats:

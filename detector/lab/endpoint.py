@@ -84,7 +84,7 @@ def conduct_over_http(plan: AttackPlan, mapping: Mapping, progress: Callable[[in
         raise endpoint.failure
     target = httpx.URL(plan.victim)
     model = f"{target.netloc.decode()}{target.path}"  # without what may be secret in the URL
-    log = finished(plan, model, session, [thief_trace(plan.attack, session)])
+    log = finished(plan, model, session, [thief_trace(plan.attack, session)], dataset.thief.features)
     if endpoint.failure:
         raise CutShort(endpoint.failure, log)
     return log

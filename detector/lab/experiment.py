@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from detector.lab.honest import population
 from detector.lab.honest.habit import HonestRequest
 from detector.lab.provenance import digest_of
 from detector.lab.query_log import Mark, QueryLog, Run
-from detector.lab.session import AttackSession, InProcess, Rows, Service, checkpoints
+from detector.lab.session import AttackSession, Guard, InProcess, Rows, Service, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS
 
 START = 1_767_225_600.0
@@ -39,11 +39,15 @@ _SHORTEST = 120.0
 
 T = TypeVar("T")
 
+Knows = Literal["none", "code", "profile"]
+"""What a thief knows of the detector."""
+
 
 @dataclass(frozen=True, slots=True)
 class AttackPlan:
     """An experiment, all parts by name. ``budget``: queries that the attack may make, cover not counted. ``accounts``:
-    the number of honest accounts. ``pause``: seconds between two queries of a thief who does not hide."""
+    the number of honest accounts. ``pause``: seconds between two queries of a thief who does not hide. ``knows``: what
+    the thief knows of the detector, see ``detector.lab.shadow``."""
 
     attack: str
     victim: str
@@ -53,6 +57,12 @@ class AttackPlan:
     seed: int = 0
     accounts: int = 24
     pause: float = PAUSE
+    knows: Knows = "none"
+
+    @property
+    def model(self) -> str:
+        """The name of the model in logs of a victim in this process."""
+        return f"{self.victim} on {self.dataset}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +92,34 @@ def conduct(plan: AttackPlan, progress: Callable[[int], None] | None = None) -> 
 
     with threadpool_limits(1):  # sums that several threads share are not the same twice
         dataset, victim = victim_of(plan.dataset, plan.victim)
-        session = session_of(plan, dataset, InProcess(victim, progress), Yardstick.of(victim, dataset, plan.seed))
+        service, yardstick = InProcess(victim, progress), Yardstick.of(victim, dataset, plan.seed)
+        session = session_of(plan, dataset, service, yardstick, guard_of(plan, dataset, victim.output_kind))
         session.run()
         thief = thief_trace(plan.attack, session)
         seconds = max(_SHORTEST, float(thief.at[-1]))
         honest = honest_traces(dataset, InProcess(victim), plan.accounts, plan.seed, seconds)
-        return finished(plan, f"{plan.victim} on {plan.dataset}", session, [thief, *honest])
+        return finished(plan, plan.model, session, [thief, *honest], dataset.thief.features)
 
 
-def session_of(plan: AttackPlan, dataset: Dataset, service: Service, yardstick: Yardstick) -> AttackSession:
-    """Returns the attack of ``plan`` on ``service``, not begun, by a thief who knows ``dataset``."""
+def guard_of(plan: AttackPlan, dataset: Dataset, output_kind: OutputKind) -> Guard | None:
+    """Returns the thief's own detector in the attack of ``plan``, or None if the thief knows nothing."""
+    if plan.knows == "none":
+        return None
+    from detector.lab.shadow import Caution, owner_profile
+
+    profile = owner_profile(plan.dataset, plan.victim) if plan.knows == "profile" else None
+    return Caution(dataset.thief.features, output_kind, plan.seed, profile)
+
+
+def session_of(
+    plan: AttackPlan, dataset: Dataset, service: Service, yardstick: Yardstick, guard: Guard | None = None
+) -> AttackSession:
+    """Returns the attack of ``plan`` on ``service``, not begun, by a thief who knows ``dataset`` and has ``guard``."""
     from detector.lab.attackers import EVERY_ATTACK
 
     attacker = named(EVERY_ATTACK, plan.attack, "attack")(Knowledge.of(dataset), plan.budget, plan.seed)
     disguise = named(WRAPPERS, plan.wrapper, "wrapper")(dataset, plan.pause, plan.seed)
-    return AttackSession(attacker, service, disguise, yardstick, checkpoints(plan.budget))
+    return AttackSession(attacker, service, disguise, yardstick, checkpoints(plan.budget), guard)
 
 
 def thief_trace(attack: str, session: AttackSession) -> Trace:
@@ -146,8 +169,9 @@ def _requests(requests: Iterator[HonestRequest], dimension: int, seconds: float)
     return np.array(at, np.float64), np.concatenate(rows)
 
 
-def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list[Trace]) -> QueryLog:
-    """Returns the log of ``traces`` and of the outcome of ``session``; ``victim`` is its model."""
+def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list[Trace], own: Rows) -> QueryLog:
+    """Returns the log of ``traces``, that of the thief first, and of the outcome of ``session``; ``victim`` is its
+    model, ``own`` (n, d) the thief's natural rows."""
     run = Run(
         attack=plan.attack,
         victim=victim,
@@ -157,7 +181,9 @@ def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list
         sent=session.sent,
         useful=session.useful,
         curve=tuple(session.curve),
-        code_version=code_version(plan.attack),
+        code_version=code_version(plan.attack, plan.knows),
+        knows=plan.knows,
+        natural=count_leading(traces[0].features, own),
     )
     return log_of(run, session.service.output_kind, traces)
 
@@ -206,13 +232,21 @@ def check_names(plan: AttackPlan) -> None:
     named(WRAPPERS, plan.wrapper, "wrapper")
 
 
+def count_leading(rows: Rows, own: Rows) -> int:
+    """Returns how many of ``rows`` (n, d) come before the first that is not one of ``own`` (m, d)."""
+    known = {row.tobytes() for row in own}
+    return next((number for number, row in enumerate(rows) if row.tobytes() not in known), len(rows))
+
+
 @cache
-def code_version(attack: str) -> str:
-    """Returns the package's version, and a digest of the source that makes logs of ``attack``."""
+def code_version(attack: str, knows: Knows = "none") -> str:
+    """Returns the package's version, and a digest of the source that makes logs of ``attack`` by a thief who ``knows``
+    the detector."""
     from detector.lab.attackers import EVERY_ATTACK
 
     module = [EVERY_ATTACK[attack].__module__] if attack in EVERY_ATTACK else []
-    return f"{detector.__version__}+{digest_of([__name__, *module])}"
+    detecting = [] if knows == "none" else ["detector.lab.shadow"]
+    return f"{detector.__version__}+{digest_of([__name__, *module, *detecting])}"
 
 
 @lru_cache(maxsize=8)

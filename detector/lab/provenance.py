@@ -11,8 +11,9 @@ from pathlib import Path
 import detector
 
 _PACKAGE = detector.__name__
-_REGISTRIES = frozenset({"detector.lab.attackers"})
-"""The text of these counts, but not what they import: one of their entries makes a result."""
+_REGISTRIES = frozenset({"detector.lab.attackers", "detector.lab.shadow"})
+"""The text of these counts, but not what they import, unless they are among the roots: one of their entries makes a
+result, or nothing of them does."""
 
 
 def digest_of(roots: Iterable[str], source: Path | None = None) -> str:

@@ -51,7 +51,8 @@ class Run:
     """A run and its outcome. ``budget``: the most queries of the attack itself.
 
     ``sent``: the thief's queries, dummies included; ``useful``: those of them that the clone is made of. ``curve``: the
-    clone's fidelity, by queries sent; empty where there is no clone.
+    clone's fidelity, by queries sent; empty where there is no clone. ``knows``: what the thief knows of the detector,
+    *none*, *code* or *profile*. ``natural``: how many of the thief's own natural rows were sent before anything else.
     """
 
     attack: str
@@ -63,6 +64,8 @@ class Run:
     useful: int
     curve: tuple[Fidelity, ...]
     code_version: str
+    knows: str = "none"
+    natural: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.contracts.queries import OutputKind
-from detector.lab.answers import Answers, Victim
+from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.query_log import THIEF, Mark
@@ -71,6 +71,18 @@ class Specifying(Protocol):
         ...
 
 
+class Guard(Protocol):
+    """Decides for a thief what is sent; see ``detector.lab.shadow``."""
+
+    def passed(self, stream: SentQueries, new_clone: Callable[[], Classifier]) -> SentQueries:
+        """Returns what is sent instead of ``stream``; no queries end the attack."""
+        ...
+
+    def observe(self, stream: SentQueries, answers: Answers) -> None:
+        """Learns that ``stream`` got ``answers``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AnsweredRound:
     """The m queries of ``stream``, all answered, and ``specifications`` float32 (m, 2) or None: as in ``Service``."""
@@ -82,20 +94,28 @@ class AnsweredRound:
 
 class AttackSession:
     """``attacker`` against ``service`` in ``disguise``, measured by ``yardstick`` at each of ``checkpoints``, which are
-    numbers of answers that the thief has seen.
+    numbers of answers that the thief has seen. ``guard``: what decides for the thief which queries are sent, or None;
+    such a thief learns from the answers to cover too.
 
     ``rounds``: what was answered. ``sent``: the thief's queries, dummies included; ``useful``: those whose answers the
     thief saw. ``curve``: the clone's fidelity, by queries sent; without checkpoints at which there was no clone.
     """
 
     def __init__(
-        self, attacker: Attacker, service: Service, disguise: Disguise, yardstick: Yardstick, checkpoints: Sequence[int]
+        self,
+        attacker: Attacker,
+        service: Service,
+        disguise: Disguise,
+        yardstick: Yardstick,
+        checkpoints: Sequence[int],
+        guard: Guard | None = None,
     ) -> None:
         self._attacker = attacker
         self._disguise = disguise
         self.service = service
         self._yardstick = yardstick
         self._checkpoints = list(checkpoints)
+        self._guard = guard
         self.rounds: list[AnsweredRound] = []
         self.sent = self.useful = 0
         self.curve: list[Fidelity] = []
@@ -106,21 +126,24 @@ class AttackSession:
         return self._disguise.cover
 
     def run(self) -> None:
-        """Runs until the budget is spent, or a query of the thief is refused."""
-        while len(batch := self._attacker.next_batch()):
-            stream = self._disguise.wrap(batch)
+        """Runs until the budget is spent, a query of the thief is refused, or the guard lets none pass."""
+        while len(batch := self._attacker.next_batch()) and len(stream := self._passed(batch)):
             wanted = self._specifications(stream)
             answers = self.service.answer(stream.features, self.accounts(stream), stream.at, wanted)
-            answered = stream.first(len(answers.probabilities))
+            answered = stream.take(slice(len(answers.probabilities)))
             if len(answered):
                 self.rounds.append(
                     AnsweredRound(answered, answers, None if wanted is None else wanted[: len(answered)])
                 )
-                self._learn(batch, answered, answers)
+                self._learn(answered, answers)
             if len(answered) < len(stream):
                 break
         if self.useful and (not self.curve or self.curve[-1].queries < self.sent):
             self._measure(self.sent)
+
+    def _passed(self, batch: Rows) -> SentQueries:
+        stream = self._disguise.wrap(batch)
+        return stream if self._guard is None else self._guard.passed(stream, self._attacker.clone)
 
     def accounts(self, stream: SentQueries) -> list[str]:
         """Returns the name of the account that sends each query of ``stream``."""
@@ -136,20 +159,23 @@ class AttackSession:
         source: NDArray[np.int64] = np.maximum.accumulate(stream.source).clip(0)
         return self._attacker.next_specifications()[source]
 
-    def _learn(self, batch: Rows, stream: SentQueries, answers: Answers) -> None:
+    def _learn(self, stream: SentQueries, answers: Answers) -> None:
         """Shows the thief the answers up to each checkpoint in turn. Dummies count as sent, an honest user's work does
         not."""
-        own = np.flatnonzero(~stream.cover)
         honest = stream.cover & (self.cover.label == "honest")
+        learns = self._disguise.learns_from_cover or self._guard is not None
+        own = np.flatnonzero(~honest if learns else ~stream.cover)
         sent = self.sent + np.cumsum(~honest)
         reached = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(own)]
         for rows in np.split(own, reached):
             if len(rows):
-                self._attacker.observe(batch[stream.source[rows]], answers.take(rows))
+                self._attacker.observe(stream.features[rows], answers.take(rows))
             if reached:
                 self._measure(int(sent[own[reached.pop(0) - 1]]))
         self.useful += len(own)
         self.sent = int(sent[-1])
+        if self._guard is not None:
+            self._guard.observe(stream, answers)
 
     def _measure(self, queries: int) -> None:
         try:

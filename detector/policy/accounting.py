@@ -400,6 +400,7 @@ class Accounting:
                 Evidence("share", counts.share, "of the recent queries"),
                 *(Evidence(f"unjudged: {reason}", float(queries), "queries") for reason, queries in reasons),
             ),
+            family="protocol",
         )
 
 

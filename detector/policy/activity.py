@@ -71,7 +71,8 @@ class Activity:
     enforced; None for no row. ``counts``: queries without features, in order of ``at_row``. ``judged`` bool (n,): rows
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
-    then no severity rises.
+    then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
+    is unknown; None for all.
 
     Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
     order: a count comes before the row that it names.
@@ -88,6 +89,7 @@ class Activity:
     unjudged: Mapping[int, UnjudgedRow] = field(default_factory=dict)
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
+    exposure: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.time)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import get_args
 
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Mode
+from detector.contracts.findings import Mode
 from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
+from detector.policy.entry import GROUP
+from detector.policy.ladder import Case, LadderRule, check_rules, default_ladder, encoded_action, plain_ladder
 from detector.policy.records import content_id
 
 LATCHED = "latched"
@@ -19,28 +20,14 @@ LATCHED = "latched"
 
 UNJUDGED_QUERIES = 30
 
-_STRENGTH = {"none": 0, "slow": 1, "refuse": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A rung of the ladder: ``action`` applies after ``after_queries`` further queries of a suspect."""
-
-    after_queries: int
-    action: Action
-
-
-def strength(mode: Mode, action: Action) -> tuple[bool, int, float]:
-    """Returns the sort key of an action: enforced ones above observed ones, then by harshness."""
-    rate = action.queries_per_second
-    return mode == "enforce", _STRENGTH[action.name], 0.0 if rate is None else -rate
-
 
 @dataclass(frozen=True)
 class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
-    ``decision_seconds``: how long a decision lasts after the suspect's last query; it is renewed at half of that.
+    ``enforce_uncalibrated``: whether verdicts without a profile of honest traffic may enforce. ``decision_seconds``:
+    how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``:
+    whoever becomes a suspect again within this time after their last decision continues at the rung where they were.
     ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Raises ConfigurationError for an
     invalid ladder, mode or number.
     """
@@ -48,8 +35,10 @@ class Policy:
     mode: Mode = "observe"
     model_modes: Mapping[str, Mode] = field(default_factory=dict)
     signal_modes: Mapping[str, Mode] = field(default_factory=dict)
-    ladder: tuple[Rung, ...] = (Rung(0, Action("slow", 1.0)), Rung(50, Action("refuse")))
+    enforce_uncalibrated: bool = False
+    ladder: tuple[LadderRule, ...] = default_ladder()
     decision_seconds: float = 3600.0
+    cool_down_seconds: float = 0.0
     unjudged_queries: int = UNJUDGED_QUERIES
     allowlist: Allowlist = field(default_factory=Allowlist)
 
@@ -64,54 +53,58 @@ class Policy:
                 f"policy: unjudged_queries is {self.unjudged_queries}; use a number from 1 to {HALF}, half of the "
                 "recent queries"
             )
-        _check_ladder(self.ladder)
+        if not 0 <= self.cool_down_seconds < float("inf"):
+            raise ConfigurationError(f"policy: cool_down_seconds is {self.cool_down_seconds}; use a number from 0 on")
+        check_rules(self.ladder, self.decision_seconds)
 
     @cached_property
     def version(self) -> str:
         """Twelve hexadecimal digits that change with any part of the policy."""
-        ladder = [[rung.after_queries, rung.action.name, rung.action.queries_per_second] for rung in self.ladder]
+        ladder: list[object] = [rule.encoded() for rule in self.ladder]
+        rungs = self.ladder[0].rungs if self.ladder else ()
+        if self.ladder == plain_ladder(*rungs) and all(rung.seconds is None for rung in rungs):  # as it used to be
+            ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in rungs]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
-        # A setting added later counts only where it is not the default: its addition must not change the version.
-        later = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        # A setting added later counts only where it changes what happened before: its addition alone changes nothing.
+        later: list[object] = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
+        later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
-        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``."""
+        """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``; ``group``
+        stands for all groups."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
-            modes.update(self.signal_modes.values())
+            modes.update(mode for name, mode in self.signal_modes.items() if name != GROUP)
         elif signal is not None and signal in self.signal_modes:
             modes.add(self.signal_modes[signal])
         return "observe" if "observe" in modes else "enforce"
 
-    def action_after(self, queries: int) -> Action:
-        """Returns the ladder's action after ``queries`` further queries of a suspect."""
-        return [rung.action for rung in self.ladder if rung.after_queries <= queries][-1]
+    def rule_of(self, case: Case) -> LadderRule | None:
+        """Returns the first rule that matches ``case``; None for no decision."""
+        return next((rule for rule in self.ladder if rule.matches(case)), None)
 
-    def next_rung(self, queries: int) -> int | None:
-        """Returns the number of further queries at the next rung of the ladder after ``queries``; None at its end."""
-        return next((rung.after_queries for rung in self.ladder if rung.after_queries > queries), None)
+    def mode_for(self, case: Case, rule: LadderRule) -> Mode:
+        """Returns the most cautious mode of all that apply to ``case`` under ``rule``."""
+        doubtful = case.calibrated is False and not self.enforce_uncalibrated
+        return "observe" if doubtful or rule.mode == "observe" else self.mode_of(case.model, case.signal)
 
+    @cached_property
+    def steps(self) -> list[int]:
+        """The numbers of queries at which some rule has a rung, ascending."""
+        return sorted({rung.after_queries for rule in self.ladder for rung in rule.rungs})
 
-def _check_ladder(ladder: tuple[Rung, ...]) -> None:
-    if not ladder or ladder[0].after_queries != 0:
-        raise ConfigurationError("policy: the ladder must begin with a step after 0 queries")
-    for rung in ladder:
-        check_action(rung.action, "policy")
-    for lower, upper in pairwise(ladder):
-        if lower.after_queries >= upper.after_queries:
-            raise ConfigurationError("policy: each step of the ladder must come after more queries than the one before")
-        if strength("enforce", lower.action) >= strength("enforce", upper.action):
-            raise ConfigurationError("policy: each step of the ladder must be harsher than the one before")
+    def next_step(self, queries: int) -> int | None:
+        """Returns the first of ``steps`` after ``queries``; None at the end."""
+        return next((step for step in self.steps if step > queries), None)
 
+    @cached_property
+    def exposures(self) -> list[float]:
+        """The exposures that some rule asks for, ascending."""
+        return sorted({rule.exposure for rule in self.ladder if rule.exposure})
 
-def check_action(action: Action, where: str) -> None:
-    """Raises ConfigurationError unless ``action`` is ``refuse``, or ``slow`` with a rate above 0."""
-    if action.name not in ("slow", "refuse"):
-        raise ConfigurationError(f"{where}: the action {action.name!r} cannot be imposed; use slow or refuse")
-    rate = action.queries_per_second
-    if action.name == "slow" and not (rate is not None and 0 < rate < float("inf")):
-        raise ConfigurationError(f"{where}: slow needs queries_per_second above 0, not {rate}")
-    if action.name == "refuse" and rate is not None:
-        raise ConfigurationError(f"{where}: refuse takes no queries_per_second")
+    def exposure_step(self, exposure: float) -> float:
+        """Returns the largest of ``exposures`` that ``exposure`` reaches; 0 for none, or NaN."""
+        return max((step for step in self.exposures if exposure >= step), default=0.0)

@@ -6,14 +6,17 @@ import math
 
 import msgspec
 
-from detector.contracts.findings import HIGH_SCORE, Action, Alert, Cause, Decision, Mode
+from detector.contracts.findings import GROUP_ORIGIN, HIGH_SCORE, SIGNAL_ORIGIN, Action, Alert, Cause, Decision, Mode
 from detector.policy.activity import Key, Section, decode_section
 
-FORMAT = 2
-"""Format 2 adds the last alert to each latch; format 1 can still be read."""
+FORMAT = 3
+"""Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
+
+GROUP = "group"
+"""Stands for the signal of all groups in the modes of signals."""
 
 
 class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
@@ -27,6 +30,10 @@ class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
     alert: Alert | None = None
 
     @property
+    def origin(self) -> str:
+        return SIGNAL_ORIGIN + self.signal
+
+    @property
     def rises_at(self) -> float:
         """The score at which its alert's severity rises; infinity without an alert or at the highest severity."""
         return HIGH_SCORE if self.alert is not None and self.alert.severity != "high" else math.inf
@@ -37,6 +44,35 @@ class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
         return 250 if self.alert is None else 1_400 + 250 * len(self.alert.evidence)
 
 
+class Membership(msgspec.Struct, array_like=True, frozen=True):
+    """Whether the principal is a member of ``group`` of ``size`` accounts (0: unknown), as the command says that was
+    issued last, at ``issued_at``.
+
+    ``left_at``: the policy time of leaving, None for a member; kept for a day, so that an earlier command that arrives
+    late changes nothing. ``lifted``: an operator deleted its cause.
+    """
+
+    group: str
+    issued_at: float
+    size: int = 0
+    episode: int = -1
+    lifted: bool = False
+    left_at: float | None = None
+
+    @property
+    def origin(self) -> str:
+        return GROUP_ORIGIN + self.group
+
+    @property
+    def signal(self) -> str:
+        return GROUP
+
+    @property
+    def droppable_at(self) -> float:
+        """The policy time from which a membership that ended has no effect; infinity for a member."""
+        return math.inf if self.left_at is None else self.left_at + DAY
+
+
 class ActiveCause(msgspec.Struct, array_like=True, frozen=True):
     """One active cause, with the action and mode that it requires."""
 
@@ -44,13 +80,19 @@ class ActiveCause(msgspec.Struct, array_like=True, frozen=True):
     action: Action
     mode: Mode
 
+    @property
+    def automatic(self) -> bool:
+        """Whether a signal or a group is the cause, and no operator."""
+        return self.cause.origin.startswith((SIGNAL_ORIGIN, GROUP_ORIGIN))
+
 
 class Entry(msgspec.Struct, array_like=True):
-    """One principal of one model.
+    """One principal of one model; a suspect if flagged by a signal or a member of a group.
 
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
-    suspect, to the day. The parts are immutable, so that a shallow copy is enough.
+    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached. ``cools_at``: from
+    then on a new suspicion begins at the first rung. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -59,22 +101,35 @@ class Entry(msgspec.Struct, array_like=True):
     queries: int = 0
     episode: int = -1
     seen: float = -math.inf
+    groups: tuple[Membership, ...] = ()
+    exposure: float = 0.0
+    cools_at: float = -math.inf
+
+    @property
+    def members(self) -> tuple[Membership, ...]:
+        """The groups that the principal is a member of."""
+        return tuple(group for group in self.groups if group.left_at is None)
+
+    @property
+    def is_suspect(self) -> bool:
+        return bool(self.latches or self.members)
 
     @property
     def droppable_at(self) -> float:
         """The policy time from which this entry has no effect."""
-        ends = [active.cause.expires_at for active in self.active_causes]
+        ends = [self.cools_at, *(active.cause.expires_at for active in self.active_causes)]
         if self.decision is not None:
             ends.append(self.decision.expires_at)
-        if self.latches:
+        if self.is_suspect:
             ends.append(self.seen + IDLE_SECONDS)
+        ends.extend(group.droppable_at for group in self.groups if group.left_at is not None)
         return max([self.episode + 1.0, *ends])
 
     @property
     def nbytes(self) -> int:
         """Memory in bytes, to within a third."""
         causes = len(self.active_causes) + (len(self.decision.causes) if self.decision else 0)
-        return 800 + 350 * causes + sum(latch.nbytes for latch in self.latches)
+        return 800 + 350 * causes + 300 * len(self.groups) + sum(latch.nbytes for latch in self.latches)
 
 
 Changes = dict[Key, Entry | None]

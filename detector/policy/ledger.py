@@ -5,25 +5,21 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
+from detector.contracts.actions import check_action, describe_action
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Alert, Cause, Command, Decision
+from detector.contracts.findings import OPERATOR_ORIGIN, Alert, Cause, Command, Decision
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
-from detector.policy.config import Policy, check_action
-from detector.policy.entry import ActiveCause, Changes, Entry, decode_changes, encode_changes
-from detector.policy.principal import PrincipalPolicy, Record
+from detector.policy.config import Policy
+from detector.policy.entry import ActiveCause, Changes, Entry, Membership, decode_changes, encode_changes
+from detector.policy.principal import MOST_CAUSES, PrincipalPolicy, Record
 from detector.policy.records import command_audit, missing_audit, shortened
 from detector.policy.timeline import timelines
 
-_OPERATOR = "operator:"
-
 _STALE_DROPS = 1_000
 """Outdated times of dropping, beyond as many as there are entries, that may wait."""
-
-MOST_CAUSES = 32
-"""Causes against one principal at most: a decision carries all of them, and records have a limit."""
 
 
 class Ledger:
@@ -159,25 +155,39 @@ class Ledger:
         if command.kind == "clear":
             principal.clear(now)
             return "cleared: causes, latches and detection state"
+        if command.kind in ("join", "leave"):
+            return self._change_membership(principal, command, now)
         lifted = principal.lift(command.cause_id, now)
         if not lifted:
             wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
             raise ConfigurationError(f"nothing deleted: there is {wanted} against the principal")
         return shortened("deleted: " + ", ".join(f"{cause.origin} ({cause.id})" for cause in lifted))
 
+    def _change_membership(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
+        """Applies a group's command. One that was issued before the latest about the same group changes nothing."""
+        group = command.group or ""
+        if command.kind == "leave":
+            changed = principal.leave(group, command.issued_at, now)
+            return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
+        changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
+        return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
+
     def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
-        action, duration, origin = command.action, command.duration_seconds, _OPERATOR + command.issuer
+        action, duration, origin = command.action, command.duration_seconds, OPERATOR_ORIGIN + command.issuer
         principal.expire(now)
         if action is None or duration is None or not (duration > 0 and is_time(now + duration)):
             raise ConfigurationError(
                 f"not added: it needs an action and a duration above 0, not {action} for {duration}"
             )
         if len(origin) > NAME_CHARACTERS:
-            most = NAME_CHARACTERS - len(_OPERATOR)
+            most = NAME_CHARACTERS - len(OPERATOR_ORIGIN)
             raise ConfigurationError(f"not added: the issuer's name is longer than {most} characters")
         if len(principal.entry.active_causes) >= MOST_CAUSES:
             raise ConfigurationError(f"not added: the principal already has {MOST_CAUSES} causes; delete some first")
-        check_action(action, "not added")
+        try:
+            check_action(action)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"not added: {error}") from None
         mode = command.mode or self._policy.mode_of(command.model)
         principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
-        return f"added: {action.name} ({mode}) for {duration:g} seconds"
+        return f"added: {describe_action(action)} ({mode}) for {duration:g} seconds"

@@ -9,23 +9,34 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Collection, Container, Iterable
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
+from detector.contracts.actions import is_release
+from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key
 from detector.policy.allowlist import Exemption
-from detector.policy.config import LATCHED, Policy, strength
-from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert
-from detector.policy.records import UNCALIBRATED, content_id, decision_audit, first_alert, risen, withheld_audit
+from detector.policy.causes import Plan, flagging, plan_of
+from detector.policy.config import LATCHED, Policy
+from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
+from detector.policy.ladder import encoded_action, strength
+from detector.policy.records import content_id, decision_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
 
-_SIGNAL = "signal:"
+_UNJUDGED_ORIGIN = SIGNAL_ORIGIN + UNJUDGED
+
+MOST_CAUSES = 32
+"""Causes against one principal at most: a decision carries all of them, and records have a limit."""
+MOST_GROUPS = 16
+"""Groups that one principal can be a member of; of those that they left, the last are remembered."""
 
 
 class PrincipalPolicy:
@@ -51,18 +62,20 @@ class PrincipalPolicy:
             self._observe(event)
             placed += [(event.position, record) for record in self.emitted[already:]]
             following = self._next_event(timeline, at + 1)
-            if self.entry.latches:
+            if self.entry.is_suspect:
                 self._count(int(timeline.events["queries"][at + 1 : following].sum()))
             at = following
         return placed
 
     def expire(self, now: float) -> None:
-        """Drops causes, decision and latches that have expired at ``now``."""
+        """Drops causes, decision, latches and memberships that have expired at ``now``."""
         entry = self.entry
         entry.active_causes = tuple(active for active in entry.active_causes if active.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
             entry.decision = None
-        if entry.latches and now >= entry.seen + IDLE_SECONDS:
+        entry.groups = tuple(group for group in entry.groups if group.droppable_at > now)
+        if entry.is_suspect and now >= entry.seen + IDLE_SECONDS:
+            entry.groups = tuple(group for group in entry.groups if group.left_at is not None)
             self._set_latches(())
 
     def impose(self, active: ActiveCause, now: float) -> None:
@@ -76,41 +89,84 @@ class PrincipalPolicy:
         self.expire(now)
         entry = self.entry
         lifted = tuple(active.cause for active in entry.active_causes if cause_id in (None, active.cause.id))
-        origins = {cause.origin for cause in lifted}
-        entry.active_causes = tuple(active for active in entry.active_causes if active.cause not in lifted)
-        entry.latches = tuple(
-            msgspec.structs.replace(latch, lifted=True)
-            if cause_id is None or _SIGNAL + latch.signal in origins
-            else latch
-            for latch in entry.latches
-        )
+        origins = None if cause_id is None else {cause.origin for cause in lifted}
+        self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
+        entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
 
     def clear(self, now: float) -> None:
-        """Removes all causes and latches."""
+        """Removes all causes and latches; the principal leaves all groups."""
         self.expire(now)
-        self.entry.active_causes = ()
+        self._keep_causes(())
+        self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
+        self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
         self._set_latches(())
         self._publish_decision(now)
 
+    def join(self, joined: Membership, now: float) -> bool:
+        """Makes the principal a member of a group, with a decision at once unless they are one already. Returns whether
+        that is news. Raises ConfigurationError for too many groups or causes."""
+        self.expire(now)
+        entry, known = self.entry, self._group(joined.group)
+        is_news = known is None or joined.issued_at > known.issued_at
+        if is_news and known in entry.members:
+            self._put_group(msgspec.structs.replace(joined, episode=known.episode, lifted=known.lifted))
+        elif is_news:
+            if len(entry.members) >= MOST_GROUPS or len(entry.active_causes) >= MOST_CAUSES:
+                raise ConfigurationError(
+                    f"not joined: the principal is in {len(entry.members)} groups, and has {len(entry.active_causes)} "
+                    f"causes; at most {MOST_GROUPS} and {MOST_CAUSES} are kept"
+                )
+            self._put_group(msgspec.structs.replace(joined, episode=self._start_episode(now)))
+            self._note_seen(now)
+            self._audit_if_withheld(joined.origin, now)
+            self._update_causes(now, learning=False)
+        self._publish_decision(now)
+        return is_news
+
+    def leave(self, group: str, issued_at: float, now: float) -> bool:
+        """Ends a membership; its cause stays until it expires. Returns whether there was one as of ``issued_at``."""
+        self.expire(now)
+        known = self._group(group)
+        was_member = known in self.entry.members and issued_at >= known.issued_at
+        if known is None or issued_at >= known.issued_at:
+            self._put_group(Membership(group, issued_at, left_at=now))
+            self._set_latches(self.entry.latches)
+        self._publish_decision(now)
+        return was_member
+
+    def _group(self, name: str) -> Membership | None:
+        return next((group for group in self.entry.groups if group.group == name), None)
+
+    def _put_group(self, changed: Membership) -> None:
+        """Replaces what is known of the group; drops the memberships that ended first where there are too many."""
+        others = [group for group in self.entry.groups if group.group != changed.group]
+        ended = sorted((group for group in others if group.left_at is not None), key=lambda group: group.droppable_at)
+        excess = ended[: max(0, len(others) + 1 - MOST_GROUPS)]
+        self.entry.groups = (*(group for group in others if group not in excess), changed)
+
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
-        suspect_before = bool(self.entry.latches)
+        suspect_before = self.entry.is_suspect
         self._update_latches(event)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
-        if self.entry.latches:
+        if self.entry.is_suspect:
             if suspect_before:
                 self._count(event.queries)
-            if event.time >= self.entry.seen + DAY:
-                self.entry.seen = event.time
-            self._update_causes(event)
+            self._note_seen(event.time)
+            self.entry.exposure = max(self.entry.exposure, self._policy.exposure_step(event.exposure))
+            self._update_causes(event.time, event.learning)
         self._publish_decision(event.time)
+
+    def _note_seen(self, now: float) -> None:
+        if now >= self.entry.seen + DAY:
+            self.entry.seen = now
 
     def _count(self, queries: int) -> None:
         """Counts further queries of a suspect, up to the last rung of the ladder."""
-        self.entry.queries = min(self.entry.queries + queries, self._policy.ladder[-1].after_queries)
+        self.entry.queries = min(self.entry.queries + queries, self._policy.steps[-1] if self._policy.steps else 0)
 
     # -- when the next event can matter
 
@@ -125,12 +181,19 @@ class PrincipalPolicy:
         matters: NDArray[np.bool_] = timeline.has_finding[start:] | ((version >= 0) & (flagged != latched))
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
-        next_rung = self._policy.next_rung(self.entry.queries) if self.entry.latches else None
-        if next_rung is not None:
-            matters |= np.cumsum(rest["queries"]) >= next_rung - self.entry.queries
+        if self.entry.is_suspect:
+            matters |= self._climbs(rest)
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
+
+    def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
+        """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
+        step, entry = self._policy.next_step(self.entry.queries), self.entry
+        most = math.inf if step is None else step - entry.queries
+        exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
+        climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
+        return climbs
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -146,20 +209,21 @@ class PrincipalPolicy:
         times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
             times.append(entry.decision.expires_at)
-        if entry.latches:
+        times.extend(group.droppable_at for group in entry.groups)
+        if entry.is_suspect:
             times.append(entry.seen + DAY)
             exemption = self._exemption(now)
             if exemption is not None:
                 times.append(exemption.expires_at)
-            times.extend(self._renew_at(active) for active in self._signal_causes().values())
+            plans = self._plans(learning=False)
+            times.extend(plans[origin].renew_at(active) for origin, active in self._standing_causes(plans).items())
         return min(times, default=math.inf)
 
     def _awaits_enforcement(self) -> bool:
         """Returns whether a cause is in ``observe`` only because it was given while learning."""
-        return any(
-            active.mode == "observe" and self._policy.mode_of(self.key[0], signal) == "enforce"
-            for signal, active in self._signal_causes().items()
-        )
+        plans = self._plans(learning=False)
+        standing = self._standing_causes(plans)
+        return any(active.mode == "observe" and plans[origin].mode == "enforce" for origin, active in standing.items())
 
     # -- verdicts
 
@@ -186,7 +250,7 @@ class PrincipalPolicy:
         latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
         if finding is None:
             self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
-            entry.active_causes = tuple(active for active in entry.active_causes if _signal_of(active) != UNJUDGED)
+            self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
         elif latch is None:
             self._publish_first_alert(finding, self._latch(finding.model_version, UNJUDGED, now), now)
         else:
@@ -194,20 +258,24 @@ class PrincipalPolicy:
 
     def _set_latches(self, latches: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = latches
-        if not latches:
+        if not self.entry.is_suspect:
             self.entry.seen = -math.inf
 
     def _latch(self, version: str, signal: str, now: float) -> LatchedAlert:
-        """Adds a latch. Its episode is at least the policy time in seconds: none repeats after an entry is dropped."""
+        """Adds a latch."""
+        latch = LatchedAlert(version, signal, self._start_episode(now))
+        self.entry.latches = (*self.entry.latches, latch)
+        return latch
+
+    def _start_episode(self, now: float) -> int:
+        """Returns the number of a new episode: at least the policy time in seconds, so that none repeats after an entry
+        is dropped. The ladder begins anew if nothing else holds against the principal."""
         entry = self.entry
-        if all(latch.lifted for latch in entry.latches) and all(
-            _signal_of(active) is None for active in entry.active_causes
-        ):
+        others = flagging(entry) or any(active.automatic for active in entry.active_causes)
+        if not others and now >= entry.cools_at:
             entry.queries = 0
         entry.episode = max(entry.episode + 1, math.floor(now))
-        latch = LatchedAlert(version, signal, entry.episode)
-        entry.latches = (*entry.latches, latch)
-        return latch
+        return entry.episode
 
     def _publish_first_alert(self, finding: Finding, latch: LatchedAlert, now: float) -> None:
         alert = first_alert(finding, latch.episode, now, self._configuration, self._suppressed_by(now))
@@ -240,42 +308,45 @@ class PrincipalPolicy:
 
     # -- the causes that follow from them
 
-    def _update_causes(self, event: PolicyEvent) -> None:
-        """Adds, renews or removes the causes of the signals that flag the principal."""
+    def _update_causes(self, now: float, learning: bool) -> None:
+        """Adds, renews or removes the causes of the signals and groups that make the principal a suspect."""
         entry = self.entry
-        if self._exemption(event.time) is not None:
-            entry.active_causes = tuple(active for active in entry.active_causes if _signal_of(active) is None)
+        if self._exemption(now) is not None:
+            self._keep_causes(active for active in entry.active_causes if not active.automatic)
             return
-        current, action = self._signal_causes(), self._policy.action_after(entry.queries)
-        first = {latch.signal: latch for latch in reversed(entry.latches) if not latch.lifted}
-        modes = {signal: self._mode(signal, current.get(signal), event.learning) for signal in first}
-        if not any(self._is_due(current.get(signal), action, modes[signal], event.time) for signal in first):
+        plans = self._plans(learning)
+        current = self._standing_causes(plans)
+        if not any(plan.is_due(current.get(origin), now) for origin, plan in plans.items()):
             return
-        expires_at = event.time + self._policy.decision_seconds
-        for signal, latch in sorted(first.items()):
-            known = current.get(signal)
-            number = known.cause.id if known else content_id("cause", *self.key, signal, latch.episode, size=8)
-            doubt = UNCALIBRATED if latch.alert is not None and latch.alert.calibrated is False else ""
-            self._replace_cause(ActiveCause(Cause(number, _SIGNAL + signal, expires_at, doubt), action, modes[signal]))
+        for origin, plan in sorted(plans.items()):
+            known, name = current.get(origin), origin.removeprefix(SIGNAL_ORIGIN)
+            number = known.cause.id if known else content_id("cause", *self.key, name, plan.episode, size=8)
+            ends = now + plan.seconds if known is None or not plan.outlived else known.cause.expires_at
+            self._replace_cause(ActiveCause(Cause(number, origin, ends, plan.reason), plan.action, plan.mode))
 
-    def _mode(self, signal: str, active: ActiveCause | None, learning: bool) -> Mode:
-        if learning and not (active is not None and active.mode == "enforce"):
-            return "observe"
-        return self._policy.mode_of(self.key[0], signal)
+    def _plans(self, learning: bool) -> dict[str, Plan]:
+        """Returns what should follow from each suspicion that a rule matches, by origin."""
+        plans = ((latch, plan_of(self._policy, self.key[0], self.entry, latch, learning)) for latch in self._latches())
+        return {latch.origin: plan for latch, plan in plans if plan is not None}
 
-    def _is_due(self, active: ActiveCause | None, action: Action, mode: Mode, now: float) -> bool:
-        return active is None or (active.action, active.mode) != (action, mode) or now >= self._renew_at(active)
+    def _latches(self) -> Collection[LatchedAlert | Membership]:
+        return flagging(self.entry).values()
 
-    def _renew_at(self, active: ActiveCause) -> float:
-        return active.cause.expires_at - self._policy.decision_seconds / 2
+    def _standing_causes(self, plans: Container[str]) -> dict[str, ActiveCause]:
+        """Returns the current causes of ``plans``, by origin."""
+        return {active.cause.origin: active for active in self.entry.active_causes if active.cause.origin in plans}
 
-    def _signal_causes(self) -> dict[str, ActiveCause]:
-        """Returns the current cause of each signal that flags the principal and was not lifted."""
-        flagging = {latch.signal for latch in self.entry.latches if not latch.lifted}
-        by_signal = ((_signal_of(active), active) for active in self.entry.active_causes)
-        return {signal: active for signal, active in by_signal if signal is not None and signal in flagging}
+    def _keep_causes(self, kept: Iterable[ActiveCause]) -> None:
+        """Removes all other causes; without any of a signal or group left, the cool-down ends too."""
+        before, self.entry.active_causes = self.entry.active_causes, tuple(kept)
+        removed = any(active.automatic for active in before if active not in self.entry.active_causes)
+        if removed and not any(active.automatic for active in self.entry.active_causes):
+            self.entry.cools_at = -math.inf
 
     def _replace_cause(self, new: ActiveCause) -> None:
+        if new.automatic:
+            cools_at = new.cause.expires_at + self._policy.cool_down_seconds
+            self.entry.cools_at = max(self.entry.cools_at, cools_at)
         others = (active for active in self.entry.active_causes if active.cause.origin != new.cause.origin)
         self.entry.active_causes = (*others, new)
 
@@ -285,7 +356,7 @@ class PrincipalPolicy:
         """Publishes the decision that should hold, if it differs from the one published last."""
         active_causes, current = self.entry.active_causes, self.entry.decision
         if not active_causes:
-            if current is not None and current.action.name != "none":
+            if current is not None and not is_release(current.action):
                 self._issue(Action("none"), current.mode, (), now, current.expires_at)
             return
         strongest = max(strength(active.mode, active.action) for active in active_causes)
@@ -303,7 +374,7 @@ class PrincipalPolicy:
 
     def _issue(self, action: Action, mode: Mode, causes: tuple[Cause, ...], now: float, expires_at: float) -> None:
         reasons = [[cause.id, cause.origin, cause.expires_at] for cause in causes]
-        effect = [action.name, action.queries_per_second, mode, now, expires_at]
+        effect = [*encoded_action(action), mode, now, expires_at]
         decision = Decision(
             id=content_id("decision", *self.key, effect, reasons),
             model=self.key[0],
@@ -320,7 +391,16 @@ class PrincipalPolicy:
         self.emitted += [decision, decision_audit(decision)]
 
 
-def _signal_of(active: ActiveCause) -> str | None:
-    """Returns the signal that a cause comes from; None for an operator's."""
-    origin = active.cause.origin
-    return origin.removeprefix(_SIGNAL) if origin.startswith(_SIGNAL) else None
+_Latch = TypeVar("_Latch", LatchedAlert, Membership)
+
+
+def _lift(latches: tuple[_Latch, ...], origins: Container[str] | None) -> tuple[_Latch, ...]:
+    """Marks those of ``origins``, or all, as lifted."""
+    return tuple(
+        msgspec.structs.replace(latch, lifted=True) if origins is None or latch.origin in origins else latch
+        for latch in latches
+    )
+
+
+def _left(group: Membership, now: float) -> Membership:
+    return group if group.left_at is not None else Membership(group.group, group.issued_at, left_at=now)

@@ -6,6 +6,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+from detector.contracts.actions import describe_action, is_release, name_of, rate_of
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
 from detector.policy.accounting import UNJUDGED
@@ -21,6 +22,8 @@ def content_id(*parts: object, size: int = 16) -> str:
 
 UNCALIBRATED = "uncalibrated"
 """The reason given with a cause whose verdict rests on no profile."""
+REVIEW = "needs review"
+"""The reason given with a cause whose rule asks for a reviewer."""
 
 
 def first_alert(finding: Finding, episode: int, now: float, configuration: str, suppressed_by: str | None) -> Alert:
@@ -42,6 +45,7 @@ def first_alert(finding: Finding, episode: int, now: float, configuration: str, 
         profile=finding.profile,
         suppressed_by=suppressed_by,
         calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+        family=finding.family,
     )
 
 
@@ -76,17 +80,22 @@ def shortened(text: str) -> str:
 
 def decision_audit(decision: Decision) -> Audit:
     """Records that ``decision`` was published."""
-    release = decision.action.name == "none"
-    origins = ", ".join(cause.origin for cause in decision.causes)
-    detail: dict[str, str | float] = {
+    release, name = is_release(decision.action), name_of(decision.action)
+    said = f"{describe_action(decision.action)} ({decision.mode}) for "
+    said += ", ".join(cause.origin for cause in decision.causes)
+    detail: dict[str, str | float] = {}
+    if decision.action.graded is not None:
+        detail |= {**decision.action.graded.parameters, "fallback": decision.action.name}
+    detail |= {
         "decision": decision.id,
-        "action": decision.action.name,
+        "action": name,
         "mode": decision.mode,
         "expires_at": decision.expires_at,
+        "causes": shortened(", ".join(cause.origin for cause in decision.causes)),
         "policy_version": decision.policy_version,
     }
-    if decision.action.queries_per_second is not None:
-        detail["queries_per_second"] = decision.action.queries_per_second
+    if (rate := rate_of(decision.action)) is not None:
+        detail["queries_per_second"] = rate
     return Audit(
         id=content_id("audit", decision.id),
         occurred_at=decision.issued_at,
@@ -94,9 +103,15 @@ def decision_audit(decision: Decision) -> Audit:
         model=decision.model,
         principal=decision.principal,
         actor="policy",
-        summary="released" if release else shortened(f"{decision.action.name} ({decision.mode}) for {origins}"),
+        summary="released" if release else shortened(said),
         detail=detail,
     )
+
+
+def causes_of(audit: Audit) -> tuple[str, ...]:
+    """Returns the origins of the causes of the decision that ``audit`` records."""
+    causes = audit.detail.get("causes")
+    return tuple(causes.split(", ")) if isinstance(causes, str) and causes else ()
 
 
 def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:
@@ -128,6 +143,12 @@ def missing_audit(counted: Counted) -> Audit:
     )
 
 
+def _membership(command: Command) -> dict[str, str | float]:
+    """Returns the part of ``command`` about a group."""
+    said = {"group": command.group, "group_size": command.group_size, "model_version": command.model_version}
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:
     """Records the result of ``command``."""
     return Audit(
@@ -138,5 +159,5 @@ def command_audit(command: Command, now: float, summary: str, refused: bool) -> 
         principal=command.principal,
         actor=command.issuer,
         summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason},
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason, **_membership(command)},
     )

@@ -21,6 +21,7 @@ _COLUMNS = np.dtype(
         ("queries", np.int64),
         ("score", np.float64),
         ("query_index", np.int64),
+        ("exposure", np.float64),
     ]
 )
 
@@ -39,6 +40,7 @@ class PolicyEvent:
     queries: int
     score: float
     query_index: int
+    exposure: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
     ``events``: structured array (m,). Its field ``version`` is an index into ``versions``, or -1 without a verdict;
-    ``score`` is NaN without one. ``findings`` and ``accusations`` of the micro-batch, by position.
+    ``score`` and ``exposure`` are NaN without one. ``findings`` and ``accusations`` of the micro-batch, by position.
     ``has_finding`` bool (m,): events with one of these.
     """
 
@@ -140,8 +142,9 @@ def _events(
     of_rows["queries"] = 1
     of_rows["score"] = np.nan if activity.score is None else activity.score[rows]
     of_rows["query_index"] = 0 if activity.index is None else activity.index[rows]
+    of_rows["exposure"] = np.nan if activity.exposure is None else activity.exposure[rows]
     for row, at in enumerate(counts, start=len(rows)):
         one = activity.counts[at]
-        events[row] = (one.at_row + at, one.time, -1, False, one.learning, one.count.queries, np.nan, 0)
+        events[row] = (one.at_row + at, one.time, -1, False, one.learning, one.count.queries, np.nan, 0, np.nan)
     ordered: NDArray[np.void] = events[np.argsort(events["position"])]
     return ordered

@@ -28,6 +28,7 @@ from detector.policy.ledger import Ledger
 from detector.replay.judging import portions_of
 from detector.sources import LogReader
 from detector.sources.merge import Portion
+from detector.stream.detector import exposure_of
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -221,6 +222,7 @@ def _policy_by_row(
     versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
     start = 0
     for one in seen:
+        exposure = exposure_of(one)
         unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in one.refused}
         for row in range(len(one.index)):
             only = slice(row, row + 1)
@@ -235,6 +237,7 @@ def _policy_by_row(
                 unjudged={0: unjudged[row]} if row in unjudged else {},
                 score=one.score[only],
                 index=one.index[only],
+                exposure=exposure[only],
             )
             yield start + row, findings, ledger.observe(activity)
         start += len(one.index)

@@ -1,4 +1,4 @@
-"""What the topics of a running service hold: queries, and the scores, alerts, decisions and audit records."""
+"""What the topics of a running service hold: queries, and scores, alerts, decisions, audits and reports of gates."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any, TypeVar
 
+from detector.contracts.actions import is_release
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import BrokerError, InvalidRecord, read_error
-from detector.contracts.findings import Alert, Audit, Decision, Score
+from detector.contracts.findings import Alert, Audit, Decision, GateReport, GroupAlert, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
 from detector.runtime.sections import KafkaSettings
@@ -29,7 +30,7 @@ _MOST_REMEMBERED = 10_000
 Key = tuple[str, str]
 """(model, principal)"""
 
-R = TypeVar("R", Alert, Audit, Decision, Score)
+R = TypeVar("R", Alert, Audit, Decision, GateReport, GroupAlert, Score)
 
 
 class Topic:
@@ -177,7 +178,7 @@ def read_decisions(settings: KafkaSettings, now: float) -> CurrentDecisions:
             if key not in decisions.current or decision.epoch >= decisions.current[key].epoch:
                 decisions.current[key] = decision
     for key, decision in [*decisions.current.items()]:
-        if decision.action.name == "none" or decision.expires_at <= now:
+        if is_release(decision.action) or decision.expires_at <= now:
             del decisions.current[key]
     if decisions.kill_switch is not None and decisions.kill_switch.expires_at <= now:
         decisions.kill_switch = None
@@ -188,6 +189,24 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
     """Returns the latest score of each principal."""
     scores = (score for _, score in _read(settings, settings.topics.scores, Score))
     return {(score.model, score.principal): score for score in scores if score is not None}
+
+
+def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
+    """Returns the last revision of each group, the newest first."""
+    groups: dict[str, GroupAlert] = {}
+    for _, own in _read(settings, settings.topics.groups, GroupAlert):
+        if own is not None and (own.id not in groups or own.revision >= groups[own.id].revision):
+            groups[own.id] = own
+    return sorted(groups.values(), key=lambda own: -own.occurred_at)
+
+
+def read_gates(settings: KafkaSettings) -> list[GateReport]:
+    """Returns the latest report of each gate that reported within the last days, in order of their ids."""
+    latest: dict[str, GateReport] = {}
+    for _, report in _read(settings, settings.topics.gates, GateReport):
+        if report is not None and (report.gate not in latest or report.occurred_at >= latest[report.gate].occurred_at):
+            latest[report.gate] = report
+    return [latest[gate] for gate in sorted(latest)]
 
 
 def read_alerts(settings: KafkaSettings, model: str, principal: str) -> list[Alert]:
@@ -212,6 +231,16 @@ def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Aud
     read = (audit for _, audit in _read(settings, settings.topics.audit, Audit))
     audits = {own.id: own for own in read if own is not None and (own.model, own.principal) == (model, principal)}
     return sorted(audits.values(), key=lambda audit: audit.occurred_at)
+
+
+def audits_since(settings: KafkaSettings, since: float) -> Iterator[Audit]:
+    """Yields the audit records of all principals that were written at ``since``, seconds UTC, or later."""
+    return (audit for _, audit in _read(settings, settings.topics.audit, Audit, since) if audit is not None)
+
+
+def alerts_since(settings: KafkaSettings, since: float) -> Iterator[Alert]:
+    """Yields the alerts of all principals that were written at ``since``, seconds UTC, or later."""
+    return (alert for _, alert in _read(settings, settings.topics.alerts, Alert, since) if alert is not None)
 
 
 def known_keys(settings: KafkaSettings) -> set[Key]:
@@ -243,10 +272,11 @@ def readable_alerts(records: Iterable[Any]) -> Iterator[Alert]:
         yield alert
 
 
-def _read(settings: KafkaSettings, name: str, kind: type[R]) -> Iterator[tuple[Any, R | None]]:
-    """Yields each record of a topic with its content; None for a record that is empty or cannot be read."""
+def _read(settings: KafkaSettings, name: str, kind: type[R], since: float = -inf) -> Iterator[tuple[Any, R | None]]:
+    """Yields each record of a topic, written at ``since`` or later, with its content; None for a record that is empty
+    or cannot be read."""
     with Topic(settings, name) as topic:
-        for record in topic.until_now():
+        for record in topic.until_now(since):
             yield record, _readable(kind, record) if record.value else None
 
 

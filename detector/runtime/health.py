@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import Protocol, Self
 
 from detector.contracts.errors import ConfigurationError
 from detector.runtime.metrics import CONTENT_TYPE, Metrics
@@ -25,6 +25,14 @@ class Probe:
     ok: bool
     why: str
     facts: dict[str, Fact]
+
+
+class Probed(Protocol):
+    """A process that says whether it lives and is ready."""
+
+    def live(self) -> Probe: ...
+
+    def ready(self) -> Probe: ...
 
 
 QUIET_SECONDS = 15.0
@@ -175,7 +183,7 @@ class ProbeServer(ThreadingHTTPServer):
     def __init__(
         self,
         metrics: Metrics,
-        health: Health,
+        health: Probed,
         host: str,
         port: int,
         failed: Callable[[Exception], None] = lambda _: None,

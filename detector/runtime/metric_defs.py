@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from detector.contracts.actions import ACTIONS
 from detector.contracts.codecs.limits import REPAIRS
-from detector.contracts.findings import ActionName, Mode, Severity
+from detector.contracts.findings import Mode, Severity
 from detector.contracts.queries import CountKind, MisfitReason
 
 PREFIX = "weirguard_"
 OTHER = "other"
 
 MetricKind = Literal["counter", "gauge", "histogram"]
+Component = Literal["detector", "notify"]
+"""The processes that serve metrics: `weirguard run` and `weirguard notify`."""
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
@@ -37,13 +40,15 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric family. ``name`` is without the prefix; ``unit`` is for people, the name carries it already."""
+    """One metric family. ``name`` is without the prefix; ``unit`` is for people, the name carries it already.
+    ``component``: which process serves it."""
 
     name: str
     unit: str
     help: str
     labels: tuple[Label, ...] = ()
     buckets: tuple[float, ...] = ()
+    component: Component = "detector"
 
     @property
     def kind(self) -> MetricKind:
@@ -59,10 +64,11 @@ MODEL = Label("model")
 SIGNAL = Label("signal", most=50)
 REASON = Label("reason", most=50)
 VERSION = Label("version", most=1)
+GROUP_STATE = Label("state", ("verdict", "dismissed"))
 PARTITION = Label("partition", most=1024)
-TOPIC = Label("topic", ("queries", "rekeyed", "commands"))
+TOPIC = Label("topic", ("queries", "rekeyed", "judged", "commands"))
 SEVERITY = Label("severity", get_args(Severity))
-ACTION = Label("action", get_args(ActionName))
+ACTION = Label("action", tuple(ACTIONS))
 MODE = Label("mode", get_args(Mode))
 ORIGIN = Label("origin", ("signal", "group", "operator"))
 STAGE = Label("stage", ("decode", "judge", "state_log", "publish"))
@@ -72,6 +78,7 @@ MISFIT = Label("reason", get_args(MisfitReason))
 MODEL_VERSION = Label("model_version", most=200)
 PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
+RECEIVER = Label("receiver", most=50)
 
 BUILD_INFO = Metric("build_info", "1", "Always 1; the label says which version runs.", (VERSION,))
 QUERIES = Metric("queries_total", "queries", "Queries judged, without repeats.", (MODEL,))
@@ -154,6 +161,18 @@ ALERTS = Metric(
     "Principals that were flagged, by the severity of their first alert.",
     (MODEL, SIGNAL, SEVERITY),
 )
+GROUP_QUERIES = Metric("group_queries_total", "queries", "Judged queries that groups were watched by.", (MODEL,))
+GROUP_QUERIES_LINKED = Metric(
+    "group_queries_linked_total",
+    "queries",
+    "Those of them that were compared with queries of other accounts; beyond an account's first, one in eight.",
+    (MODEL,),
+)
+GROUP_ALERTS = Metric(
+    "group_alerts_total", "alerts", "Groups that were found, by the severity of their first alert.", (MODEL, SEVERITY)
+)
+GROUPS = Metric("groups", "groups", "Groups of accounts, under a verdict or dismissed.", (MODEL, GROUP_STATE))
+GROUP_MEMBERS = Metric("group_members", "principals", "Accounts in groups.", (MODEL, GROUP_STATE))
 DECISIONS = Metric(
     "decisions_total", "decisions", "Decisions published, including renewals and releases.", (ACTION, MODE, ORIGIN)
 )
@@ -223,6 +242,33 @@ RECORDS_UNCOMMITTED = Metric(
     "records_uncommitted", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)
 )
 RESTARTS = Metric("restarts_total", "restarts", "Times the supervisor started a worker again.")
+NOTIFY_DELIVERED = Metric(
+    "notify_delivered_total", "notifications", "Notifications that a receiver has.", (RECEIVER,), component="notify"
+)
+NOTIFY_REFUSED = Metric(
+    "notify_refused_total",
+    "notifications",
+    "Notifications that a receiver refused for good.",
+    (RECEIVER,),
+    component="notify",
+)
+NOTIFY_RETRIES = Metric(
+    "notify_retries_total",
+    "1",
+    "Deliveries that failed and are tried again.",
+    (RECEIVER,),
+    component="notify",
+)
+NOTIFY_UNREADABLE = Metric(
+    "notify_unreadable_total", "records", "Alerts that could not be read.", (RECEIVER,), component="notify"
+)
+NOTIFY_LAG = Metric(
+    "notify_lag_records",
+    "records",
+    "Alerts and dead letters that wait for a receiver, as of the last check.",
+    (RECEIVER,),
+    component="notify",
+)
 
 METRICS: tuple[Metric, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
 """All of the above, in their order."""
@@ -235,8 +281,9 @@ def document() -> str:
         "",
         "Made from `detector/runtime/metric_defs.py` by `make generate`; do not edit.",
         "",
-        "Served on `/metrics` of the metrics port. No principal is ever a label. A label without a list of values",
-        "takes a bounded number of them and counts the rest under `other`.",
+        "Served on `/metrics` of the metrics port: those with `weirguard_notify_` in front by `weirguard notify`, the",
+        "others by `weirguard run`. No principal is ever a label. A label without a list of values takes a bounded",
+        "number of them and counts the rest under `other`.",
         "",
         "| metric | type | unit | labels | meaning |",
         "|---|---|---|---|---|",

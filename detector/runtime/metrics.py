@@ -25,25 +25,26 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 
 import detector
-from detector.runtime.metric_defs import BUILD_INFO, METRICS, OTHER, PREFIX, Label, Metric
+from detector.runtime.metric_defs import BUILD_INFO, METRICS, OTHER, PREFIX, Component, Label, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The metrics of one process in ``registry``. Safe to use from several threads.
+    """The metrics of one process, a ``component``, in ``registry``. Safe to use from several threads.
 
     ``models``: the number of models with a label value of their own.
     """
 
-    def __init__(self, registry: CollectorRegistry, models: int = 50) -> None:
+    def __init__(self, registry: CollectorRegistry, models: int = 50, component: Component = "detector") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._models = models
         self._seen: dict[str, set[str]] = {}
-        self._families = {metric.name: _family(metric, registry) for metric in METRICS}
+        self._families = {metric.name: _family(metric, registry) for metric in METRICS if metric.component == component}
         ProcessCollector(registry=registry)
-        self.set(BUILD_INFO, 1, version=detector.__version__)
+        if BUILD_INFO.component == component:
+            self.set(BUILD_INFO, 1, version=detector.__version__)
 
     def add(self, metric: Metric, amount: float = 1, **labels: str) -> None:
         """Adds ``amount``, at least 0, to a counter."""
@@ -103,9 +104,9 @@ class Metrics:
         return value
 
 
-def new_metrics(models: int) -> Metrics:
+def new_metrics(models: int, component: Component = "detector") -> Metrics:
     """Returns metrics in a registry of their own."""
-    return Metrics(CollectorRegistry(), models)
+    return Metrics(CollectorRegistry(), models, component)
 
 
 def _family(metric: Metric, registry: CollectorRegistry) -> MetricWrapperBase:

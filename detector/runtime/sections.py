@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, Sec
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Mode
+from detector.contracts.findings import Family, Mode, Severity, WhenStale
 from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics
 from detector.runtime.text import read_text
@@ -231,6 +231,51 @@ class DetectionSettings(Section):
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
+    group_bytes: Annotated[int, Field(ge=8)] = 33_554_432
+    """Bytes of recent queries, for each model version, that links between accounts are found among."""
+
+
+class RungSettings(Section):
+    """A rung of a rule: what applies after some more queries of a suspect."""
+
+    action: str
+    """tag, slow, round, label_only, perturb, spec_noise or refuse."""
+    parameters: dict[str, float | str] = Field(default_factory=dict)
+    """Parameters of the action, such as queries_per_second, response or digits."""
+    after_queries: Annotated[int, Field(ge=0)] = 0
+    """The number of further queries of a suspect from which it applies."""
+    seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] | None = None
+    """How long its decisions hold without renewal; not set: decision_seconds."""
+    fallback: Literal["none", "slow", "refuse"] | None = None
+    """What gates do that do not know the action: not set, slow for those that change answers and none for tag."""
+
+
+class RuleSettings(Section):
+    """A rule of the ladder. It holds for the suspicions that match all of its fields; a field that is not set matches
+    any."""
+
+    name: str
+    """The rule's name, for messages."""
+    models: tuple[str, ...] = ()
+    """Models."""
+    signals: tuple[str, ...] = ()
+    """Signals, or group for all groups, or unjudged."""
+    families: tuple[Family, ...] = ()
+    """Families of evidence."""
+    severities: tuple[Severity, ...] = ()
+    """Severities of the alert."""
+    group_size: Annotated[int, Field(ge=0)] = 0
+    """The least number of accounts in a group."""
+    exposure_percent: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """The least share of the model that the principal has learned, in percent."""
+    calibrated: bool | None = None
+    """Whether a profile of honest traffic judged."""
+    mode: Mode = "enforce"
+    """observe keeps gates from acting on this rule's decisions."""
+    review: bool = False
+    """Whether decisions ask for a reviewer."""
+    rungs: Annotated[tuple[RungSettings, ...], Field(min_length=1)]
+    """From the mildest to the harshest; the first after 0 queries."""
 
 
 class PolicySettings(Section):
@@ -241,17 +286,34 @@ class PolicySettings(Section):
     model_modes: dict[str, Mode] = Field(default_factory=dict)
     """Mode by model."""
     signal_modes: dict[str, Mode] = Field(default_factory=dict)
-    """Mode by signal."""
+    """Mode by signal; group stands for all groups, unjudged for queries that cannot be judged."""
+    enforce_uncalibrated: bool = False
+    """Whether verdicts that rest on no profile of honest traffic may enforce."""
     decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
     """How long a decision holds without renewal."""
+    cool_down_seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86_400)] = 0.0
+    """A suspect again within this time after their last decision goes on at the rung they were on."""
+    ladder: tuple[RuleSettings, ...] = ()
+    """Rules in order, of which the first that matches holds. Not set: content alone slows, all else also refuses, by
+    the next two settings."""
     slow_queries_per_second: Positive = 1.0
-    """The rate that a slowed principal is left with, in each gate process."""
+    """The rate that a slowed principal is left with, in each gate process; not with ladder."""
     refuse_after_queries: Count = 50
-    """The number of further queries of a slowed suspect that turns slow into refuse."""
+    """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
     allowlist: FilePath | None = None
     """File of principals whose decisions are withheld; their alerts are published."""
+
+    @model_validator(mode="after")
+    def _one_ladder(self) -> Self:
+        old = sorted({"slow_queries_per_second", "refuse_after_queries"} & self.model_fields_set)
+        if self.ladder and old:
+            raise ValueError(
+                f"{' and '.join(old)} cannot stand beside ladder; write them into a rule's rungs, such as "
+                "{action: slow, parameters: {queries_per_second: 1}} and {action: refuse, after_queries: 50}"
+            )
+        return self
 
 
 class PrincipalSettings(Section):
@@ -268,6 +330,34 @@ class PrincipalSettings(Section):
         if len(key) > 64:
             raise ConfigurationError("principals.hash_key is longer than the 64 bytes that BLAKE2b takes; shorten it")
         return PrincipalHasher(key)
+
+
+PrincipalSource = Annotated[str, Field(pattern=r"^(bearer|api-key(:[A-Za-z0-9-]+)?|header:[A-Za-z0-9-]+)$")]
+
+
+class GateSettings(Section):
+    """The gate as a service for proxies, weirguard gate serve."""
+
+    host: Host = "127.0.0.1"
+    """Address to listen on, which only your proxies may reach."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9109
+    """TCP port of HTTP; 0 takes a free one."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """TCP port of gRPC, for Envoy alone; not set: none."""
+    routes: dict[str, str] = Field(default_factory=dict)
+    """Model by path, as your model server's routes have it; the first that matches counts, and other paths pass."""
+    kserve: bool = False
+    """Whether paths as KServe has them name a model themselves; for servers that refuse unknown models."""
+    principal: tuple[PrincipalSource, ...] = ()
+    """What authenticates a request, in order: bearer, api-key or api-key:HEADER, or header:HEADER, an account id that
+    your proxy sets and removes from incoming requests."""
+    max_staleness_seconds: Seconds = 60.0
+    """Without contact to Kafka for so long, the gate does what when_stale says."""
+    when_stale: dict[str, WhenStale] = Field(default_factory=dict)
+    """allow or refuse by model, or with the name * for all others, while the current decisions are not known; not set:
+    allow."""
+    report_seconds: Seconds = 30.0
+    """Between two reports of what the gate did."""
 
 
 class MetricsSettings(Section):

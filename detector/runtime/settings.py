@@ -12,7 +12,8 @@ import os
 import re
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -20,8 +21,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from detector.contracts.errors import ConfigurationError
+from detector.runtime.receivers import NotifySettings
 from detector.runtime.sections import (
     DetectionSettings,
+    GateSettings,
     KafkaSettings,
     LoggingSettings,
     MetricsSettings,
@@ -76,10 +79,14 @@ class Settings(BaseSettings):
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
     """How API keys become principals."""
+    gate: GateSettings = GateSettings()
+    """The gate as a service for proxies."""
     sources: SourcesSettings = SourcesSettings()
     """Log files that commands read."""
     metrics: MetricsSettings = MetricsSettings()
     """Metrics and health."""
+    notify: NotifySettings = NotifySettings()
+    """Who is told of alerts."""
     logging: LoggingSettings = LoggingSettings()
     """The log."""
 
@@ -295,7 +302,7 @@ def _unknown(key: Key, where: str) -> str:
 def _may_be_shown(key: Key, value: object) -> bool:
     """Returns whether ``value`` cannot be a secret: one short plain value, of a key that is known and not private."""
     leaf = leaf_of(Settings, key)
-    if leaf is None or is_private(*leaf) or not isinstance(value, str | int | float):
+    if leaf is None or is_private(*leaf) or _entry_section(*leaf) or not isinstance(value, str | int | float):
         return False
     return len(str(value)) <= _SHOWN_CHARACTERS and "@" not in str(value) and str(value).isprintable()
 
@@ -335,13 +342,23 @@ def _innermost(key: Key, model: type[BaseModel] = Settings) -> tuple[type[BaseMo
     """Returns the innermost section that ``key`` leads into, and the rest of ``key``."""
     while key and (section := _subsection(model, key[0])) is not None:
         model, key = section, key[1:]
+    if len(key) > 1 and (entry := _entry_section(model, key[0])) is not None:
+        return _innermost(key[2:], entry)
     return model, key
 
 
 def _subsection(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Returns the section behind field ``name`` of ``model``; None if there is none."""
     annotation = model.model_fields[name].annotation if name in model.model_fields else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    choices = (annotation, *get_args(annotation)) if get_origin(annotation) is UnionType else (annotation,)
+    return next((one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _entry_section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Returns the section that each entry of field ``name`` is, such as a receiver; None for another field."""
+    annotation = model.model_fields[name].annotation if name in model.model_fields else None
+    entry = get_args(annotation)[-1] if get_origin(annotation) is dict else None
+    return entry if isinstance(entry, type) and issubclass(entry, BaseModel) else None
 
 
 def _takes_json(model: type[BaseModel], name: str) -> bool:

@@ -12,6 +12,7 @@ from detector.serving.gate import Gate, Verdict
 from detector.serving.identity import ApiKey, Authenticated, Bearer, Header, Identity
 from detector.serving.logger import QueryLogger
 from detector.serving.metrics import export_metrics
+from detector.serving.responder import Responder
 
 __all__ = [
     "ApiKey",
@@ -22,6 +23,7 @@ __all__ = [
     "Header",
     "Identity",
     "QueryLogger",
+    "Responder",
     "Verdict",
     "export_metrics",
 ]

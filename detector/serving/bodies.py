@@ -259,12 +259,13 @@ def document_with_tensors(head: str, data: bytes, encodings: str, limit: int) ->
             continue
         if type(size) is not int or not 0 <= size <= len(raw) or "data" in tensor:
             raise Unjudged("binary", f"a tensor claims {size!r:.40} of {len(raw)} raw bytes")
-        tensor["data"] = _array(tensor.get("datatype"), raw[:size])
+        tensor["data"] = tensor_array(tensor.get("datatype"), raw[:size])
         raw = raw[size:]
     return body
 
 
-def _array(datatype: Any, raw: bytes) -> Any:
+def tensor_array(datatype: Any, raw: bytes) -> Any:
+    """Returns the raw bytes of a tensor of the Open Inference Protocol as an array (n,). Raises Unjudged."""
     if datatype not in _DTYPES:
         raise Unjudged("binary", f"raw tensors of type {datatype!r:.40} are not read here")
     try:

@@ -12,6 +12,7 @@ from detector.contracts.topics import Topics
 _BOOTSTRAP_MILLISECONDS = 5_000
 _RECONNECT_MILLISECONDS = 5_000
 _FOREVER_MILLISECONDS = 2**31 - 1
+_REPORT_MILLISECONDS = 5_000
 _FETCH_MILLISECONDS = 100
 
 
@@ -42,18 +43,32 @@ class Connection:
             max_block_ms=_BOOTSTRAP_MILLISECONDS,
         )
 
-    def consumer(self) -> Any:
-        """Returns a connected KafkaConsumer without a group, for assigned partitions. Raises as :meth:`producer`
-        does."""
+    def reporting_producer(self) -> Any:
+        """Returns a connected KafkaProducer for a record now and then, which is lost where a broker does not take it in
+        time. Raises as :meth:`producer` does."""
         import kafka
 
         return self._build(
-            kafka.KafkaConsumer,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=_FETCH_MILLISECONDS,
+            kafka.KafkaProducer,
+            acks=1,
+            enable_idempotence=False,  # it needs no permission but to write
+            delivery_timeout_ms=_REPORT_MILLISECONDS,
+            request_timeout_ms=_REPORT_MILLISECONDS,
+            max_block_ms=_BOOTSTRAP_MILLISECONDS,
         )
+
+    def consumer(self, **more: Any) -> Any:
+        """Returns a connected KafkaConsumer, without a group unless ``more``, options of its own, names one. Raises as
+        :meth:`producer` does."""
+        import kafka
+
+        options: dict[str, Any] = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_wait_ms": _FETCH_MILLISECONDS,
+        }
+        return self._build(kafka.KafkaConsumer, **{**options, **more})
 
     def _build(self, client: Any, **configuration: Any) -> Any:
         """Returns ``client``, built so that a failed attempt leaves neither its thread nor its sockets behind.

@@ -6,12 +6,14 @@ import heapq
 import json
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from detector.contracts.actions import ACTIONS, graded_of, rate_of
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
-from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import ActionName, Decision, Epoch, Mode
+from detector.contracts.errors import ConfigurationError, InvalidRecord
+from detector.contracts.findings import GROUP_ORIGIN, Action, ActionName, Decision, Epoch, Graded, Mode
 from detector.contracts.principals import DERIVED
+from detector.serving.responses import SPECIFICATION, response_of
 
 _LOCK = threading.Lock()
 """One lock for all buckets: it is held for a moment, and a lock per bucket would have to be fetched from memory."""
@@ -70,10 +72,11 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class CachedDecision:
-    """The part of a decision that the gate needs, flat; ``bucket`` for ``slow`` alone.
+    """The part of a decision that the gate needs, flat; ``bucket`` where it limits the rate.
 
-    A release is cached too, so that older decisions do not replace it. ``useful_until``: seconds UTC until which it is
-    of use.
+    ``graded``: an action that this gate can take; ``action`` is then no fallback, but says whether the rate is limited.
+    ``group``: the origin of a group behind the decision, the first of several; empty for none. A release is cached too,
+    so that older decisions do not replace it. ``useful_until``: seconds UTC until which it is of use.
     """
 
     decision_id: str
@@ -83,16 +86,20 @@ class CachedDecision:
     expires_at: float
     useful_until: float
     bucket: TokenBucket | None
+    graded: Graded | None
+    group: str
 
 
 class DecisionTable:
     """Decisions by (model, principal), written by one thread and read by any.
 
     Each record replaces the one before whole. A record with an older epoch is ignored. :meth:`sweep` removes what has
-    expired, so the table is as large as what is in force.
+    expired, so the table is as large as what is in force. Unless it ``responds``, decisions to change an answer fall
+    back, as they do where this version does not know the response.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, responds: bool = False) -> None:
+        self._responds = responds
         self._decisions: dict[Key, CachedDecision] = {}
         self._expiries: list[tuple[float, Key]] = []
         self._scheduled: set[Key] = set()
@@ -134,21 +141,37 @@ class DecisionTable:
         before = self._decisions.get(key)
         if before is not None and decision.epoch < before.epoch:
             return False
-        action, useful_until = decision.action, decision.expires_at
+        action = decision.action if self._takes(decision.action) else replace(decision.action, graded=None)
+        graded, rate, useful_until = graded_of(action), rate_of(action), decision.expires_at
         if before is not None:
             useful_until = max(useful_until, before.useful_until)
         self._decisions[key] = CachedDecision(
             decision.id,
-            action.name,
+            action.name if graded is None else "none" if rate is None else "slow",
             decision.mode,
             decision.epoch,
             decision.expires_at,
             useful_until,
-            _bucket(action.queries_per_second, before),
+            _bucket(rate, before),
+            graded,
+            min((cause.origin for cause in decision.causes if cause.origin.startswith(GROUP_ORIGIN)), default=""),
         )
         if key not in self._scheduled:
             self._schedule(useful_until, key)
         self.derived_names = self.derived_names or decision.principal.startswith(DERIVED)
+        return True
+
+    def _takes(self, action: Action) -> bool:
+        """Returns whether this gate can do what ``action`` asks, if that is a response."""
+        graded = graded_of(action)
+        if graded is None or not ACTIONS[graded.name].is_response:
+            return True
+        if not self._responds or graded.name == SPECIFICATION:
+            return self._responds
+        try:
+            response_of(graded.name, graded.parameters)
+        except ConfigurationError:
+            return False
         return True
 
     def _schedule(self, useful_until: float, key: Key) -> None:

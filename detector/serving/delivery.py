@@ -74,12 +74,11 @@ class Delivery(BackgroundThread):
         if not self._wake.is_set():
             self._wake.set()
 
-    def close(self, timeout: float) -> None:
-        """Sends what waits, for at most ``timeout`` seconds."""
+    def end(self, timeout: float) -> None:
+        """Sends what waits, for at most ``timeout`` seconds. Returns at once."""
         self._deadline = time.monotonic() + timeout
-        self._closing.set()
+        super().end(timeout)
         self._wake.set()
-        super().close(timeout)
 
     def disown(self) -> None:
         """Drops the parent's connection, in a forked process."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
 from detector.serving.gate import Gate, Verdict
 from detector.serving.logger import QueryLogger
+from detector.serving.responder import Answer
 from detector.serving.rows import OptionalColumns
 from detector.serving.targets import Target
 
@@ -46,6 +47,16 @@ class Exchange:
         self.logger.log(self.principal, model, model_version, features, outputs, output_kind=output_kind, **columns)
         if self.verdict.queries_per_second is not None:
             self._charge(count_rows(features) - 1)
+
+    def answer(self, features: ArrayLike, outputs: Any, output_kind: OutputKind) -> Answer:
+        """Returns what to answer, and the served mode for the log."""
+        model = self.target.model
+        return self.gate.answer(self.verdict, model, self.principal, features, outputs, output_kind=output_kind)
+
+    def specification(self, features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None) -> ArrayLike:
+        """Returns what to choose a model of a zoo by."""
+        model = self.target.model
+        return self.gate.specification(self.verdict, model, self.principal, features, requested, offered)
 
     def unjudged(self, counts: Mapping[str, int]) -> None:
         """Counts rows that were answered and cannot be logged, by reason."""

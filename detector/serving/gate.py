@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import detector
+from detector.contracts.actions import ACTIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import ActionName, Mode
-from detector.contracts.principals import principal_of
+from detector.contracts.findings import ActionName, GateReport, Graded, Mode, WhenStale
+from detector.contracts.principals import EVERYONE, principal_of
+from detector.contracts.queries import OutputKind
+from detector.serving.calls import count_rows
 from detector.serving.connection import Connection
 from detector.serving.decision_reader import DecisionReader
 from detector.serving.decisions import CachedDecision, DecisionTable, renew_lock
-from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.threads import BackgroundService
+from detector.serving.gate_reporter import GateReporter, new_gate_id
+from detector.serving.metrics import Counters, OpenCounters, RateLimitedLogger
+from detector.serving.responder import Answer, Responder, Whose
+from detector.serving.responses import SPECIFICATION
+from detector.serving.threads import BackgroundService, BackgroundThread
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 _CONTACT_SECONDS = 2.0
 _RETRY_WHEN_STALE_SECONDS = 5.0
@@ -27,7 +37,8 @@ class Verdict(NamedTuple):
     ``action``: ``none`` answers it, ``slow`` and ``refuse`` do not, for ``retry_after`` seconds.
     ``queries_per_second``: the limit in force, also where it let this request through. ``decision_id`` and ``mode``: of
     the decision in force. ``would_have``: the action that a decision in mode ``observe`` did not take. ``stale``: the
-    gate does not know the current decisions.
+    gate does not know the current decisions. ``graded``: the action to take with a request that is let through, such as
+    ``round``; a response for :func:`respond`.
     """
 
     action: ActionName = "none"
@@ -35,8 +46,10 @@ class Verdict(NamedTuple):
     decision_id: str | None = None
     retry_after: float = 0.0
     mode: Mode | None = None
-    would_have: ActionName = "none"
+    would_have: str = "none"
     stale: bool = False
+    graded: Graded | None = None
+    group: str = ""
 
     @property
     def allowed(self) -> bool:
@@ -48,19 +61,26 @@ _verdict = partial(tuple.__new__, Verdict)
 _ALLOW = Verdict()
 _ALLOW_STALE = Verdict(stale=True)
 _REFUSE_STALE = Verdict("refuse", retry_after=_RETRY_WHEN_STALE_SECONDS, stale=True)
+_STALE: dict[str, Verdict] = {"allow": _ALLOW_STALE, "refuse": _REFUSE_STALE}
 
 
 class Gate(BackgroundService[DecisionReader]):
     """The detector's decisions in memory: a look-up costs microseconds and never waits for Kafka.
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
-    ``max_staleness_seconds``, ``when_stale`` decides. Decisions expire here by ``clock`` (seconds UTC), so a dead
-    detector leaves no ban behind. The thread starts with the first call of each process.
+    ``max_staleness_seconds``, ``when_stale`` decides, for all models, or by model with ``*`` for all others, which by
+    default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
+    UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
-    Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``would_have_slowed``,
-    ``would_have_refused`` by decisions that only observe, ``switched_off`` by the kill switch, ``stale_allowed``;
-    ``stale_refused`` among the refused ones. ``applied``, ``outdated`` and ``unreadable`` decision records;
-    ``failures`` of the connection and of the gate itself.
+    With a ``responder``, :meth:`answer` changes the answers that decisions say so of. Without, such decisions fall back
+    to what every gate can do.
+
+    Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``tagged``, ``rounded`` and so on
+    by a graded action, ``would_have_slowed``, ``would_have_refused`` and so on by decisions that only observe,
+    ``switched_off`` by the kill switch, ``stale_allowed``; ``stale_refused`` among the refused ones. ``unserved``
+    queries: they got the model's own answer against a decision. ``applied``, ``outdated`` and ``unreadable`` decision
+    records; ``failures`` of the connection and of the gate itself. Every ``report_seconds`` and at the end these go to
+    the topic of gates: ``reported`` and ``unreported`` times.
     """
 
     NAME = "gate"
@@ -70,27 +90,39 @@ class Gate(BackgroundService[DecisionReader]):
         connection: Connection,
         *,
         max_staleness_seconds: float = 60.0,
-        when_stale: Literal["allow", "refuse"] = "allow",
+        when_stale: WhenStale | Mapping[str, WhenStale] = "allow",
+        report_seconds: float = 30.0,
+        responder: Responder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if max_staleness_seconds <= 0 or when_stale not in ("allow", "refuse"):
+        by_model = {EVERYONE: when_stale} if isinstance(when_stale, str) else {EVERYONE: "allow", **when_stale}
+        if min(max_staleness_seconds, report_seconds) <= 0 or not set(by_model.values()) <= {*_STALE}:
             raise ConfigurationError(
-                f"max_staleness_seconds is {max_staleness_seconds} and when_stale {when_stale!r}; "
-                "give more than 0 seconds and 'allow' or 'refuse'"
+                f"max_staleness_seconds is {max_staleness_seconds}, report_seconds {report_seconds} and when_stale "
+                f"{when_stale!r}; give more than 0 seconds and 'allow' or 'refuse'"
             )
         self.counters = Counters(*_COUNTERS)
+        self.responses = OpenCounters()
+        """Queries that got another answer than the model's, by response; whoever changes an answer counts it here."""
         self._max_staleness = max_staleness_seconds
-        self._when_stale = when_stale
-        self._stale = _REFUSE_STALE if when_stale == "refuse" else _ALLOW_STALE
+        self._report_seconds = report_seconds
+        self._when_stale = by_model
         self._clock = clock
-        self._table = DecisionTable()
+        self._responder = responder
+        self._table = DecisionTable(responds=responder is not None)
         self._connection = connection
         self._log = RateLimitedLogger(logging.getLogger(__name__))
         super().__init__()
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         """Gives a spawned process its own gate, which reads the decisions again."""
-        settings = {"max_staleness_seconds": self._max_staleness, "when_stale": self._when_stale, "clock": self._clock}
+        settings = {
+            "max_staleness_seconds": self._max_staleness,
+            "when_stale": self._when_stale,
+            "report_seconds": self._report_seconds,
+            "responder": self._responder,
+            "clock": self._clock,
+        }
         make: Any = type(self)
         return partial(make, self._connection, **settings), ()
 
@@ -130,12 +162,81 @@ class Gate(BackgroundService[DecisionReader]):
         if cached is not None and cached.bucket is not None:
             cached.bucket.charge(queries)
 
+    def answer(
+        self,
+        verdict: Verdict,
+        model: str,
+        principal: str,
+        features: Any,
+        outputs: Any,
+        *,
+        output_kind: OutputKind = "probabilities",
+    ) -> Answer:
+        """Returns what to answer under ``verdict``, and the served mode for the log, which gets ``outputs`` unchanged.
+
+        ``features`` and ``outputs``: as :meth:`QueryLogger.log` takes them; ``outputs`` stay as they are. Never raises:
+        where nothing else can be served, the answer is the model's own.
+        """
+        graded, responder = verdict.graded, self._responder
+        if graded is None or responder is None or not ACTIONS[graded.name].is_response:
+            return Answer(outputs)
+        whose = Whose(verdict.group or principal_of(principal), model)
+        answer = responder.answer(graded, whose, features, outputs, output_kind=output_kind)
+        if answer.served_mode:
+            self.responses.add(answer.served_mode, count_rows(features))
+        else:
+            self.counters.add("unserved", count_rows(features))
+        return answer
+
+    def specification(
+        self,
+        verdict: Verdict,
+        model: str,
+        principal: str,
+        features: Any,
+        requested: ArrayLike,
+        offered: ArrayLike | None = None,
+    ) -> ArrayLike:
+        """Returns what to choose a model of a zoo by, for ``requested`` (n, 2) accuracies and milliseconds.
+
+        ``offered`` (m, 2): what the models have; the result is then one of these a row. Never raises.
+        """
+        graded, responder = verdict.graded, self._responder
+        if graded is None or responder is None or graded.name != SPECIFICATION:
+            return requested
+        whose = Whose(verdict.group or principal_of(principal), model)
+        return responder.specification(graded, whose, features, requested, offered)
+
     def gauges(self) -> Mapping[str, float]:
         """Returns ``ready`` (0 or 1), ``decisions`` known, and ``age_seconds`` since Kafka answered (-1: never)."""
         age = self._clock() - self._background.latest_contact if self.ready else -1.0
         return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
 
+    def report(self, running: bool = True) -> GateReport:
+        """Returns what this gate did so far in this process, under an id of its own; ``running`` unless it ends."""
+        gauges = self.gauges()
+        return GateReport(
+            gate=self._id,
+            version=detector.__version__,
+            started_at=self._started_at,
+            occurred_at=self._clock(),
+            report_seconds=self._report_seconds,
+            running=running,
+            ready=self.ready,
+            stale_seconds=gauges["age_seconds"] if self.ready else None,
+            max_stale_seconds=self._max_staleness,
+            when_stale=self._when_stale,
+            known=len(self._table),
+            counts=self.counters.snapshot(),
+            responses=self.responses.snapshot(),
+        )
+
+    def _threads(self) -> Sequence[BackgroundThread]:
+        return self._background, self._reporter
+
     def _new_background(self, before: DecisionReader | None) -> DecisionReader:
+        self._id, self._started_at = new_gate_id(), self._clock()
+        self._reporter = GateReporter(self._connection, self.report, self.counters, self._report_seconds)
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
         follower = DecisionReader(self._connection, self._table, self.counters, self._clock, contact_seconds)
         if before is not None:
@@ -147,12 +248,13 @@ class Gate(BackgroundService[DecisionReader]):
             self._ensure_started()
         now = self._clock()
         if now - self._background.latest_contact > self._max_staleness:
-            self.counters.add("stale_refused" if self._stale.action == "refuse" else "stale_allowed")
-            return self._count(self._stale)
+            stale = _STALE[self._when_stale.get(model) or self._when_stale[EVERYONE]]
+            self.counters.add("stale_allowed" if stale.allowed else "stale_refused")
+            return self._count(stale)
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)
-        if cached is None or cached.expires_at <= now or cached.action == "none":
+        if cached is None or cached.expires_at <= now or (cached.action == "none" and cached.graded is None):
             self.counters.add("allowed")
             return _ALLOW
         if self._table.switched_off(now):
@@ -168,20 +270,25 @@ class Gate(BackgroundService[DecisionReader]):
         self.counters.add(_OUTCOMES[verdict.action])
         if verdict.would_have != "none":
             self.counters.add(_OBSERVED[verdict.would_have])
+        if verdict.graded is not None:
+            self.counters.add(_OUTCOMES[verdict.graded.name])
         return verdict
 
 
-_OUTCOMES: dict[ActionName, str] = {"none": "allowed", "slow": "slowed", "refuse": "refused"}
-_OBSERVED: dict[ActionName, str] = {"slow": "would_have_slowed", "refuse": "would_have_refused"}
+_OUTCOMES = {name: kind.done for name, kind in ACTIONS.items()}
+_OBSERVED = {name: f"would_have_{done}" for name, done in _OUTCOMES.items() if name != "none"}
 _COUNTERS = (
     *_OUTCOMES.values(),
     *_OBSERVED.values(),
+    "unserved",
     "switched_off",
     "stale_allowed",
     "stale_refused",
     "applied",
     "outdated",
     "unreadable",
+    "reported",
+    "unreported",
     "failures",
 )
 
@@ -194,6 +301,11 @@ def _verdict_of(cached: CachedDecision, now: float, queries: int) -> Verdict:
         rate, refill = bucket.rate, bucket.take(now, queries)
         action = "slow" if refill else "none"
         wait = refill if refill < wait else wait  # noqa: FURB136  a third of the time
-    if cached.mode == "observe":
-        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False))
-    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False))
+    observes, graded = cached.mode == "observe", cached.graded
+    if graded is not None and action == "none":
+        if observes:
+            return _verdict(("none", rate, cached.decision_id, 0.0, "observe", graded.name, False, None, ""))
+        return _verdict(("none", rate, cached.decision_id, 0.0, "enforce", "none", False, graded, cached.group))
+    if observes:
+        return _verdict(("none", rate, cached.decision_id, 0.0, "observe", action, False, None, ""))
+    return _verdict((action, rate, cached.decision_id, wait, "enforce", "none", False, None, ""))

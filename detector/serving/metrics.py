@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class Counters:
     def renew(self) -> None:
         """Starts from zero in a forked process: the counts so far belong to the parent."""
         self._lock = threading.Lock()
-        self._totals = dict.fromkeys(self._names, 0)
+        self._totals: dict[str, int] = dict.fromkeys(self._names, 0)
 
     def add(self, name: str, amount: int = 1) -> None:
         self._lock.acquire()  # `with` costs more than all the rest, and a request waits for this
@@ -72,6 +73,17 @@ class Counters:
     def snapshot(self) -> dict[str, int]:
         with self._lock:
             return self._totals.copy()
+
+
+class OpenCounters(Counters):
+    """Counters whose names are not known before."""
+
+    def renew(self) -> None:
+        super().renew()
+        self._totals = defaultdict(int)
+
+    def snapshot(self) -> dict[str, int]:
+        return dict(super().snapshot())
 
 
 class MetricSource(Protocol):
@@ -99,6 +111,15 @@ def export_metrics(*sources: MetricSource, registry: Any = None) -> None:
         (registry or REGISTRY).register(_Collector(sources))
     else:
         _MultiprocessMirror(sources)
+
+
+def render_metrics(*sources: MetricSource) -> bytes:
+    """Returns counters and gauges of ``sources`` in the text format of Prometheus. Needs prometheus_client."""
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(sources))
+    return generate_latest(registry)
 
 
 def _described(one: MetricSource, name: str) -> tuple[str, str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -26,9 +27,12 @@ class BackgroundThread(ABC):
     def start(self) -> None:
         self._thread.start()
 
-    def close(self, timeout: float) -> None:
-        """Ends the thread; waits at most ``timeout`` seconds."""
+    def end(self, timeout: float) -> None:
+        """Lets the thread end, within ``timeout`` seconds if it can. Returns at once."""
         self._closing.set()
+
+    def join(self, timeout: float) -> None:
+        """Waits until the thread has ended, for at most ``timeout`` seconds."""
         self._thread.join(timeout)
 
     def _run(self) -> None:
@@ -61,7 +65,7 @@ B = TypeVar("B", bound=BackgroundThread)
 
 
 class BackgroundService(ABC, Generic[B]):
-    """Owns a ``BackgroundThread``, made again in each forked process and after each end."""
+    """Owns a ``BackgroundThread``, and maybe more, made again in each forked process and after each end."""
 
     counters: Counters
 
@@ -113,15 +117,25 @@ class BackgroundService(ABC, Generic[B]):
     def _new_background(self, before: B | None) -> B:
         """Returns a background in the place of the one ``before``, if there was one."""
 
+    def _threads(self) -> Sequence[BackgroundThread]:
+        """Returns the threads that start and end together."""
+        return (self._background,)
+
     def _ensure_started(self) -> None:
         with self._lock:
             if not self._started and not self._closed:
                 self._started = True
-                self._background.start()
+                for thread in self._threads():
+                    thread.start()
 
     def _close(self, timeout: float) -> None:
         with self._lock:
             running = self._started and not self._closed
             self._closed = True
-        if running:
-            self._background.close(timeout)
+        if not running:
+            return
+        deadline = time.monotonic() + timeout
+        for thread in self._threads():
+            thread.end(timeout)
+        for thread in self._threads():
+            thread.join(max(0.0, deadline - time.monotonic()))

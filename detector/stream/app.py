@@ -1,4 +1,5 @@
-"""The Faust application: one agent over queries, re-keyed queries and commands, and the state log as its table."""
+"""The Faust application: one agent over queries, also re-keyed and judged ones, and commands, and the state log as its
+table."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from detector.runtime.sections import KafkaSettings, secret, tls_context
 from detector.runtime.settings import Settings
 from detector.stream import faust_internals, topics
 from detector.stream.exit_codes import Exit, stop_now
-from detector.stream.partition_manager import PartitionManager
+from detector.stream.partition_manager import SOURCES, PartitionManager
 
 _RECOVERY_BUFFER_RECORDS = 8
 
@@ -82,7 +83,7 @@ def create_app(settings: Settings, new_manager: Callable[[faust.App], PartitionM
 
 def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
     topics = settings.kafka.topics
-    sources = [topics.queries, topics.rekeyed, topics.commands]
+    sources = [getattr(topics, source) for source in SOURCES]
     raw: dict[str, Any] = {"key_type": bytes, "key_serializer": "raw", "value_type": bytes, "value_serializer": "raw"}
     app.topics.add(app.topic(*sources, **raw))
     app.weirguard_sources = frozenset(sources)

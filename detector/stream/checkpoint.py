@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from detector.core.engine import PrincipalKey, Sections
+from detector.groups.owner import SECTION as GROUPS_SECTION
+from detector.groups.owner import GroupOwner
 from detector.stream.detector import ACCOUNTING_SECTION, POLICY_SECTION, Detector
 
 _LEDGER_KEYS = 1_000
@@ -18,9 +20,10 @@ class Checkpointer:
     """Paces the rounds of one partition. ``round_bytes``: the bytes of deltas before a new round begins.
     ``first_chunk``: the offset of the first chunk of the round, None before it is written."""
 
-    def __init__(self, detector: Detector, round_bytes: int, chunk_bytes: int) -> None:
+    def __init__(self, detector: Detector, groups: GroupOwner, round_bytes: int, chunk_bytes: int) -> None:
         self.first_chunk: int | None = None
         self._detector = detector
+        self._groups = groups
         self._round_bytes = round_bytes
         self._chunk_bytes = chunk_bytes
         self._since_round = 0
@@ -58,6 +61,8 @@ class Checkpointer:
         deleted with the round's end."""
         engine, ledger = self._detector.engine, self._detector.ledger
         principals, entries, accounts = list(engine.keys()), list(ledger.keys()), list(ledger.accounting.keys())
+        for section in self._groups.dump():  # first, as its deltas are the costliest to apply
+            yield {GROUPS_SECTION: section}
         for keys in self._batches(principals):
             yield engine.dump(keys)
         for start in range(0, len(entries), _LEDGER_KEYS):

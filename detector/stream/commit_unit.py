@@ -9,11 +9,13 @@ from math import isnan
 
 import numpy as np
 
+from detector.contracts.actions import name_of
 from detector.contracts.codecs.records import decision_key, encode
 from detector.contracts.findings import Decision
-from detector.contracts.topics import Topics
+from detector.contracts.topics import Topics, partition_of
 from detector.core.engine import Observation
 from detector.core.exposure import EXPOSURES
+from detector.groups.owner import GroupEffects
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names
 from detector.stream.detector import DetectionResult
@@ -100,7 +102,16 @@ class CommitUnit:
             self.count(names.ALERTS, 1, alert.model, alert.signal, alert.severity)
         for decision in effects.decisions:
             origin = decision.causes[0].origin.partition(":")[0] if decision.causes else "operator"
-            self.count(names.DECISIONS, 1, decision.action.name, decision.mode, origin)
+            self.count(names.DECISIONS, 1, name_of(decision.action), decision.mode, origin)
+
+    def count_groups(self, effects: GroupEffects) -> None:
+        """Counts the queries that were watched, and new groups."""
+        for (model, _), rows in effects.watched.items():
+            self.count(names.GROUP_QUERIES, rows, model)
+        for (model, _), rows in effects.linked.items():
+            self.count(names.GROUP_QUERIES_LINKED, rows, model)
+        for alert in (alert for alert in effects.alerts if alert.revision == 1):
+            self.count(names.GROUP_ALERTS, 1, alert.model, alert.severity)
 
     def _count_judged(self, decoded: DecodedRecords, result: DetectionResult) -> None:
         end, taken = 0, result.observation.index >= 0
@@ -161,6 +172,16 @@ class Outbox:
             yield Message(self._topics.alerts, None, decision_key(alert.model, alert.principal), encode(alert))
         for decision in effects.decisions:
             yield self.decision(decision, position)
+        for audit in effects.audits:
+            yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
+
+    def about_groups(self, effects: GroupEffects, partitions: int) -> Iterator[Message]:
+        """Yields the messages of ``effects``: alerts on groups, commands to the owners of members, and audits."""
+        for alert in effects.alerts:
+            yield Message(self._topics.groups, None, decision_key(alert.model, alert.id), encode(alert))
+        for command in effects.commands:
+            home = partition_of(command.principal, partitions)
+            yield Message(self._topics.commands, home, command.principal.encode(), encode(command))
         for audit in effects.audits:
             yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
 

@@ -17,16 +17,13 @@ import msgspec
 
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
 from detector.contracts.codecs.packed_queries import excerpt
-from detector.contracts.codecs.records import encode
+from detector.contracts.codecs.records import LETTER_HEADER, encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import DeadLetter
 from detector.contracts.queries import BadRow
 from detector.contracts.topics import Topics
 from detector.stream.source_records import SourceRecord
 from detector.stream.state_log import Message, headers_within
-
-LETTER = "weirguard.dead-letter"
-"""Header that holds the description of the letter, a ``DeadLetter`` as JSON."""
 
 _OWN_HEADERS = ("weirguard.", "__connect.errors.")
 _HEADER_BYTES = 16_384
@@ -134,7 +131,7 @@ def _message(rows: Sequence[BadRow]) -> str:
 
 
 def _own_headers(described: DeadLetter) -> Iterator[tuple[str, bytes]]:
-    yield LETTER, encode(described)
+    yield LETTER_HEADER, encode(described)
     yield "weirguard.original-bytes", str(described.size).encode()
     yield "weirguard.original-blake2b", str(described.digest).encode()
     yield "__connect.errors.topic", described.topic.encode()

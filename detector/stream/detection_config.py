@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from detector.contracts.actions import make_action
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
+from detector.policy.accounting import UNJUDGED
 from detector.policy.allowlist import Allowlist, parse_allowlist
-from detector.policy.config import Policy, Rung
+from detector.policy.config import Policy
+from detector.policy.entry import GROUP
+from detector.policy.ladder import LadderRule, Rung, default_ladder
+from detector.runtime.sections import RuleSettings, RungSettings
 from detector.runtime.settings import Settings, hint
 from detector.runtime.text import read_text
 
@@ -32,23 +36,48 @@ def engine_config(settings: Settings) -> EngineConfig:
 def policy_config(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
     unknown signal."""
-    section = settings.policy
-    for name in section.signal_modes:
-        if name not in SIGNALS:
-            raise ConfigurationError(f"policy.signal_modes: there is no signal {name!r}{hint(name, SIGNALS)}")
-    ladder = (
-        Rung(0, Action("slow", section.slow_queries_per_second)),
-        Rung(section.refuse_after_queries, Action("refuse")),
-    )
+    section, known = settings.policy, (*SIGNALS, UNJUDGED, GROUP)
+    named = [("policy.signal_modes", name) for name in section.signal_modes]
+    named += [("policy.ladder", name) for rule in section.ladder for name in rule.signals]
+    for where, name in named:
+        if name not in known:
+            raise ConfigurationError(f"{where}: there is no signal {name!r}{hint(name, known)}")
     return Policy(
         mode=section.mode,
         model_modes=dict(section.model_modes),
         signal_modes=dict(section.signal_modes),
-        ladder=ladder,
+        enforce_uncalibrated=section.enforce_uncalibrated,
+        ladder=tuple(map(_rule, section.ladder))
+        or default_ladder(section.slow_queries_per_second, section.refuse_after_queries),
         decision_seconds=section.decision_seconds,
+        cool_down_seconds=section.cool_down_seconds,
         unjudged_queries=section.unjudged_queries,
         allowlist=_allowlist(section.allowlist),
     )
+
+
+def _rule(section: RuleSettings) -> LadderRule:
+    return LadderRule(
+        section.name,
+        tuple(map(_rung, section.rungs)),
+        section.models,
+        section.signals,
+        section.families,
+        section.severities,
+        section.group_size,
+        section.exposure_percent,
+        section.calibrated,
+        section.mode,
+        section.review,
+    )
+
+
+def _rung(section: RungSettings) -> Rung:
+    try:
+        action = make_action(section.action, section.parameters, section.fallback)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"policy.ladder: {error}") from None
+    return Rung(section.after_queries, action, section.seconds)
 
 
 def _allowlist(path: Path | None) -> Allowlist:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
+from detector.core.exposure import EXPOSURES
 from detector.core.profile import ProfileMatcher
 from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
@@ -94,7 +95,17 @@ def _activity(queries: DetectionInput, observation: Observation) -> Activity:
         unjudged={bad.row: UnjudgedRow(bad.reason, version) for bad, version in zip(refused, versions, strict=True)},
         score=observation.score,
         index=observation.index,
+        exposure=exposure_of(observation),
     )
+
+
+def exposure_of(observation: Observation) -> NDArray[np.float64]:
+    """Returns float64 (n,): the larger reading of the meters, in percent; NaN without one."""
+    readings: NDArray[np.float64] = np.full(len(observation.index), np.nan)
+    for name in EXPOSURES:
+        if name in observation.signals:
+            np.fmax(readings, observation.signals[name], out=readings)
+    return readings
 
 
 def policy_sections(effects: Effects) -> Sections:

@@ -111,8 +111,8 @@ class RecordDecoder:
     def __init__(self, partition: int, partitions: int, topics: Topics) -> None:
         self.partitions = partitions
         self.origins: dict[int, int] = {}
-        self._partition = partition
-        self._topics = topics
+        self.partition = partition
+        self.topics = topics
 
     def decode(
         self, records: Sequence[SourceRecord], policy_time: float = 0.0, learn_below: float = 0
@@ -206,7 +206,7 @@ class RecordDecoder:
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
             if home_of:
-                here = np.flatnonzero((self._homes(batch) == self._partition) & ~np.isin(record, lost))
+                here = np.flatnonzero((self._homes(batch) == self.partition) & ~np.isin(record, lost))
                 batch, record, row = take(batch, here), record[here], row[here]  # noqa: PLW2901
             if len(batch):
                 parts.append((batch, numbers[record], row))
@@ -218,7 +218,7 @@ class RecordDecoder:
 
     def _is_home(self, principal: str) -> bool:
         """Returns whether this is the principal's partition."""
-        return self._home(principal) == self._partition
+        return self._home(principal) == self.partition
 
     def _home(self, principal: str) -> int:
         return partition_of(principal, self.partitions)
@@ -234,10 +234,10 @@ class RecordDecoder:
         if run.counts or run.bad:
             bad = ((at, count) for at, row in run.bad if (count := count_of(row, 0.0)) is not None)
             homes = ((at, self._home(count.principal)) for at, count in (*run.counts, *bad))
-            home_of = {at: home for at, home in homes if home != self._partition}
+            home_of = {at: home for at, home in homes if home != self.partition}
         for batch, record, _ in run.parts:
             home = self._homes(batch)
-            rows = np.flatnonzero(home != self._partition)
+            rows = np.flatnonzero(home != self.partition)
             if len(rows):
                 home_of.update(zip(record[rows].tolist(), home[rows].tolist(), strict=True))
         return dict(sorted(home_of.items()))
@@ -276,7 +276,7 @@ class RecordDecoder:
         own = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
         headers = (*headers_within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
         key = record.key if len(record.key or b"") <= _HEADER_BYTES else None
-        return [Message(self._topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
+        return [Message(self.topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
     def _repacked(self, record: SourceRecord) -> Iterator[Message]:
         """Yields the rows of ``record`` that belong elsewhere, decoded again without their neighbours, and counts of
@@ -290,13 +290,13 @@ class RecordDecoder:
         batch = decoded.batch or empty_batch(next(iter(counts.values()))[0].model, "-")
         home = self._homes(batch) if len(batch) else np.zeros(0, np.int64)
         headers = ((CONTENT_TYPE, _PACKED), (ORIGIN, self._origin(record)))
-        for partition in sorted({*home.tolist(), *counts} - {self._partition}):
+        for partition in sorted({*home.tolist(), *counts} - {self.partition}):
             rows = np.flatnonzero(home == partition)
             as_it_came = len(rows) == len(batch) and not (decoded.counts or decoded.bad_rows)
             value = record.value or b""
             if not as_it_came:
                 value = encode_packed(select(batch, rows), counts.get(partition, ()), RECORD_BYTES)
-            yield Message(self._topics.rekeyed, partition, None, value, headers, record.timestamp)
+            yield Message(self.topics.rekeyed, partition, None, value, headers, record.timestamp)
 
     def _counts_elsewhere(self, decoded: DecodedQueries, time: float) -> dict[int, list[Count]]:
         """Returns, by home, the counts in ``decoded``, and counts of its bad rows, one for each principal and
@@ -306,10 +306,10 @@ class RecordDecoder:
         counts: dict[int, list[Count]] = {}
         for count in (*decoded.counts, *summed):
             counts.setdefault(self._home(count.principal), []).append(count)
-        return {home: own for home, own in counts.items() if home != self._partition}
+        return {home: own for home, own in counts.items() if home != self.partition}
 
     def _origin(self, record: SourceRecord) -> bytes:
-        return f"{self._partition}:{record.offset}".encode()
+        return f"{self.partition}:{record.offset}".encode()
 
 
 def _unknown(media_type: bytes | None) -> BadRow:

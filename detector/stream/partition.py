@@ -15,8 +15,10 @@ from detector.contracts.codecs.records import decode as decode_record
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
-from detector.contracts.topics import Topics
 from detector.core.profile import ProfileMatcher
+from detector.groups.judged_record import JudgedRecord, decode_judged
+from detector.groups.owner import SECTION as GROUPS_SECTION
+from detector.groups.owner import GroupEffects, GroupOwner
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names
 from detector.stream import source_checks
@@ -32,6 +34,7 @@ from detector.stream.detector import (
     policy_sections,
 )
 from detector.stream.intake import POISON, DecodedRecords, RecordDecoder
+from detector.stream.judged import JudgedQueriesOutlet
 from detector.stream.scores import ScoreBoard, last_rows
 from detector.stream.source_records import SourceRecord, is_repeated
 from detector.stream.state_log import (
@@ -69,27 +72,28 @@ class Partition:
         self,
         decoder: RecordDecoder,
         detector: Detector,
+        groups: GroupOwner,
         checkpointer: Checkpointer,
-        topics: Topics,
-        number: int,
         writer: LogWriter,
     ) -> None:
-        self.number = number
+        self.number, topics = decoder.partition, decoder.topics
         self.detector = detector
+        self.groups = groups
         self.checkpointer = checkpointer
-        self.cursor = FencedCursor(number)
+        self.cursor = FencedCursor(self.number)
         self.applied: dict[str, int] = {}
         self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
         self._first = False
-        self._outbox = Outbox(topics, number)
+        self._outbox = Outbox(topics, self.number)
         self._decoder = decoder
         self._writer = writer
-        self._letters = DeadLetters(topics, number, writer.letters)
+        self._letters = DeadLetters(topics, self.number, writer.letters)
         self._assembly = Assembly()
-        self._scores = ScoreBoard(topics, number, detector)
+        self._scores = ScoreBoard(topics, self.number, detector)
         self._fitting = ProfileMatcher(detector.engine.config.profiles)
+        self._outlet = JudgedQueriesOutlet(detector.engine.config.judging, topics, self.number, decoder.partitions)
 
     # -- recovery ----------------------------------------------------------------------------------------------------
 
@@ -112,8 +116,8 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        own = (POLICY_SECTION, ACCOUNTING_SECTION, source_checks.SECTION)
-        policy, accounting, sources = (sections.pop(name, None) for name in own)
+        own = (POLICY_SECTION, ACCOUNTING_SECTION, source_checks.SECTION, GROUPS_SECTION)
+        policy, accounting, sources, groups = (sections.pop(name, None) for name in own)
         replaces = record.kind == "chunk"
         engine, ledger = self.detector.engine, self.detector.ledger
         if sections:
@@ -124,6 +128,8 @@ class Partition:
             ledger.absorb(policy)
         if accounting is not None:
             ledger.accounting.absorb(accounting)
+        if groups is not None:
+            self.groups.absorb(groups)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Becomes the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
@@ -194,7 +200,8 @@ class Partition:
             decoded.reject(bad)
         records, last = decoded.records, last_rows(result.observation)
         self.applied[records[0].source] = records[-1].offset
-        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded))
+        judged = tuple(self._outlet.messages(decoded, result.observation))
+        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded), judged)
         self._bury(unit, records, decoded.rejected)
         unit.before += decoded.misrouted
         unit.after.extend(self._scores.due(result.observation, last, decoded))
@@ -214,11 +221,37 @@ class Partition:
             return self._reject(record, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         self.applied["commands"] = record.offset
         self.policy_time = max(self.policy_time, record.timestamp)
+        if command.kind == "dismiss":
+            return self._commit_groups([record], self.groups.command(command, self.policy_time))
         effects = self.detector.ledger.command(command, self.policy_time)
         sections = policy_sections(effects)
         for model, principal in effects.clear:
             sections |= self.detector.engine.clear(model, principal)
         return self._commit_unit("delta", effects, sections, [record])
+
+    def watch(self, records: Sequence[SourceRecord]) -> CommitUnit:
+        """Applies judged queries, which other owners sent, as one state record."""
+        good, rejected = list[tuple[bytes, JudgedRecord]](), dict[int, list[BadRow]]()
+        for at, record in enumerate(records):
+            try:
+                judged = decode_judged(record.value)
+                self.groups.check(judged)
+                good.append((record.value or b"", judged))
+            except InvalidRecord as error:
+                rejected[at] = [BadRow(-1, error.reason, error.detail)]
+        self.applied["judged"] = records[-1].offset
+        unit = self._commit_groups(records, self.groups.observe(good))
+        self._bury(unit, records, rejected)
+        for reason in (bad.reason for rows in rejected.values() for bad in rows):
+            unit.count(names.DEAD_LETTERS, 1, reason)
+        return unit
+
+    def _commit_groups(self, records: Sequence[SourceRecord], effects: GroupEffects) -> CommitUnit:
+        sections = {} if effects.section is None else {GROUPS_SECTION: effects.section}
+        messages = tuple(self._outbox.about_groups(effects, self._decoder.partitions))
+        unit = self._commit_unit("delta", None, sections, records, messages=messages)
+        unit.count_groups(effects)
+        return unit
 
     def skip(self, record: SourceRecord, why: str) -> CommitUnit:
         """Skips ``record`` unread, because it ends every worker that processes it."""
@@ -233,7 +266,7 @@ class Partition:
         unit = self._commit_unit("delta", None, {}, [record])
         self._bury(unit, [record], {0: [BadRow(-1, reason, detail)]})
         unit.count(names.DEAD_LETTERS, 1, reason)
-        if record.source != "commands":
+        if record.source not in ("commands", "judged"):
             unit.count_answered(names.QUERIES_UNJUDGED, 1, UNKNOWN, reason)
         return unit
 
@@ -272,10 +305,12 @@ class Partition:
         sections: Mapping[str, tuple[int, bytes]],
         records: Sequence[SourceRecord] = (),
         rows: int = 0,
+        messages: tuple[Message, ...] = (),
     ) -> CommitUnit:
-        """Returns the next state record, for what came of ``records``, with ``rows`` queries."""
+        """Returns the next state record, for what came of ``records``, with ``rows`` queries. ``messages``: what must
+        be published because of it, besides ``effects``."""
         position = self.cursor.advance()
-        outbox = tuple(self._outbox.messages(effects, position)) if effects else ()
+        outbox = (*(self._outbox.messages(effects, position) if effects else ()), *messages)
         first_chunk = self.checkpointer.first_chunk if kind == "round" else None
         covers = bool(records) and records[0].source == "queries"
         record = StateRecord(

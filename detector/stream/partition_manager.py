@@ -36,10 +36,10 @@ from detector.stream.source_checks import BrokerReads, EndCheck, check_restored
 from detector.stream.source_records import SourceRecord, plausible_time
 from detector.stream.state_log import Message, StateRecord, encode
 
-SOURCES = ("commands", "queries", "rekeyed")
+SOURCES = ("commands", "queries", "rekeyed", "judged")
 
 PartitionBatch = tuple[Partition, list[SourceRecord]]
-"""A partition and the records to apply to it next: of queries, of re-keyed queries, or one command."""
+"""A partition and the records to apply to it next: of queries, re-keyed or judged queries, or one command."""
 
 Applied = tuple[Partition, list[SourceRecord], CommitUnit]
 """A micro-batch and its outcome."""
@@ -368,6 +368,8 @@ def apply_together(work: Sequence[PartitionBatch], quarantine: Quarantine) -> tu
             done.append((partition, records, partition.skip(first, _POISON)))
         elif first.source == "commands":
             done.append((partition, records, partition.command(first)))
+        elif first.source == "judged":
+            done.append((partition, records, partition.watch(records)))
         else:
             queries.append((partition, records))
     started = perf_counter()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from detector.contracts.actions import name_of
 from detector.core.profile import Profile
 from detector.runtime import metric_defs as names
 from detector.runtime.health import Health
@@ -141,9 +142,18 @@ class Reporter:
         ledgers = [partition.detector.ledger for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(map(len, engines)))
         policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
-        self.metrics.set(names.STATE_BYTES, policy + (engines[0].nbytes() if engines else 0))  # shared by all engines
+        groups = sum(one.groups.nbytes for one in partitions)
+        self.metrics.set(
+            names.STATE_BYTES, policy + groups + (engines[0].nbytes() if engines else 0)
+        )  # shared by all engines
+        sizes = [size for one in partitions for size in one.groups.sizes().items()]
+        for metric, at in ((names.GROUPS, 0), (names.GROUP_MEMBERS, 1)):
+            counts: Counter[tuple[str, ...]] = Counter()
+            for series, size in sizes:
+                counts[series] += size[at]
+            self.metrics.replace(metric, dict(counts))
         active = (decision for one in partitions for decision in one.detector.ledger.active(one.policy_time))
-        kinds: Counter[tuple[str, ...]] = Counter((one.model, one.action.name, one.mode) for one in active)
+        kinds: Counter[tuple[str, ...]] = Counter((one.model, name_of(one.action), one.mode) for one in active)
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(kinds))
 
     def _count(self, units: Sequence[CommitUnit]) -> None:

@@ -128,7 +128,8 @@ class TopicWatch:
     def __init__(self, kafka: KafkaSettings) -> None:
         self._topics = kafka.topics
         self._shapes = shapes(kafka)
-        self._needed = {self._topics.state_log, self._topics.queries, self._topics.rekeyed, self._topics.commands}
+        names = kafka.topics
+        self._needed = {names.state_log, names.queries, names.rekeyed, names.judged, names.commands}
         self._identities: dict[str, str] = {}
         self._absent: set[str] = set()
 

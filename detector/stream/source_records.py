@@ -26,7 +26,7 @@ TimeFault = Literal["absent", "past", "future"]
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """One Kafka record of a source ("queries", "rekeyed" or "commands"); ``timestamp`` in seconds UTC."""
+    """One Kafka record of a source ("queries", "rekeyed", "judged" or "commands"); ``timestamp`` in seconds UTC."""
 
     source: str
     offset: int

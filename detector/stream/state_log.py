@@ -70,13 +70,13 @@ def _header_bytes(name: str, data: bytes) -> int:
 class StateRecord(msgspec.Struct, frozen=True, tag_field="format", tag=1, forbid_unknown_fields=True):
     """One record of the state log. The names of the fields are in the log, so that any msgpack reader can audit it.
 
-    ``applied``: source ("queries", "rekeyed", "commands") to the last offset that the state holds. ``origins``:
-    partition of first arrival to the last offset of it that came in re-keyed. ``source`` and ``rows``: which offsets
-    of ``queries`` this record itself covers (first, last) and how many rows it counted. ``policy_time``: running
-    maximum of record timestamps, seconds UTC. ``learn_until``: queries below this offset are learned from, never
-    enforced. ``published``: every record up to here has its outbox on the broker. ``sections``: by component, the
-    version of its format and its bytes. ``first_chunk``: log offset of the first chunk of the round that this record
-    ends.
+    ``applied``: source ("queries", "rekeyed", "judged", "commands") to the last offset that the state holds.
+    ``origins``: partition of first arrival to the last offset of it that came in re-keyed. ``source`` and ``rows``:
+    which offsets of ``queries`` this record itself covers (first, last) and how many rows it counted.
+    ``policy_time``: running maximum of record timestamps, seconds UTC. ``learn_until``: queries below this offset are
+    learned from, never enforced. ``published``: every record up to here has its outbox on the broker. ``sections``: by
+    component, the version of its format and its bytes. ``first_chunk``: log offset of the first chunk of the round that
+    this record ends.
     """
 
     kind: Kind

@@ -61,6 +61,7 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     week, season = {"retention.ms": str(7 * _DAY)}, {"retention.ms": str(90 * _DAY)}
     state = {"cleanup.policy": "delete", "retention.ms": "-1", "retention.bytes": "-1"}
     compacted = {"cleanup.policy": "compact"}
+    forgetful = {"cleanup.policy": "compact,delete"}
     cleaned = {"min.cleanable.dirty.ratio": "0.1", "segment.ms": str(_DAY // 24)}
 
     def shape(name: str, checked: Mapping[str, str], largest: int, others: Mapping[str, str]) -> TopicShape:
@@ -70,10 +71,13 @@ def shapes(kafka: KafkaSettings) -> list[TopicShape]:
     return [
         shape(topics.queries, broker_time, kafka.query_record_bytes, week),
         shape(topics.rekeyed, broker_time, max(kafka.query_record_bytes, RECORD_BYTES) + _ENVELOPE_BYTES, week),
+        shape(topics.judged, broker_time, max(kafka.query_record_bytes, RECORD_BYTES) + _ENVELOPE_BYTES, week),
         shape(topics.commands, broker_time, _ORDINARY_BYTES, season),
         shape(topics.state_log, state, kafka.state_record_bytes, {}),
         shape(topics.decisions, compacted, _ORDINARY_BYTES, cleaned),
         shape(topics.scores, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.groups, compacted, _ORDINARY_BYTES, cleaned),
+        shape(topics.gates, forgetful, _ORDINARY_BYTES, cleaned | {"retention.ms": str(2 * _DAY)}),
         shape(topics.alerts, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.audit, {"cleanup.policy": "delete"}, _ORDINARY_BYTES, season),
         shape(topics.dead_letters, broker_time, letter_bytes(kafka), season),
@@ -212,7 +216,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
     if not needed:
         return None
     differences = ", ".join(f"{name}={has.get(name)} and needs {value}" for name, value in needed.items())
-    settings = ",".join(f"{name}={value}" for name, value in needed.items())
+    settings = ",".join(f"{name}=[{value}]" if "," in value else f"{name}={value}" for name, value in needed.items())
     return (
         f"topic {shape.name} has {differences}; alter it: kafka-configs.sh --bootstrap-server {kafka.servers[0]} "
         f"--alter --entity-type topics --entity-name {shape.name} --add-config {settings}"

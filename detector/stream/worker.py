@@ -16,6 +16,7 @@ from detector.core.configuration import EngineMode
 from detector.core.engine import Engine
 from detector.core.loops.compiled import SWITCH, is_off, listen
 from detector.core.warm import warm_for
+from detector.groups.owner import GroupOwner
 from detector.policy.ledger import Ledger
 from detector.runtime.broker import answers_versions
 from detector.runtime.health import Health, ProbeServer
@@ -100,8 +101,9 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     def new_partition(number: int) -> Partition:
         detector = Detector(engine.sibling(), Ledger(policy, writer.configuration))
         decoder = RecordDecoder(number, settings.kafka.partitions, names)
-        checkpointer = Checkpointer(detector, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
-        return Partition(decoder, detector, checkpointer, names, number, writer)
+        groups = GroupOwner(config.judging, writer.configuration, settings.detection.group_bytes)
+        checkpointer = Checkpointer(detector, groups, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
+        return Partition(decoder, detector, groups, checkpointer, writer)
 
     def new_manager(app: faust.App) -> PartitionManager:
         batching = Batching(settings.worker.microbatch_bytes, quarantine, in_flight)

@@ -18,6 +18,7 @@ def test_three_kills_two_leaves_and_a_freeze_change_nothing(broker: Broker, tmp_
     assert result.problems == []
     assert result.differences == []
     assert result.outcome["alerts"] > 0, "a run without a thief found shows little"
+    assert result.outcome["members"] > 0, "nor one without a group"
 
 
 def test_what_changes_under_it_changes_nothing_or_stops_it(tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def obey(kafka: KafkaSettings, error: str) -> int:
     """Do what the commands in ``error`` would do; how many there were."""
     commands = re.findall(r"--entity-name (\S+) --add-config (\S+?)(?:;|$)", error)
     for topic, settings in commands:
-        alter(kafka, topic, **dict(one.replace(".", "_").split("=") for one in settings.split(",")))
+        pairs = re.findall(r"([^,=]+)=(?:\[(.+?)\]|([^,]*))", settings)
+        alter(kafka, topic, **{name.replace(".", "_"): listed or plain for name, listed, plain in pairs})
     return len(commands)
 
 
@@ -63,6 +64,7 @@ def test_topics_with_a_brokers_defaults_are_refused_until_they_are_altered_as_it
         ("commands", "message_timestamp_type", "CreateTime"),
         ("decisions", "cleanup_policy", "compact,delete"),
         ("scores", "max_message_bytes", "1000"),
+        ("gates", "cleanup_policy", "delete"),
         ("alerts", "max_message_bytes", "1000"),
         ("audit", "cleanup_policy", "compact"),
         ("dead_letters", "message_timestamp_type", "CreateTime"),

@@ -47,6 +47,18 @@ class Names:
         return f"{self.prefix}.queries"
 
     @property
+    def judged(self) -> str:
+        return f"{self.prefix}.judged"
+
+    @property
+    def groups(self) -> str:
+        return f"{self.prefix}.groups"
+
+    @property
+    def commands(self) -> str:
+        return f"{self.prefix}.commands"
+
+    @property
     def alerts(self) -> str:
         return f"{self.prefix}.alerts"
 

@@ -165,11 +165,13 @@ def _all_stop(stage: Stage, sentence: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """``faults``, on workers that ``command`` starts. ``ending`` comes after the audit and leaves nothing to audit."""
+    """``faults``, on workers that ``command`` starts. ``ending`` comes after the audit and leaves nothing to audit.
+    ``ring``: how many accounts collude, while the workers judge by a profile."""
 
-    faults: list[Fault]
+    faults: Sequence[Fault]
     command: Sequence[str] = WEIRGUARD_RUN
     ending: Callable[[Stage], list[str]] | None = None
+    ring: int = 0
 
 
 SERIES: dict[str, Series] = {
@@ -183,11 +185,18 @@ SERIES: dict[str, Series] = {
         SUPERVISE,
         change_topics,
     ),
+    "a ring among them": Series(
+        [
+            *[kill_worker, kill_worker, join_and_leave, kill_worker, freeze_worker, kill_worker, join_and_leave] * 2,
+            *[kill_worker, join_and_leave, kill_worker],
+        ],
+        ring=12,
+    ),
 }
 """The whole of it, for Apache Kafka."""
 
-SHORT = Series([kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker])
-"""The short form: three kills, two leaves, one freeze."""
+SHORT = Series([kill_worker, join_and_leave, kill_worker, freeze_worker, join_and_leave, kill_worker], ring=12)
+"""The short form: three kills, two leaves, one freeze, with a ring among the accounts."""
 
 SHORT_CHANGES = Series([jump_clock, send_poison, move_broker], SUPERVISE, add_partition)
 """The short form of what changes under it."""
@@ -196,7 +205,7 @@ KILLS = Series([kill_worker] * 3)
 """What the embedded broker, which forgets everything when it stops, can be put through in a minute."""
 
 
-def play(stage: Stage, faults: list[Fault], seed: int) -> Iterator[str]:
+def play(stage: Stage, faults: Sequence[Fault], seed: int) -> Iterator[str]:
     """Each fault in turn; yields what was done."""
     chance = random.Random(seed)
     for fault in faults:

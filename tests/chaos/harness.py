@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.collusion import members, ring_differences, write_profile
 from tests.chaos.faults import Series, play
 from tests.chaos.population import Population
 from tests.chaos.report import Report
@@ -66,7 +67,11 @@ def run_series(
     """Play ``series`` on a fresh prefix of ``broker``; worker logs go to ``directory``."""
     directory.mkdir(parents=True, exist_ok=True)
     result = Result(name, seed)
-    population = Population(seed, queries_to_next_thief=scale.queries_to_next_thief)
+    pause, profile = scale.queries_to_next_thief, None
+    population = Population(seed, queries_to_next_thief=pause)
+    if series.ring:
+        population = Population(seed, thieves=2, queries_to_next_thief=pause, ring=series.ring)
+        profile = write_profile(seed, directory / "honest.profile")
     stage = Stage(
         broker,
         f"chaos-{secrets.token_hex(3)}",
@@ -77,6 +82,7 @@ def run_series(
         partitions=scale.partitions,
         command=series.command,
         instruments=instruments,
+        profile=profile,
     )
     say("topics, workers, first queries")
     with stage:
@@ -105,8 +111,12 @@ def _conclude(stage: Stage, result: Result) -> None:
     logs, _ = stage.tail.snapshot()
     further = stage.population.draw(3_000)
     wanted = expected(logs, stage.settings, further, stage.directory / "undisturbed", stage.poison)
-    result.differences = differences(wanted, observed(logs, stage.settings, further))
-    result.outcome = plain(wanted) | actions(wanted)
+    colluding = members(logs, stage.settings)
+    result.differences = differences(wanted, observed(logs, stage.settings, further), colluding)
+    if stage.settings.detection.profiles:
+        result.differences += ring_differences(logs, stage.settings)
+        result.outcome = {"members": len(colluding)}
+    result.outcome |= plain(wanted) | actions(wanted)
 
 
 def _figures(report: Report) -> dict[str, int]:

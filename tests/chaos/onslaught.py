@@ -17,6 +17,7 @@ from kafka.admin import OffsetSpec
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine
+from detector.groups.owner import GroupOwner
 from detector.policy.ledger import Ledger
 from detector.runtime.sections import DetectionSettings, KafkaSettings, LimitSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
@@ -133,7 +134,7 @@ def _settings(bootstrap: str, letters_per_minute: int) -> Settings:
         detection=DetectionSettings(
             dimensions={"digits": DIMENSION}, limits=LimitSettings(principals=1_000, history_queries=256)
         ),
-        policy=PolicySettings(mode="enforce"),
+        policy=PolicySettings(mode="enforce", enforce_uncalibrated=True),
     )
 
 
@@ -213,9 +214,9 @@ def _judged(settings: Settings, names: list[str]) -> Counter[str]:
         judge = Detector(engine.sibling(), Ledger(policy_config(settings), ""))
         receiver = RecordDecoder(number, PARTITIONS, settings.kafka.topics)
         writer = LogWriter("successor", "", settings.kafka.state_record_bytes)
-        successors[number] = Partition(
-            receiver, judge, Checkpointer(judge, 1 << 40, 1), settings.kafka.topics, number, writer
-        )
+        groups = GroupOwner((), "", settings.detection.group_bytes)
+        checkpointer = Checkpointer(judge, groups, 1 << 40, 1)
+        successors[number] = Partition(receiver, judge, groups, checkpointer, writer)
     for number, offset, value in _records(settings, settings.kafka.topics.state_log):
         successors[number].absorb(offset, value)
     judged: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError
 
-from detector.runtime.sections import KafkaSettings, PolicySettings, WorkerSettings
+from detector.runtime.sections import DetectionSettings, KafkaSettings, PolicySettings, WorkerSettings
 from detector.runtime.settings import Settings
 from detector.stream import topics
 from tests.chaos.audit import Names, audit, counted_records
@@ -50,7 +50,7 @@ class Stage:
 
     ``population`` is queried at ``queries_per_second``; ``workers`` start, a ``guest`` may join them, and each has its
     log in ``directory``. ``command`` starts a worker. ``instruments``: another address of the broker,
-    for load and tail.
+    for load and tail. ``profile``: the file of the profile that they judge by.
     ``poison``: partition and offset of queries that were sent to end workers.
     """
 
@@ -67,6 +67,7 @@ class Stage:
         workers: int = 2,
         command: Sequence[str] = WEIRGUARD_RUN,
         instruments: str | None = None,
+        profile: Path | None = None,
     ) -> None:
         self.broker = broker
         self.poison: set[tuple[int, int]] = set()
@@ -74,7 +75,7 @@ class Stage:
         self._command = command
         self.directory = directory
         self.embedded = embedded
-        self.settings = _settings(broker.bootstrap, prefix, partitions, embedded)
+        self.settings = _settings(broker.bootstrap, prefix, partitions, embedded, profile)
         self.population = population
         self.workers = [self._new_worker(f"worker-{at + 1}") for at in range(workers)]
         self.guest = self._new_worker("guest")
@@ -171,10 +172,20 @@ class Stage:
         return all(applied_offset(logs, self._names, number) >= offset for number, offset in wanted.items())
 
     def _settled(self) -> bool:
-        if not self._sent_and_applied():
+        if not (self._sent_and_applied() and self._followed()):
             return False
         report = self.audit()
         return not report.problems and self._committed()
+
+    def _followed(self) -> bool:
+        """Whether the state holds what workers have sent each other so far."""
+        logs, _ = self.tail.snapshot()
+        sources = {source: getattr(self._names, source) for source in ("judged", "commands")}
+        return all(
+            applied_offset(logs, self._names, number, source) >= logs.entries[topic, number][-1].offset
+            for source, topic in sources.items()
+            for number in logs.partitions(topic)
+        )
 
     def _committed(self) -> bool:
         """Whether every partition's last record is acknowledged."""
@@ -188,13 +199,13 @@ class Stage:
         return all((number, last + 1) in done for number, last in self.load.last.items())
 
 
-def applied_offset(logs: Logs, names: Names, partition: int) -> int:
-    """The last source offset that the state of ``partition`` holds."""
+def applied_offset(logs: Logs, names: Names, partition: int, source: str = "queries") -> int:
+    """The last offset of ``source`` that the state of ``partition`` holds."""
     records = counted_records(logs, names.prefix, partition)
-    return max((record.applied("queries") for record in records), default=-1)
+    return max((record.applied(source) for record in records), default=-1)
 
 
-def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> Settings:
+def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool, profile: Path | None) -> Settings:
     """Short sessions, enforcement, decisions that need renewal within a run, several checkpoint rounds in it, and state
     records so small that the larger ones come in parts."""
     return Settings(
@@ -212,7 +223,8 @@ def _settings(bootstrap: str, prefix: str, partitions: int, embedded: bool) -> S
             restart_most_seconds=2.0,
             microbatch_bytes=4 * _QUERY_BYTES,
         ),
-        policy=PolicySettings(mode="enforce", decision_seconds=20.0),
+        detection=DetectionSettings(profiles=() if profile is None else (profile,)),
+        policy=PolicySettings(mode="enforce", enforce_uncalibrated=True, decision_seconds=20.0),
     )
 
 
@@ -229,7 +241,7 @@ def _stamp_by_broker(bootstrap: str, names: Names) -> None:
     """Append times on all that the audit orders by time."""
     with KafkaAdminClient(bootstrap_servers=bootstrap) as admin:
         stamp = {"message.timestamp.type": "LogAppendTime"}
-        topics_of_interest = [names.state, names.alerts, names.decisions, names.audit]
+        topics_of_interest = [names.state, names.groups, names.alerts, names.decisions, names.audit]
         admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, stamp) for name in topics_of_interest])
 
 

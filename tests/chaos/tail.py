@@ -73,7 +73,8 @@ class Tail:
 
     def _places(self, consumer: KafkaConsumer) -> list[TopicPartition]:
         names = Names(self._prefix)
-        topics = [names.queries, names.state, names.alerts, names.decisions, names.audit, names.dead_letters]
+        topics = [names.queries, names.judged, names.commands, names.state, names.groups, names.alerts]
+        topics += [names.decisions, names.audit, names.dead_letters]
         if self._seen is None:
             topics.append(CONSUMER_OFFSETS)
         return [TopicPartition(topic, p) for topic in topics for p in consumer.partitions_for_topic(topic) or ()]

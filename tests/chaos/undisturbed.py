@@ -25,6 +25,7 @@ from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.engine import Engine, Observation
+from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.replay.report import replay
 from detector.runtime.settings import Settings
 from detector.stream.detection_config import engine_config, policy_config
@@ -34,6 +35,7 @@ from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs
 
 _SCORE_ROUNDING = 1e-9
+_OTHERS = {POLICY_SECTION, SECTION, GROUPS_SECTION}
 
 Timed = tuple[Entry, float]
 """A source record, and when it came, in seconds."""
@@ -95,18 +97,27 @@ def observed(logs: Logs, settings: Settings, further: QueryBatch) -> Outcome:
     return outcome
 
 
-def differences(wanted: Outcome, got: Outcome) -> list[str]:
-    """What differs, in sentences; none where all is equal."""
+def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) -> list[str]:
+    """What differs, in sentences; none where all is equal. ``replay`` decides nothing about groups: the decisions about
+    ``colluding`` principals are left out, and of their alerts the episode, which begins with the group's command."""
     found = []
     for kind in ("alerts", "decisions"):
-        one, other = getattr(wanted, kind), getattr(got, kind)
-        found += [f"missing from {kind}: {text:.300}" for text in sorted(one - other)]
-        found += [f"too many in {kind}: {text:.300}" for text in sorted(other - one)]
+        due, there = (_comparable(kind, getattr(own, kind), colluding) for own in (wanted, got))
+        found += [f"missing from {kind}: {text:.300}" for text in sorted(due - there)]
+        found += [f"too many in {kind}: {text:.300}" for text in sorted(there - due)]
     for name in sorted(wanted.verdicts | got.verdicts):
         one, other = wanted.verdicts.get(name), got.verdicts.get(name)
         if one is None or other is None or not one.agrees(other):
             found.append(f"verdict of {name}: {other} where {one} is due")
     return found
+
+
+def _comparable(kind: str, texts: Iterable[str], colluding: Collection[str]) -> set[str]:
+    alone = {text for text in texts if json.loads(text)["principal"] not in colluding}
+    if kind == "decisions":
+        return alone
+    others = (json.loads(text) for text in set(texts) - alone)
+    return alone | {json.dumps(own | {"id": "", "episode": 0}, sort_keys=True) for own in others}
 
 
 def _contents(values: Iterable[bytes | None]) -> set[str]:
@@ -200,9 +211,7 @@ def _rebuilt(records: Iterable[Counted], settings: Settings) -> Engine:
 def _sections(entry: Entry) -> dict[str, tuple[int, bytes]]:
     assert entry.value is not None
     sections: dict[str, Any] = msgspec.msgpack.decode(entry.value)["sections"]
-    return {
-        name: (version, data) for name, (version, data) in sections.items() if name not in {POLICY_SECTION, SECTION}
-    }
+    return {name: (version, data) for name, (version, data) in sections.items() if name not in _OTHERS}
 
 
 def _verdicts(engine: Engine, further: QueryBatch) -> dict[str, Verdict]:

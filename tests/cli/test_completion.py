@@ -22,7 +22,7 @@ from detector.cli.main import COMMANDS
         (["nothing", ""], []),
         (["decisions", ""], ["list", "add", "delete", "kill-switch"]),
         (["decisions", "add", "m", "p", "--act"], ["--action"]),
-        (["decisions", "add", "m", "p", "--action", ""], ["slow", "refuse"]),
+        (["decisions", "add", "m", "p", "--action", "s"], ["slow", "spec_noise"]),
         (["decisions", "kill-switch", "o"], ["on", "off"]),
         (["replay", "--mode", "com"], ["compatible"]),
         (["replay", "--out", ""], []),

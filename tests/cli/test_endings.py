@@ -90,8 +90,11 @@ CASES: dict[str, Case] = {
             ["kill-switch", "on", "--reason", "r"],
         ],
     ),
+    "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
+    "gate": Case(["list"], READS),
     "alerts": Case(["tail"], READS, interrupted=0),
+    "notify": Case([], "detector.notify.service.new_receivers", more=[["--test"]]),
     "config": Case(["show"], "detector.runtime.settings.load_settings", more=[["check"]]),
     "serve-demo": Case([], "detector.lab.server.create_demo"),
     "traffic": Case(

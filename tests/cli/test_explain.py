@@ -100,7 +100,7 @@ def test_a_thief_is_explained_by_what_replay_flags(
     assert f"Suspect since query {row + 1} of 200: " in said
     assert "beyond any honest account" in said
     assert re.search(r"leaves D = [\d.]+ standard deviations of honest accounts; the threshold is [\d.]+\.", said)
-    assert "decision: slow (observe) for signal:suspicion" in said
+    assert "decision: slow to 1/s (observe) for signal:suspicion" in said
     assert "unexplained deviation" in said
 
 
@@ -256,7 +256,9 @@ def publish_records(producer: KafkaProducer, topics: Topics, *records: Alert | A
 def service_course(queries: QueryBatch) -> PrincipalReplay:
     """What a service with these queries would put on record: its time is that of their records."""
     last = (np.arange(len(queries) - 20) // 20 * 20 + 19).tolist() + list(range(len(queries) - 20, len(queries)))
-    return replay_principal([(queries, queries.occurred_at[last])], EngineConfig(), Policy(mode="enforce"))
+    return replay_principal(
+        [(queries, queries.occurred_at[last])], EngineConfig(), Policy(mode="enforce", enforce_uncalibrated=True)
+    )
 
 
 def test_a_service_gives_the_queries_and_the_records(topics: Topics, producer: KafkaProducer, tmp_path: Path) -> None:
@@ -268,7 +270,7 @@ def test_a_service_gives_the_queries_and_the_records(topics: Topics, producer: K
     publish_records(producer, topics, *(record for _, record in course.records))
     said = words("mallory", "--out", tmp_path)
     assert f"Suspect since query {course.verdict + 1} of 200" in said
-    assert "decision: slow (enforce) for signal:prada" in said
+    assert "decision: slow to 1/s (enforce) for signal:prada" in said
     assert f"read from the topic {topics.queries}" in said
     svg = next(own for own in parsed(tmp_path / PAGE).iter(SVG) if "W over" in (own.get("aria-label") or ""))
     assert any((part.text or "").startswith(f"{course.verdict + 1}: suspect, alert, slow") for part in svg)

@@ -55,7 +55,7 @@ def test_a_thief_who_plays_with_names_and_types_is_judged_and_refused(
     rows = [TRICKS[trick](dict(row), at) for at, row in enumerate(THIEF.rows)]
     log = tmp_path / "log.jsonl"
     write_log(log, [replace(THIEF, rows=rows), customers(1, 2, 60)[0]], "by name", "one probability")
-    config, policy = EngineConfig(profiles=(profile,)), Policy(mode="enforce")
+    config, policy = EngineConfig(profiles=(profile,)), Policy(mode="enforce", enforce_uncalibrated=True)
     summary = replay([log], tmp_path / "out", engine_config=config, policy=policy)
     assert (summary["refused"], summary["queries"]) == (0, len(rows) + 60)
     flagged = {own["principal"]: own["first_flagged"] for own in summary["principals"]}

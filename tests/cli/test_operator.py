@@ -10,15 +10,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
 from detector.cli import decisions, principals
 from detector.cli.operator import seconds
+from detector.cli.shadow import shadow_report
 from detector.contracts.codecs import decision_key, decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError
 from detector.contracts.findings import Action, Alert, Audit, Cause, Command, Decision, Evidence, Score
@@ -26,6 +29,7 @@ from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics, partition_of
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
+from detector.policy.records import decision_audit
 from detector.replay.topics import Topic
 from detector.runtime.sections import KafkaSettings
 from tests.conftest import Broker
@@ -159,6 +163,26 @@ def test_list_shows_the_newest_epoch_of_each_decision_and_can_be_filtered(topics
     assert shown.stderr == ""
     assert "thief" in text
     assert "operator:eve c9 abuse" in text
+
+
+def test_the_shadow_report_is_made_from_the_topics(topics: Topics, publish: Any, tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(shadow_report)
+    observed = decision("thief", "slow", mode="observe", issued_at=NOW - 600)
+    publish(topics.audit, decision_audit(observed), decision_audit(decision("ada", issued_at=NOW - 600)))
+    publish(topics.alerts, alert("thief"))
+    publish(topics.scores, score("thief", 1.2), score("ada", 0.2))
+    told = json.loads(run(app, "--since", "1h", "--json", "--out", str(tmp_path / "page.html")).stdout)
+    (one,) = told["principals"]
+    assert (one["principal"], one["causes"], told["accounts_with_a_score"]) == (
+        "thief",
+        ["signal:prada"],
+        {"digits": 2},
+    )
+    assert 600 <= one["seconds"]["slow"] < 700
+    assert "thief" in (tmp_path / "page.html").read_text()
+    assert "1 account would have met an action" in run(app, "--since", "1h").stdout
+    assert "0 accounts would have met" in run(app, "--since", "1h", "--model", "faces").stdout
 
 
 def test_add_and_delete_wait_for_the_owner_and_print_the_result(

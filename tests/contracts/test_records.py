@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from detector.contracts.codecs import KILL_SWITCH_KEY, REASONS, decision_key, decode, encode
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Cause, Command, DeadLetter, Decision, Evidence, Score
+from detector.contracts.findings import (
+    Action,
+    Alert,
+    Audit,
+    Cause,
+    Command,
+    DeadLetter,
+    Decision,
+    Evidence,
+    GateReport,
+    Score,
+    WhenStale,
+)
 
 NAN, INFINITY = float("nan"), float("inf")
 EVIDENCE = Evidence("w", 0.9, "1", 0.95)
@@ -20,10 +32,13 @@ ALERT = Alert("a", 1.0, "m", "1", "p", "prada", 0, "high", 1.5, 0.95, 7, (EVIDEN
 CAUSE = Cause("a", "signal:prada", 60.0)
 DECISION = Decision("d", "m", "p", Action("slow", 0.5), "enforce", (4, 2), 1.0, 60.0, (CAUSE,), "v")
 COMMAND = Command("c", "add", 1.0, "ana", "m", "p", "why", Action("refuse"), "enforce", 60.0)
+JOIN = Command("c", "join", 1.0, "group:g", "m", "p", "why", group="g", group_size=3, model_version="1")
 AUDIT = Audit("u", 1.0, "command", "m", "p", "ana", "refused", {"seconds": 60.0, "why": "so"})
 SCORE = Score("m", "1", "p", 1.0, 3, 1.5, True, {"prada": 0.9})
+WHEN_STALE: dict[str, WhenStale] = {"*": "allow", "m": "refuse"}
+GATE = GateReport("g", "1", 1.0, 9.0, 30.0, True, True, 0.5, 60.0, WHEN_STALE, 2, {"allowed": 7}, {"round": 3})
 LETTER = DeadLetter("weirguard.queries", 0, 12, None, "syntax", "x" * 20_000)
-RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, LETTER]
+RECORDS = [ALERT, DECISION, COMMAND, AUDIT, SCORE, GATE, JOIN, LETTER]
 
 WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (ALERT, {"score": NAN}, "non-finite"),
@@ -45,9 +60,26 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
     (COMMAND, {"action": None}, "action"),
     (COMMAND, {"duration_seconds": INFINITY}, "action"),
     (COMMAND, {"issuer": ""}, "identity"),
+    (COMMAND, {"group": "g"}, "action"),
+    (COMMAND, {"model_version": "1"}, "action"),
+    (COMMAND, {"group_size": 3}, "action"),
+    (JOIN, {"group": None}, "identity"),
+    (JOIN, {"group": "g" * 251, "issuer": "group:" + "g" * 251}, "identity"),
+    (JOIN, {"issuer": "group:other"}, "identity"),
+    (JOIN, {"issuer": "ana"}, "identity"),
+    (JOIN, {"model_version": ""}, "identity"),
+    (JOIN, {"group_size": 0}, "value"),
+    (JOIN, {"mode": "observe"}, "action"),
     (AUDIT, {"detail": {"w": NAN}}, "non-finite"),
     (SCORE, {"signals": {"prada": NAN}}, "non-finite"),
     (SCORE, {"score": INFINITY}, "non-finite"),
+    (GATE, {"gate": "*"}, "identity"),
+    (GATE, {"counts": {"allowed": -1}}, "value"),
+    (GATE, {"responses": {"a\nb": 1}}, "identity"),
+    (GATE, {"when_stale": {"": "allow"}}, "identity"),
+    (GATE, {"report_seconds": 0.0}, "value"),
+    (GATE, {"max_stale_seconds": NAN}, "non-finite"),
+    (GATE, {"stale_seconds": INFINITY}, "non-finite"),
     (LETTER, {"offset": -1}, "value"),
 ]
 
@@ -107,7 +139,7 @@ def test_the_key_of_a_decision_is_a_json_array_without_spaces() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(RECORDS[:5]), st.data())
+@given(st.sampled_from(RECORDS[:6]), st.data())
 def test_a_damaged_record_is_refused_or_read_by_the_rules(record: Any, data: st.DataObject) -> None:
     value = bytearray(encode(record))
     for _ in range(data.draw(st.integers(1, 3))):

@@ -12,9 +12,10 @@ from detector.contracts.errors import ConfigurationError
 from detector.core.calibration.calibrate import Calibration, FlaggedRate, Tail, calibrate
 from detector.core.calibration.crossfit import COLUMNS, OwnerInputs
 from detector.core.calibration.exemplars import SIMULATED, LargestD
-from detector.core.calibration.scan import FAMILIES, Outlier, Screened, calibrate_screened, outliers
+from detector.core.calibration.scan import Outlier, Screened, calibrate_screened, outliers
 from detector.core.exposure import Validation
 from detector.core.owner_model import Features, Linear
+from detector.core.signals.suspicion import FAMILIES
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 
 BUDGET = 0.01

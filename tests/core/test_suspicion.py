@@ -20,7 +20,7 @@ from detector.core.profile import Profile
 from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.base import Delta, Proposal, Signal
-from detector.core.signals.suspicion import CLOCKS, MEMORIES, Listener, Suspicion
+from detector.core.signals.suspicion import CLOCKS, MEMORIES, Listener, Suspicion, _ProfileScorer
 from detector.core.state.arrays import Array, pack, unpack
 from detector.core.state.rows import StepRows
 from tests.core.measure_oracle import Judge
@@ -390,3 +390,28 @@ def test_sections_hold_a_state_of_known_shape() -> None:
     for step in (step for segment in unpack(sections["suspicion"][1]) for step in segment if step):
         assert step["slot_sums"].shape[1] == (len(MEASURES) + len(CLOCKS)) * len(MEMORIES)
         assert pack(step)
+
+
+_PARTS: list[tuple[dict[str, float], str]] = [
+    ({"novelty": 9.0}, "content"),
+    ({"novelty": 9.0, "sign_steps": 1.9}, "content"),
+    ({"novelty": 9.0, "sign_steps": 2.1}, "structure"),
+    ({"novelty": 9.0, "sign_steps": 3.0, "surprise": 4.0}, "outputs"),
+    ({"sign_steps": 1.0, "novelty": 0.5}, "structure"),
+]
+
+
+@pytest.mark.parametrize(("parts", "family"), _PARTS)
+def test_the_family_is_content_only_if_no_other_counts(parts: dict[str, float], family: str) -> None:
+    own = Profile("credit", "1", REFERENCE, _standards())
+    scorer = _ProfileScorer(own, COLUMNS, [*MEASURES.values()])
+    scorer.standards = replace(own.standards, exemplars=np.zeros((1, len(COLUMNS))))
+    assert scorer.family(np.array([parts.get(name, 0.0) for name in COLUMNS])) == family
+
+
+def test_a_finding_has_the_family_of_its_evidence() -> None:
+    own = replace(PROFILE, standards=replace(_standards(), exemplars=np.zeros((1, len(COLUMNS)))))
+    (finding,) = Engine(EngineConfig(profiles=(own,))).observe([_thief()]).findings
+    scorer = _ProfileScorer(own, COLUMNS, [*MEASURES.values()])
+    seen = observe(Engine(EngineConfig(profiles=(own,))), [_thief()]).signals
+    assert finding.family == scorer.family(np.array([seen[f"suspicion.{name}"][finding.row] for name in COLUMNS]))

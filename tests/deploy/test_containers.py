@@ -24,7 +24,7 @@ OURS = [name for name, service in SERVICES.items() if "build" in service]
 
 
 def test_what_is_asked_for_is_there() -> None:
-    assert SERVICES.keys() == {"kafka", "detector", "model-server", "traffic", "prometheus", "grafana"}
+    assert SERVICES.keys() == {"kafka", "detector", "notify", "model-server", "traffic", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -91,10 +91,14 @@ def test_every_alert_fires_in_a_rule_test_and_is_silent_in_another() -> None:
     assert {case["alertname"] for case in cases if not case["exp_alerts"]} == names
 
 
-def test_prometheus_scrapes_the_port_that_the_detector_serves() -> None:
+def test_prometheus_scrapes_the_port_that_detector_and_notifier_serve() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
-    [job] = config["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"detector:{MetricsSettings().port}"]}]
+    targets = {job["job_name"]: job["static_configs"] for job in config["scrape_configs"]}
+    port = MetricsSettings().port
+    assert targets == {
+        "weirguard": [{"targets": [f"detector:{port}"]}],
+        "weirguard-notify": [{"targets": [f"notify:{port}"]}],
+    }
     assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
 
 

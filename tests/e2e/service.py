@@ -91,6 +91,7 @@ def running_service(
         "WEIRGUARD_KAFKA__PARTITIONS": str(PARTITIONS),
         "WEIRGUARD_WORKER__SESSION_TIMEOUT_SECONDS": "3" if broker.embedded else "6",
         "WEIRGUARD_POLICY__MODE": "enforce",
+        "WEIRGUARD_POLICY__ENFORCE_UNCALIBRATED": "true",
     }
     environment |= {f"WEIRGUARD_KAFKA__{name.upper()}": value for name, value in broker.security.items()}
     worker = Worker("worker", environment | variables, directory / "worker.log", command)

@@ -1,4 +1,4 @@
-"""What a profile's crowd says of other measures and of volumes that no calibration account has."""
+"""What a profile's crowd shows of other measures and of volumes that no calibration account has."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_the_view_fits_the_terminal_and_puts_the_suspect_first(lines: int) -> No
 
 def test_the_view_shows_statistic_state_alert_and_decisions() -> None:
     text = drawn(render(moment(), 40))
-    for shown in ("W 0.800", "refused", "alert: prada at query 170", "slow to 1 a second", "decision: refuse"):
+    for shown in ("W 0.800", "refused", "alert: prada at query 170", "slow to 1/s", "decision: refuse"):
         assert shown in text
     for shown in ("steady-1", "D 21.2", "mallory on tumours: alert: suspicion at query 23"):
         assert shown in text

@@ -18,6 +18,7 @@ ACCURACY = {
     "adversarial training": 0.9,
     "convolutional network": 0.94,
     "decision tree": 0.7,
+    "gradient boosting": 0.9,
     "defensive distillation": 0.9,
     "diverse ensemble": 0.9,
     "label smoothing": 0.92,

@@ -94,3 +94,46 @@ def test_a_feature_left_out_does_not_hide_the_parent(split: Dataset) -> None:
     child = seeds[1:].copy()
     child[0, 3] = np.nan
     assert disguise.wrap(child).account.tolist() == [1]
+
+
+WOVEN = ("diluted", "slow drift", "washed")
+
+
+@pytest.mark.parametrize("name", WOVEN)
+def test_natural_rows_of_the_thief_need_no_cover(name: str, split: Dataset) -> None:
+    stream = WRAPPERS[name](split, PAUSE, 1).wrap(split.thief.features[:50])
+    np.testing.assert_array_equal(stream.features, split.thief.features[:50])
+    assert not stream.cover.any()
+
+
+def test_one_query_in_eight_is_the_attack_and_the_rest_are_crossovers(split: Dataset) -> None:
+    stream = WRAPPERS["diluted"](split, PAUSE, 1).wrap(rounds(split, 30)[0])
+    assert np.flatnonzero(~stream.cover).tolist() == list(range(7, 240, 8))
+    own = split.thief.features
+    assert all((row == own).any(axis=0).all() for row in stream.features[stream.cover])
+    assert not any((row == own).all(axis=1).any() for row in stream.features[stream.cover][:20])
+
+
+def test_washing_sends_the_same_rows_in_turn_after_each_block(split: Dataset) -> None:
+    stream = WRAPPERS["washed"](split, PAUSE, 1).wrap(rounds(split, 10)[0])
+    assert np.flatnonzero(~stream.cover).tolist() == [0, 1, 2, 3, *range(124, 128), 248, 249]
+    wash = stream.features[4:124]
+    assert len(np.unique(wash, axis=0)) == 40
+    np.testing.assert_array_equal(wash[:40], wash[40:80])
+
+
+def test_slow_drift_goes_from_cover_to_nothing_but_the_attack(split: Dataset) -> None:
+    stream = WRAPPERS["slow drift"](split, PAUSE, 1).wrap(rounds(split, 1_500)[0])
+    attack = ~stream.cover
+    shares = [attack[start : start + 250].mean() for start in range(0, 2_000, 250)]
+    np.testing.assert_allclose(shares, (np.arange(8) + 0.5) / 8, atol=0.02)
+    assert attack[2_000:].all()
+    own = {row.tobytes() for row in split.thief.features}
+    natural = [row.tobytes() for row in stream.features[:150][stream.cover[:150]]]
+    assert set(natural) <= own
+    assert len(set(natural)) == len(natural)
+
+
+def test_fresh_accounts_send_three_queries_each(split: Dataset) -> None:
+    stream = WRAPPERS["fresh accounts"](split, PAUSE, 1).wrap(rounds(split, 9)[0])
+    assert stream.account.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.contracts.findings import Action, Command
 from detector.policy.config import Policy
+from detector.policy.ladder import Case
 
 Published = tuple[Any, ...]
 
@@ -46,14 +47,19 @@ class Order:
 Item = Row | Uncharted | Order
 
 
+HARSHER = ("none", "slow", "round", "label_only", "refuse")
+
+
 @dataclass
 class Wish:
     action: Action
     mode: str
     until: float
 
-    def force(self) -> tuple[bool, bool, float]:
-        return self.mode == "enforce", self.action.name == "refuse", -(self.action.queries_per_second or 0)
+    def force(self) -> tuple[bool, int, float]:
+        name = self.action.name if self.action.graded is None else self.action.graded.name
+        rate = None if self.action.graded else self.action.queries_per_second
+        return self.mode == "enforce", HARSHER.index(name), -math.inf if rate is None else -rate
 
 
 @dataclass
@@ -66,6 +72,20 @@ class Person:
     queries: int = 0
     episode: int = -1
     seen: float = 0.0
+    cools_at: float = -math.inf
+    # group -> [issued_at, lifted, left_at or None]
+    groups: dict[str, list[Any]] = field(default_factory=dict)
+
+    def flagging(self) -> dict[str, str]:
+        """Origin -> signal of all that was not lifted."""
+        found = {"signal:" + signal: signal for (_, signal), latch in self.latches.items() if not latch[1]}
+        return found | {f"group:{group}": "group" for group in self.in_groups() if not self.groups[group][1]}
+
+    def in_groups(self) -> list[str]:
+        return [group for group, (_, _, left_at) in self.groups.items() if left_at is None]
+
+    def suspect(self) -> bool:
+        return bool(self.latches or self.in_groups())
 
 
 class OracleAccounts:
@@ -156,24 +176,26 @@ class OracleLedger:
             records.append(("missing", item.time, item.principal, item.queries))
         person = self.people.setdefault(item.principal, Person())
         self._forget(person, item.time)
-        before = bool(person.latches)
+        before = person.suspect()
         turn = self.accounts.take(item)
         exempt = self.policy.allowlist.covering(self.model, item.principal, item.time) is not None
         if isinstance(item, Row) and not item.unjudged:
             records += self._verdict(person, item, exempt)
         records += self._accuse(person, item, exempt, turn)
-        if person.latches:
+        if person.suspect():
             person.seen = item.time
             person.queries += (item.queries if isinstance(item, Uncharted) else 1) if before else 0
-            self._wish(person, item, exempt)
+            self._wish(person, item.time, item.learning, exempt)
         return records + self._decide(person, item.principal, item.time)
 
     def _forget(self, person: Person, now: float) -> None:
         person.wishes = {origin: wish for origin, wish in person.wishes.items() if wish.until > now}
         if person.published is not None and person.published[2] <= now:
             person.published = None
-        if person.latches and now - person.seen >= 30 * 86_400:
+        if now - person.seen >= 30 * 86_400:
             person.latches = {}
+            person.groups = {group: one for group, one in person.groups.items() if one[2] is not None}
+        person.groups = {group: one for group, one in person.groups.items() if one[2] is None or now < one[2] + 86_400}
 
     def _verdict(self, person: Person, row: Row, exempt: bool) -> list[Published]:
         records: list[Published] = []
@@ -210,17 +232,20 @@ class OracleLedger:
         latch[3] += 1
         return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:])
 
-    def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
-        held = any(not latch[1] for latch in person.latches.values())
-        if not held and not any(origin.startswith("signal:") for origin in person.wishes):
+    def _begin(self, person: Person, time: float) -> None:
+        held = person.flagging() or any(not origin.startswith("operator:") for origin in person.wishes)
+        if not held and time >= person.cools_at:
             person.queries = 0
         person.episode = max(person.episode + 1, math.floor(time))
+
+    def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
+        self._begin(person, time)
         person.latches[version, signal] = [person.episode, False, None, 0]
 
     def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Published]:
         latched = [at for at in person.latches if at[1] == "unjudged"]
         if turn is False:
-            person.wishes.pop("signal:unjudged", None)
+            self._remove(person, ["signal:unjudged"])
             for at in latched:
                 del person.latches[at]
         if not turn:
@@ -235,23 +260,52 @@ class OracleLedger:
         records: list[Published] = [self._alert(person, item, version, "unjudged", score, exempt)]
         return records + ([("withheld", item.time, item.principal, "unjudged")] if exempt else [])
 
-    def _wish(self, person: Person, item: Row | Uncharted, exempt: bool) -> None:
+    def _wish(self, person: Person, time: float, learning: bool, exempt: bool) -> None:
         if exempt:
-            person.wishes = {origin: wish for origin, wish in person.wishes.items() if origin[:7] != "signal:"}
+            self._remove(person, [origin for origin in person.wishes if origin[:9] != "operator:"])
             return
-        signals = {signal for (_, signal), latch in person.latches.items() if not latch[1]}
-        action = next(step.action for step in reversed(self.policy.ladder) if person.queries >= step.after_queries)
         wishes, renew = {}, False
-        for signal in signals:
-            old = person.wishes.get("signal:" + signal)
-            mode = self.policy.mode_of(self.model, signal)
-            if item.learning and (old is None or old.mode == "observe"):
+        for origin, signal in person.flagging().items():
+            case = self._case(person, origin, signal)
+            rule = next((rule for rule in self.policy.ladder if rule.matches(case)), None)
+            if rule is None:
+                continue
+            rung = next(rung for rung in reversed(rule.rungs) if person.queries >= rung.after_queries)
+            old, life = person.wishes.get(origin), rung.seconds or self.policy.decision_seconds
+            doubtful = case.calibrated is False and not self.policy.enforce_uncalibrated
+            mode = "observe" if doubtful or rule.mode == "observe" else self.policy.mode_of(self.model, signal)
+            if learning and (old is None or old.mode == "observe"):
                 mode = "observe"
-            life = self.policy.decision_seconds
-            wishes["signal:" + signal] = Wish(action, mode, item.time + life)
-            renew |= old is None or (old.action, old.mode) != (action, mode) or old.until - item.time <= life / 2
+            wishes[origin] = wish = Wish(rung.action, mode, time + life)
+            if old is None:
+                renew = True
+            elif old.force()[1:] > wish.force()[1:]:
+                wishes[origin] = Wish(old.action, mode, old.until)
+                renew |= old.mode != mode
+            else:
+                renew |= (old.action, old.mode) != (rung.action, mode) or old.until - time <= life / 2
         if renew:
             person.wishes |= wishes
+            life = self.policy.cool_down_seconds
+            person.cools_at = max([person.cools_at, *(wish.until + life for wish in wishes.values())])
+
+    def _case(self, person: Person, origin: str, signal: str) -> Case:
+        if signal == "group":
+            return Case(self.model, signal)
+        severity = next(
+            latch[2] for (_, own), latch in person.latches.items() if "signal:" + own == origin and not latch[1]
+        )
+        if severity is None:
+            return Case(self.model, signal)
+        if signal == "unjudged":
+            return Case(self.model, signal, "protocol", severity)
+        return Case(self.model, signal, "structure", severity, calibrated=False)
+
+    def _remove(self, person: Person, origins: list[str]) -> None:
+        gone = [origin for origin in origins if person.wishes.pop(origin, None) is not None]
+        left = [origin for origin in (*gone, *person.wishes) if origin[:9] != "operator:"]
+        if left and not any(origin in person.wishes for origin in left):
+            person.cools_at = -math.inf
 
     def _decide(self, person: Person, principal: str, now: float) -> list[Published]:
         if not person.wishes:
@@ -286,18 +340,42 @@ class OracleLedger:
             person.names[origin] = command.id
             person.wishes[origin] = Wish(command.action, mode, now + command.duration_seconds)
         elif command.kind == "clear":
-            person.latches, person.wishes = {}, {}
+            person.latches, person.wishes, person.cools_at = {}, {}, -math.inf
+            person.groups = {
+                group: [issued, False, now if left is None else left]
+                for group, (issued, _, left) in person.groups.items()
+            }
             self.accounts.people.pop(command.principal, None)
+        elif command.kind in ("join", "leave"):
+            return self._group(person, now, command)
         else:
             gone = [
                 origin
                 for origin in person.wishes
                 if command.cause_id is None or person.names.get(origin) == command.cause_id
             ]
-            for origin in gone:
-                del person.wishes[origin]
+            self._remove(person, gone)
             for (_, signal), latch in person.latches.items():
                 latch[1] |= command.cause_id is None or "signal:" + signal in gone
+            for group, one in person.groups.items():
+                one[1] |= one[2] is None and (command.cause_id is None or "group:" + group in gone)
             refused = not gone
         records: list[Published] = [("command", now, command.principal, command.id, refused)]
+        return records + self._decide(person, command.principal, now)
+
+    def _group(self, person: Person, now: float, command: Command) -> list[Published]:
+        records: list[Published] = [("command", now, command.principal, command.id, False)]
+        assert command.group is not None
+        known = person.groups.get(command.group, [-1.0, False, 0.0])
+        if command.kind == "leave" and command.issued_at >= known[0]:
+            person.groups[command.group] = [command.issued_at, False, now]
+        elif command.kind == "join" and command.issued_at > known[0] and known[2] is None:
+            known[0] = command.issued_at
+        elif command.kind == "join" and command.issued_at > known[0]:
+            exempt = self.policy.allowlist.covering(self.model, command.principal, now) is not None
+            self._begin(person, now)
+            person.groups[command.group] = [command.issued_at, False, None]
+            person.seen = now
+            self._wish(person, now, False, exempt)
+            records += [("withheld", now, command.principal, "group:" + command.group)] if exempt else []
         return records + self._decide(person, command.principal, now)

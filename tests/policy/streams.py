@@ -108,7 +108,7 @@ def _as_published(record: Alert | Decision | Audit) -> Published:
         )
     if isinstance(record, Decision):
         causes = tuple(
-            sorted((c.origin, c.expires_at, "" if c.origin.startswith("signal:") else c.id) for c in record.causes)
+            sorted((c.origin, c.expires_at, c.id if c.origin.startswith("operator:") else "") for c in record.causes)
         )
         return (
             "decision",
@@ -149,7 +149,8 @@ def _stream(seed: int, length: int) -> list[Item]:
         principal = dice.choice(PRINCIPALS)
         what = dice.randrange(20)
         if what < 2:
-            items.append(Order(time, command := _command(dice, str(number), principal, items)))
+            order = _command if dice.random() < 0.6 else _group_command
+            items.append(Order(time, command := order(dice, str(number), principal, items)))
             if command.kind == "clear":
                 latched = {who: signals for who, signals in latched.items() if who[0] != principal}
         elif what < 5:
@@ -195,3 +196,14 @@ def _command(dice: Random, number: str, principal: str, before: Sequence[Item]) 
         duration_seconds=dice.choice([5.0, 60.0, 40 * 86_400.0]) if adding else None,
         cause_id=dice.choice([None, None, *earlier]) if kind == "delete" else None,
     )
+
+
+def _group_command(dice: Random, number: str, principal: str, before: Sequence[Item]) -> Command:
+    """A command of one of two groups, perhaps late or repeated."""
+    earlier = [item.command for item in before if isinstance(item, Order) and item.command.group is not None]
+    own = [command for command in earlier if command.principal == principal]
+    if own and dice.random() < 0.3:
+        return dice.choice(own)
+    group, issued_at = dice.choice("xy"), max(0.0, len(before) - dice.choice([0, 0, 0, 0, 3, 9]))
+    kind: Any = dice.choice(["join", "join", "leave"])
+    return Command(number, kind, issued_at, f"group:{group}", MODEL, principal, "revision 2", group=group)

@@ -19,14 +19,15 @@ from detector.contracts.findings import Action, Alert, Command
 from detector.policy.accounting import HALF, MOST_REASONS, MOST_WATCHES, Accounting, PrincipalCounts
 from detector.policy.activity import Counted, Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Rung
+from detector.policy.config import Policy
 from detector.policy.entry import decode_changes
+from detector.policy.ladder import Rung, plain_ladder
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Row, Uncharted
 from .streams import MODEL, activity, by_kind, drive, published
 
-POLICY = Policy(mode="enforce")
+POLICY = Policy(mode="enforce", enforce_uncalibrated=True)
 
 
 def judged(principal: str, number: int, at: float = 1000.0) -> list[Item]:
@@ -231,7 +232,13 @@ def test_a_later_format_is_refused_and_so_is_nonsense() -> None:
 # -- against the oracle, with any cuts and recoveries
 
 POLICIES = [
-    Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, unjudged_queries=limit)
+    Policy(
+        mode="enforce",
+        enforce_uncalibrated=True,
+        decision_seconds=100.0,
+        ladder=plain_ladder(*ladder),
+        unjudged_queries=limit,
+    )
     for ladder in ((Rung(0, Action("slow", 1.0)), Rung(3, Action("refuse"))),)
     for limit in (1, 5, 30)
 ]

@@ -10,7 +10,8 @@ import pytest
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action
 from detector.policy.allowlist import Allowlist, Exemption, parse_allowlist
-from detector.policy.config import Policy, Rung
+from detector.policy.config import Policy
+from detector.policy.ladder import Rung, plain_ladder
 
 SLOW, REFUSE = Action("slow", 1.0), Action("refuse")
 
@@ -25,7 +26,7 @@ def test_the_version_changes_with_any_part_and_only_then() -> None:
         {"mode": "enforce"},
         {"model_modes": {"a": "observe"}},
         {"signal_modes": {"a": "observe"}},
-        {"ladder": (Rung(0, SLOW),)},
+        {"ladder": plain_ladder(Rung(0, SLOW))},
         {"decision_seconds": 60.0},
         {"allowlist": Allowlist((Exemption("a", "b", "c", 1.0),))},
     ]
@@ -41,12 +42,12 @@ def test_the_version_changes_with_any_part_and_only_then() -> None:
         ({"model_modes": {"m": "off"}}, "mode 'off'"),
         ({"decision_seconds": 0.0}, "decision_seconds"),
         ({"decision_seconds": float("nan")}, "decision_seconds"),
-        ({"ladder": ()}, "begin with a step"),
-        ({"ladder": (Rung(1, SLOW),)}, "begin with a step"),
-        ({"ladder": (Rung(0, SLOW), Rung(0, REFUSE))}, "more queries"),
-        ({"ladder": (Rung(0, REFUSE), Rung(5, SLOW))}, "harsher"),
-        ({"ladder": (Rung(0, Action("slow")),)}, "queries_per_second"),
-        ({"ladder": (Rung(0, Action("none")),)}, "cannot be imposed"),
+        ({"ladder": plain_ladder()}, "begin with a step"),
+        ({"ladder": plain_ladder(Rung(1, SLOW))}, "begin with a step"),
+        ({"ladder": plain_ladder(Rung(0, SLOW), Rung(0, REFUSE))}, "more queries"),
+        ({"ladder": plain_ladder(Rung(0, REFUSE), Rung(5, SLOW))}, "harsher"),
+        ({"ladder": plain_ladder(Rung(0, Action("slow")))}, "queries_per_second"),
+        ({"ladder": plain_ladder(Rung(0, Action("none")))}, "cannot be imposed"),
     ],
 )
 def test_an_invalid_policy_is_refused(wrong: dict[str, Any], message: str) -> None:

@@ -15,14 +15,16 @@ from detector.contracts.errors import NewerStateLog, StateLogError
 from detector.contracts.findings import Action, Audit, Command, Decision
 from detector.policy.activity import Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Rung
-from detector.policy.ledger import MOST_CAUSES, Ledger
+from detector.policy.config import Policy
+from detector.policy.ladder import Rung, plain_ladder
+from detector.policy.ledger import Ledger
+from detector.policy.principal import MOST_CAUSES
 
 from .oracle import Row, Uncharted
 from .streams import MODEL, activity, drive
 
 SLOW, REFUSE = Action("slow", 1.0), Action("refuse")
-ENFORCE = Policy(mode="enforce")
+ENFORCE = Policy(mode="enforce", enforce_uncalibrated=True)
 THIEF = (MODEL, "thief")
 
 
@@ -48,6 +50,14 @@ def command(kind: Any, **fields: Any) -> Command:
 
 def add(action: Action = REFUSE, seconds: float = 600.0, **fields: Any) -> Command:
     return command("add", action=action, duration_seconds=seconds, **fields)
+
+
+def join(issued_at: float, group: str = "g1", **fields: Any) -> Command:
+    return command("join", issued_at=issued_at, issuer=f"group:{group}", group=group, **fields)
+
+
+def leave(issued_at: float, group: str = "g1") -> Command:
+    return replace(join(issued_at, group), kind="leave")
 
 
 def said(effects: Effects) -> list[tuple[str, str]]:
@@ -101,7 +111,9 @@ def test_the_score_of_another_model_version_raises_nothing() -> None:
 
 
 def test_a_severity_rises_even_if_the_decision_is_withheld_or_was_deleted() -> None:
-    exempt = Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "sales", "contract", 9e9),)))
+    exempt = Policy(
+        mode="enforce", enforce_uncalibrated=True, allowlist=Allowlist((Exemption("thief", "sales", "contract", 9e9),))
+    )
     for policy in (exempt, ENFORCE):
         ledger = Ledger(policy)
         run(ledger, suspect([1000.5]))
@@ -202,8 +214,8 @@ def test_a_query_to_another_model_version_does_not_clear_a_suspect() -> None:
     "policy",
     [
         Policy(),
-        Policy(mode="enforce", model_modes={MODEL: "observe"}),
-        Policy(mode="enforce", signal_modes={"prada": "observe"}),
+        Policy(mode="enforce", enforce_uncalibrated=True, model_modes={MODEL: "observe"}),
+        Policy(mode="enforce", enforce_uncalibrated=True, signal_modes={"prada": "observe"}),
         Policy(mode="observe", model_modes={MODEL: "enforce"}, signal_modes={"prada": "enforce"}),
     ],
 )
@@ -219,13 +231,16 @@ def test_learning_is_observed_and_enforced_from_the_first_query_after() -> None:
 
 
 def test_a_signal_that_only_observes_does_not_soften_one_that_enforces() -> None:
-    policy = Policy(mode="enforce", signal_modes={"margin": "observe"})
+    policy = Policy(mode="enforce", enforce_uncalibrated=True, signal_modes={"margin": "observe"})
     both = [Row(1000.0, "thief", "1", True, ("margin",)), Row(1001.0, "thief", "1", True, ("prada",))]
     assert said(run(Ledger(policy), both)) == [("slow", "observe"), ("slow", "enforce")]
 
 
 def test_a_changed_policy_takes_effect_at_the_next_query() -> None:
-    ledger, stricter = Ledger(Policy()), Ledger(Policy(mode="enforce", ladder=(Rung(0, REFUSE),)))
+    ledger, stricter = (
+        Ledger(Policy()),
+        Ledger(Policy(mode="enforce", enforce_uncalibrated=True, ladder=plain_ladder(Rung(0, REFUSE)))),
+    )
     run(ledger, suspect([1000.0]))
     stricter.absorb(ledger.dump(ledger.keys()))
     assert said(run(stricter, later([1001.0]))) == [("refuse", "enforce")]
@@ -233,7 +248,7 @@ def test_a_changed_policy_takes_effect_at_the_next_query() -> None:
 
 def test_an_exempt_principal_gets_an_alert_and_no_decision() -> None:
     exemption = Exemption("thief", "sales", "load test", 1100.0)
-    ledger = Ledger(Policy(mode="enforce", allowlist=Allowlist((exemption,))))
+    ledger = Ledger(Policy(mode="enforce", enforce_uncalibrated=True, allowlist=Allowlist((exemption,))))
     effects = run(ledger, suspect([1000.0, 1001.0]))
     assert [alert.suppressed_by for alert in effects.alerts] == ["allowlist: load test (sales)"]
     assert effects.decisions == []
@@ -252,7 +267,9 @@ def test_two_episodes_within_a_second_have_different_alert_ids() -> None:
 def test_a_new_exemption_releases_at_the_next_query_and_does_not_override_an_operator() -> None:
     ledger = Ledger(ENFORCE)
     run(ledger, suspect([1000.0]))
-    successor = Ledger(Policy(mode="enforce", allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),))))
+    successor = Ledger(
+        Policy(mode="enforce", enforce_uncalibrated=True, allowlist=Allowlist((Exemption("thief", "a", "b", 9e9),)))
+    )
     successor.absorb(ledger.dump(ledger.keys()))
     assert said(run(successor, later([1001.0]))) == [("none", "enforce")]
     assert said(successor.command(add(), 1002.0)) == [("refuse", "enforce")]
@@ -396,8 +413,8 @@ def test_further_queries_of_a_refused_suspect_change_no_state() -> None:
 
 
 def test_a_section_of_a_later_version_is_refused() -> None:
-    with pytest.raises(NewerStateLog, match="format 3"):
-        Ledger(ENFORCE).absorb((3, b""))
+    with pytest.raises(NewerStateLog, match="format 4"):
+        Ledger(ENFORCE).absorb((4, b""))
 
 
 def test_bytes_that_are_no_section_are_refused() -> None:
@@ -409,9 +426,19 @@ def test_a_section_of_this_version_can_always_be_read() -> None:
     """Golden bytes: if this fails, give the format a new number and keep reading the old one."""
     golden = bytes.fromhex(GOLDEN)
     ledger = Ledger(ENFORCE)
-    ledger.absorb((2, golden))
-    assert ledger.dump(ledger.keys()) == (2, golden)
+    ledger.absorb((3, golden))
+    assert ledger.dump(ledger.keys()) == (3, golden)
+    assert ledger.command(join(4.0), 1003.0).decisions == []
+    assert ledger.command(join(5.0, group="left"), 1003.0).decisions == []
+    renewed = only(run(ledger, later([2900.0])).decisions)
+    assert [cause.origin for cause in renewed.causes] == ["group:left", "group:g1", "signal:prada"]
+
+
+def test_a_section_of_format_2_is_read_and_knows_no_groups() -> None:
+    ledger = Ledger(ENFORCE)
+    ledger.absorb((2, bytes.fromhex(GOLDEN_2)))
     assert alerts(run(ledger, later([1002.0], score=1.5))) == [("high", 2)]
+    assert len(only(ledger.command(join(4.0), 1003.0).decisions).causes) == 2
 
 
 def test_a_section_of_format_1_is_read_and_its_latches_raise_no_alert() -> None:
@@ -426,6 +453,47 @@ def test_a_section_of_format_1_is_read_and_its_latches_raise_no_alert() -> None:
 
 
 GOLDEN = """
+9293a6646967697473a57468696566999195a131a57072616461cd03e8c2de0013a26964d920303236666563356162643632
+3939383663316164643633356434313733353534ab6f636375727265645f6174cb408f400000000000a56d6f64656ca66469
+67697473ad6d6f64656c5f76657273696f6ea131a97072696e636970616ca57468696566a67369676e616ca57072616461a7
+657069736f6465cd03e8a87365766572697479a66d656469756da573636f7265cb3ff0000000000000a97468726573686f6c
+64cb3fee666666666666ab71756572795f696e6465780aa865766964656e63659184a46e616d65a177a576616c7565cb3fe9
+eb851eb851eca4756e6974a131a97468726573686f6c64cb3fee666666666666ad636f6e66696775726174696f6eac363564
+353437356534386132a770726f66696c65c0a9746563686e69717565ad414d4c2e54303032342e303032ad73757070726573
+7365645f6279c0a87265766973696f6e01aa63616c69627261746564c2a666616d696c79a9737472756374757265949384a2
+6964a26331a66f726967696eac6f70657261746f723a657665aa657870697265735f6174cb4099040000000000a672656173
+6f6ea377687983a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a667726164
+6564c0a7656e666f7263659384a26964b037643537646335663965313439616462a66f726967696ea867726f75703a6731aa
+657870697265735f6174cb40b1f98000000000a6726561736f6ea083a46e616d65a4736c6f77b2717565726965735f706572
+5f7365636f6e64cb3ff0000000000000a6677261646564c0a7656e666f7263659384a26964b0326231386566363362643464
+38623632a66f726967696eaa67726f75703a6c656674aa657870697265735f6174cb40b1f98000000000a6726561736f6ea0
+83a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a6677261646564c0a7656e
+666f7263659384a26964b038333465356161633463373836396461a66f726967696eac7369676e616c3a7072616461aa6578
+70697265735f6174cb40b1f98000000000a6726561736f6eac756e63616c6962726174656483a46e616d65a4736c6f77b271
+7565726965735f7065725f7365636f6e64cb3ff0000000000000a6677261646564c0a7656e666f7263658aa26964d9206335
+366661353065353332343464343337306339623237373364643137613038a56d6f64656ca6646967697473a97072696e6369
+70616ca57468696566a6616374696f6e83a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff000
+0000000000a6677261646564c0a46d6f6465a7656e666f726365a565706f6368920000a96973737565645f6174cb408f4c00
+00000000aa657870697265735f6174cb40b1f98000000000a66361757365739484a26964a26331a66f726967696eac6f7065
+7261746f723a657665aa657870697265735f6174cb4099040000000000a6726561736f6ea377687984a26964b03764353764
+6335663965313439616462a66f726967696ea867726f75703a6731aa657870697265735f6174cb40b1f98000000000a67265
+61736f6ea084a26964b032623138656636336264346438623632a66f726967696eaa67726f75703a6c656674aa6578706972
+65735f6174cb40b1f98000000000a6726561736f6ea084a26964b038333465356161633463373836396461a66f726967696e
+ac7369676e616c3a7072616461aa657870697265735f6174cb40b1f98000000000a6726561736f6eac756e63616c69627261
+746564ae706f6c6963795f76657273696f6eac36356435343735653438613200cd03eacb408f4000000000009296a26731cb
+40100000000000000ccd03e9c2c096a46c656674cb401400000000000000ffc2cb408f500000000000cb0000000000000000
+cb40b1f9800000000093a6646967697473a36164619990919384a26964a26331a66f726967696eac6f70657261746f723a65
+7665aa657870697265735f6174cb4099080000000000a6726561736f6ea377687983a46e616d65a4736c6f77b27175657269
+65735f7065725f7365636f6e64cb3ff0000000000000a6677261646564c0a7656e666f7263658aa26964d920633464613131
+3735323366633562313935663466346364383335303663633130a56d6f64656ca6646967697473a97072696e636970616ca3
+616461a6616374696f6e83a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000a6
+677261646564c0a46d6f6465a7656e666f726365a565706f6368920000a96973737565645f6174cb408f500000000000aa65
+7870697265735f6174cb4099080000000000a66361757365739184a26964a26331a66f726967696eac6f70657261746f723a
+657665aa657870697265735f6174cb4099080000000000a6726561736f6ea3776879ae706f6c6963795f76657273696f6eac
+36356435343735653438613200ffcbfff000000000000090cb0000000000000000cbfff0000000000000
+"""
+
+GOLDEN_2 = """
 9293a6646967697473a57468696566969195a131a57072616461cd03e8c2de0012a26964d920303236666563356162643632
 3939383663316164643633356434313733353534ab6f636375727265645f6174cb408f440000000000a56d6f64656ca66469
 67697473ad6d6f64656c5f76657273696f6ea131a97072696e636970616ca57468696566a67369676e616ca57072616461a7

@@ -5,21 +5,38 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detector.contracts.actions import make_action
 from detector.contracts.codecs import decode, encode
 from detector.contracts.findings import Action, Alert, Audit, Command, Decision, Mode
 from detector.policy.activity import Effects
 from detector.policy.allowlist import Allowlist, Exemption
-from detector.policy.config import Policy, Rung
+from detector.policy.config import Policy
 from detector.policy.entry import decode_changes
+from detector.policy.ladder import LadderRule, Rung, plain_ladder
 from detector.policy.ledger import Ledger
 
 from .oracle import Item, OracleLedger, Order
 from .streams import MODEL, PRINCIPALS, by_kind, drive, published, streams
 
 OBSERVED_MARGIN: dict[str, Mode] = {"margin": "observe"}
+OBSERVED_GROUPS: dict[str, Mode] = {"group": "observe"}
+SLOW, REFUSE = Action("slow", 1.0), Action("refuse")
+RULES = (
+    LadderRule("high", (Rung(0, make_action("label_only"), 30.0), Rung(4, REFUSE, 300.0)), severities=("high",)),
+    LadderRule("rings", (Rung(0, make_action("round", {"digits": 1.0}), 90.0),), signals=("group",)),
+    LadderRule("known", (Rung(0, SLOW),), calibrated=False),
+)
+"""Rules with lives of their own that match no principal with too many unjudged queries."""
 POLICIES = st.sampled_from(
     [
-        Policy(mode="enforce", decision_seconds=100.0, ladder=ladder, allowlist=allowlist, signal_modes=modes)
+        Policy(
+            mode="enforce",
+            enforce_uncalibrated=True,
+            decision_seconds=100.0,
+            ladder=plain_ladder(*ladder),
+            allowlist=allowlist,
+            signal_modes=modes,
+        )
         for ladder in (
             (Rung(0, Action("slow", 1.0)), Rung(3, Action("refuse"))),
             (Rung(0, Action("slow", 1.0)), Rung(2, Action("slow", 0.25)), Rung(6, Action("refuse"))),
@@ -28,7 +45,11 @@ POLICIES = st.sampled_from(
             Allowlist(),
             Allowlist((Exemption("partner", "sales", "contract", 1060.0), Exemption("bob", "x", "y", 9e9, "other"))),
         )
-        for modes in ({}, OBSERVED_MARGIN)
+        for modes in ({}, OBSERVED_MARGIN, OBSERVED_GROUPS)
+    ]
+    + [
+        Policy("enforce", enforce_uncalibrated=doubtful, ladder=RULES, decision_seconds=100.0, cool_down_seconds=cool)
+        for doubtful, cool in ((True, 0.0), (True, 120.0), (False, 20.0))
     ]
 )
 CUTS = st.sets(st.integers(1, 60))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from detector.runtime import metric_defs as defs
-from detector.runtime.metrics import Metrics
+from detector.runtime.metrics import Metrics, new_metrics
 
 
 @pytest.fixture
@@ -22,10 +23,13 @@ def metrics(registry: CollectorRegistry) -> Metrics:
     return Metrics(registry, models=2)
 
 
-def test_exactly_what_is_defined_is_served(metrics: Metrics) -> None:
+@pytest.mark.parametrize("component", get_args(defs.Component))
+def test_a_process_serves_exactly_what_is_defined_for_it(component: defs.Component) -> None:
+    metrics = new_metrics(5, component)
     families = {family.name for family in text_string_to_metric_families(metrics.render().decode())}
     ours = {name for name in families if name.startswith("weirguard_")}
-    assert ours == {metric.full_name.removesuffix("_total") for metric in defs.METRICS}
+    assert ours == {metric.full_name.removesuffix("_total") for metric in defs.METRICS if metric.component == component}
+    assert ours
     assert any(name.startswith("process_") for name in families)
 
 

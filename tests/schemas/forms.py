@@ -19,9 +19,12 @@ from detector.contracts.codecs.records import SCHEMAS
 from detector.contracts.errors import ConfigurationError, InvalidRecord
 from detector.core.owner_model import from_json, to_json
 from detector.core.owner_model.models import SCHEMA as MODEL_SCHEMA
+from detector.groups.judged_record import COLUMNS as JUDGED_COLUMNS
+from detector.groups.judged_record import SCHEMA as JUDGED_SCHEMA
+from detector.groups.judged_record import JudgedRecord, decode_judged, encode_judged
 
 ROOT = Path(__file__).parents[2] / "schemas"
-BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)}
+BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)} | JUDGED_COLUMNS.keys()
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def _write_packed(decoded: Any) -> bytes:
     return encode_packed(decoded.batch or empty_batch("digits", "3"), decoded.counts)
 
 
+def _write_judged(record: JudgedRecord) -> bytes:
+    (value,) = encode_judged(record)
+    return value
+
+
 def _read_model(value: bytes) -> Any:
     """The one form that is a file of the owner's: its reader complains of configuration."""
     try:
@@ -82,6 +90,7 @@ FORMS: dict[str, Form] = {
     name_of(JSON_SCHEMA): Form(_read_json_query, lambda decoded: encode_json_query(decoded.batch), str.encode),
     name_of(PACKED_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
     name_of(LOOSE_SCHEMA): Form(_read_packed, _write_packed, packed_from_json),
+    name_of(JUDGED_SCHEMA): Form(decode_judged, _write_judged, packed_from_json),
     name_of(MODEL_SCHEMA): Form(_read_model, lambda model: to_json(model).encode(), str.encode),
     **{name_of(schema): _record_form(kind) for kind, schema in SCHEMAS.items()},
 }

@@ -15,7 +15,7 @@ from tests.schemas.forms import FORMS, ROOT, packed_from_json, packed_to_json
 
 EXAMPLES = sorted((ROOT / "examples").glob("*/*.json"))
 INVALID = sorted((ROOT / "invalid").glob("*/*.json"))
-PACKED_NAMES = {"packed-queries", "loose-queries"}
+PACKED_NAMES = {"packed-queries", "loose-queries", "judged-queries"}
 PACKED = sorted((ROOT / "examples").glob("*/*.msgpack"))
 
 

@@ -32,7 +32,7 @@ def until(true: Callable[[], bool], seconds: float = 20.0) -> bool:
 def create_topics(connection: Connection) -> None:
     """Also over topics that a client's question created: the embedded broker does that, bidden or not."""
     with KafkaAdminClient(bootstrap_servers=connection.bootstrap_servers) as admin:
-        for name in (connection.topics.queries, connection.topics.decisions):
+        for name in (connection.topics.queries, connection.topics.decisions, connection.topics.gates):
             try:
                 admin.create_topics([NewTopic(name=name, num_partitions=PARTITIONS, replication_factor=1)])
             except TopicAlreadyExistsError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from detector.contracts.codecs import decision_key, encode
 from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
@@ -47,8 +48,10 @@ class Clock:
 class FedGate(Gate):
     """A gate whose decisions topic is a list, read when it is made."""
 
-    def __init__(self, decisions: Sequence[Decision] = (), clock: Callable[[], float] | None = None) -> None:
-        super().__init__(NOWHERE, clock=clock or Clock())
+    def __init__(
+        self, decisions: Sequence[Decision] = (), clock: Callable[[], float] | None = None, **settings: Any
+    ) -> None:
+        super().__init__(NOWHERE, clock=clock or Clock(), **settings)
         self._started = True
         self.contact()
         for one in decisions:

@@ -75,9 +75,9 @@ class _FaultyConnection(Connection):
         self._raise()
         return super().producer()
 
-    def consumer(self) -> Any:
+    def consumer(self, **more: Any) -> Any:
         self._raise()
-        return super().consumer()
+        return super().consumer(**more)
 
     def _raise(self) -> None:
         faults: list[BaseException] = object.__getattribute__(self, "_faults")

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from detector.contracts.codecs import decode_queries, encode_json_query, encode_packed
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.packed_queries import decode_packed_run, excerpt
-from detector.contracts.codecs.records import decode
+from detector.contracts.codecs.records import LETTER_HEADER, decode
 from detector.contracts.findings import DeadLetter
 from detector.contracts.queries import BadRow, Count
 from detector.contracts.topics import partition_of
 from detector.runtime.metric_defs import DEAD_LETTERS, DEAD_LETTERS_NOT_KEPT, QUERIES, QUERIES_REPEATED
 from detector.runtime.sections import KafkaSettings
 from detector.stream.commit_unit import CommitUnit
-from detector.stream.dead_letters import LETTER, DeadLetters, LetterLimits, cut_letter
+from detector.stream.dead_letters import DeadLetters, LetterLimits, cut_letter
 from detector.stream.intake import POISON, RecordDecoder
 from detector.stream.partition import Partition
 from detector.stream.source_records import SourceRecord
@@ -42,7 +42,7 @@ def _live(number: int = 0, partitions: int = 1) -> Partition:
 
 
 def _described(letter: Message) -> DeadLetter:
-    return decode(DeadLetter, dict(letter.headers)[LETTER])
+    return decode(DeadLetter, dict(letter.headers)[LETTER_HEADER])
 
 
 def _customers(rows: int, bad: list[int]) -> SourceRecord:
@@ -175,9 +175,9 @@ def test_a_step_counts_what_no_letter_holds() -> None:
 
 
 def test_a_letter_does_not_take_over_headers_that_look_like_ours() -> None:
-    headers = {LETTER: b"forged", "__connect.errors.topic": b"forged", "trace": b"t"}
+    headers = {LETTER_HEADER: b"forged", "__connect.errors.topic": b"forged", "trace": b"t"}
     (letter,) = apply(_live(), [SourceRecord("queries", 0, 1.0, b"k", b"{", headers)]).before
-    assert [name for name, _ in letter.headers].count(LETTER) == 1
+    assert [name for name, _ in letter.headers].count(LETTER_HEADER) == 1
     assert dict(letter.headers)["trace"] == b"t"
     assert b"forged" not in dict(letter.headers).values()
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from detector.core.engine import Engine
+from detector.groups.owner import GroupOwner
 from detector.policy.ledger import Ledger
 from detector.runtime.settings import Settings, leaves
 from detector.stream.checkpoint import Checkpointer
@@ -54,12 +55,12 @@ def test_a_worker_judges_with_the_most_extreme_numbers_that_are_accepted(key: tu
     assert settings is not None
     world = World(source(queries(120, 1), [30] * 4))
     judge = Detector(Engine(engine_config(settings)), Ledger(policy_config(settings), "test"))
+    groups = GroupOwner((), "test", settings.detection.group_bytes)
     partition = Partition(
         RecordDecoder(0, 1, TOPICS),
         judge,
-        Checkpointer(judge, 1, 3_000),
-        TOPICS,
-        0,
+        groups,
+        Checkpointer(judge, groups, 1, 3_000),
         LogWriter("w", "test", letters=LetterLimits(per_minute=1)),
     )
     partition.takeover(partition.cursor.fence, 0)

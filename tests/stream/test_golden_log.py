@@ -29,32 +29,37 @@ def golden(path: Path) -> World:
     return world
 
 
+_FIELDS = 6
+"""Fields of an entry in these logs."""
+
+
 def known_of_old(partition: Partition) -> list[Any]:
     """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
-    signal's cause."""
-    applied, time, engine, *others, ledger, accounting = state_of(partition)
+    signal's cause, and graded actions."""
+    applied, time, engine, *others, ledger, accounting, groups = state_of(partition)
     states = [{name: unpack(body) for name, (_, body) in sections.items()} for sections in engine]
     entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
-    return [applied, time, states, *others, entries, accounting]
+    return [applied, time, states, *others, entries, accounting, groups]
 
 
 def _of_old(entry: Entry | None) -> Any:
     plain = msgspec.to_builtins(entry)
-    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:])]
+    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:_FIELDS])]
 
 
 def _without_doubt(plain: Any) -> Any:
     if isinstance(plain, list | tuple):
         return [_without_doubt(part) for part in plain]
     if isinstance(plain, dict):
-        return {name: "" if part == UNCALIBRATED else _without_doubt(part) for name, part in plain.items()}
+        known = {name: part for name, part in plain.items() if name != "graded"}
+        return {name: "" if part == UNCALIBRATED else _without_doubt(part) for name, part in known.items()}
     return plain
 
 
 def said(world: World) -> Any:
-    """Alerts and decisions, without the doubts."""
+    """Alerts and decisions, without the doubts and graded actions, which builds of before did not write."""
     alerts, decisions = (sorted(map(msgspec.json.decode, values), key=str) for values in world.outcome())
-    return alerts, [_without_doubt(value) for value in decisions]
+    return alerts, [*{str(plain): plain for plain in map(_without_doubt, decisions)}.values()]
 
 
 def alike(one: Any, other: Any) -> bool:

@@ -9,7 +9,8 @@ from detector.contracts.codecs.records import encode
 from detector.contracts.findings import Action, Command
 from detector.contracts.principals import NAME_CHARACTERS
 from detector.policy.config import Policy
-from detector.policy.ledger import MOST_CAUSES, Ledger
+from detector.policy.ledger import Ledger
+from detector.policy.principal import MOST_CAUSES
 from detector.runtime.sections import KafkaSettings
 from detector.stream.commit_unit import Outbox
 from detector.stream.state_log import Message
@@ -27,7 +28,7 @@ def _taken(topic: str) -> int:
 
 @pytest.mark.parametrize("filler", [CONTROL, WIDE, '"'])
 def test_decisions_with_every_cause_and_their_audits_fit(filler: str) -> None:
-    ledger, outbox = Ledger(Policy(mode="enforce"), "test"), Outbox(TOPICS, 0)
+    ledger, outbox = Ledger(Policy(mode="enforce", enforce_uncalibrated=True), "test"), Outbox(TOPICS, 0)
     name = WIDE * NAME_CHARACTERS
     published: list[Message] = []
     for at in range(MOST_CAUSES + 1):

@@ -14,6 +14,7 @@ from detector.contracts.findings import Alert, Score
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
+from detector.groups.owner import GroupOwner
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.runtime.health import Health
@@ -36,8 +37,9 @@ PROFILE = profile(crowd(1, rows=200)[0].features, threshold=3.0)
 
 def partition_with(*profiles: Profile) -> Partition:
     judge = Detector(Engine(EngineConfig(profiles=profiles)), Ledger(Policy(), "test"))
-    checkpointer = Checkpointer(judge, 1 << 30, 3_000)
-    partition = Partition(RecordDecoder(0, 1, TOPICS), judge, checkpointer, TOPICS, 0, LogWriter("w", "test"))
+    groups = GroupOwner((), "test", 1 << 20)
+    checkpointer = Checkpointer(judge, groups, 1 << 30, 3_000)
+    partition = Partition(RecordDecoder(0, 1, TOPICS), judge, groups, checkpointer, LogWriter("w", "test"))
     partition.absorb(0, encode(StateRecord("fence", -1, 0)))
     partition.takeover(0, 0)
     return partition

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,21 +19,28 @@ import faust
 import pytest
 import structlog
 import typer
+from aiohttp import web
 from faust.transport.consumer import ThreadDelegateConsumer
 from faust.transport.drivers import aiokafka as driver
 
 from detector.cli import service
 from detector.cli.files import log_reader
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action
+from detector.gateway import service as gate_service
+from detector.gateway.authorizer import new_authorizer
+from detector.notify.service import new_receivers, new_subscriptions
+from detector.notify.subscription import Subscription
 from detector.policy.allowlist import Allowlist
 from detector.runtime import settings as loading
+from detector.runtime.metrics import new_metrics
 from detector.runtime.settings import Settings, leaves
 from detector.stream import supervisor, topics, worker
 from detector.stream.app import credentials
 from detector.stream.detection_config import policy_config
 from tests.core.honest import crowd
 from tests.core.profiles import profile
+from tests.gateway.stage import fed_authorizer
+from tests.serving.doubles import FedGate
 
 SASL = {
     "kafka.security_protocol": "SASL_PLAINTEXT",
@@ -40,6 +49,7 @@ SASL = {
 }
 PASSWORD = {"kafka.sasl_plain_password": "one"}
 TLS = {"kafka.security_protocol": "SSL"}
+LAKE: dict[str, Any] = {"notify.receivers": {"lake": {"ocsf": {}}}}
 CERTIFICATE = {**TLS, "kafka.ssl_certfile": "FILE:one.pem"}
 
 
@@ -69,6 +79,41 @@ def _exemptions(built: Any) -> Allowlist:
 
 def _conf(name: str) -> Callable[[Any], Any]:
     return lambda built: getattr(built.app.conf, name)
+
+
+GATE = {"gate.kserve": True, "gate.principal": ["bearer"]}
+ROUTED = {"gate.routes": {"/x": "m"}, "gate.principal": ["bearer"]}
+
+
+def _gate(built: Any) -> Any:
+    return new_authorizer(built.settings)
+
+
+def _asked(path: str) -> dict[str, Any]:
+    return {"path": path}
+
+
+def _listening(built: Any) -> Any:
+    """Where the gate service would listen."""
+    with pytest.MonkeyPatch.context() as patched:
+        found: list[Any] = []
+        patched.setattr(web.TCPSite, "__init__", lambda *given: found.extend(given[2:]))
+        patched.setattr(web.TCPSite, "start", lambda _: asyncio.sleep(0))
+        patched.setattr(web.ServerRunner, "addresses", [(0, 0)])
+
+        @asynccontextmanager
+        async def answering(_: Any, settings: Any) -> AsyncIterator[int]:
+            found.append(settings.grpc_port)
+            yield 0
+
+        patched.setattr(gate_service, "answering", answering)
+        asyncio.run(_listen(built.settings.gate))
+        return found
+
+
+async def _listen(settings: Any) -> None:
+    async with gate_service.listening(fed_authorizer(FedGate()), settings):
+        pass
 
 
 REACH: dict[str, Reach] = {
@@ -120,6 +165,7 @@ REACH: dict[str, Reach] = {
         ["FILE:one.profile"],
         lambda built: ([own.hash for own in built.engine.profiles], built.reporter.health.profiles),
     ),
+    "detection.group_bytes": Reach(1 << 20, lambda built: built.partition.groups._nbytes),
     "policy.mode": Reach("enforce", lambda built: built.policy.mode_of("iris")),
     "policy.model_modes": Reach(
         {"iris": "observe"}, lambda built: built.policy.mode_of("iris"), {"policy.mode": "enforce"}
@@ -127,20 +173,44 @@ REACH: dict[str, Reach] = {
     "policy.signal_modes": Reach(
         {"prada": "observe"}, lambda built: built.policy.mode_of("iris", "prada"), {"policy.mode": "enforce"}
     ),
+    "policy.enforce_uncalibrated": Reach(True, lambda built: built.policy.enforce_uncalibrated),
+    "policy.cool_down_seconds": Reach(60.0, lambda built: built.policy.cool_down_seconds),
+    "policy.ladder": Reach([{"name": "x", "rungs": [{"action": "tag"}]}], lambda built: built.policy.ladder),
     "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
-    "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.action_after(0)),
+    "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.ladder),
     "policy.unjudged_queries": Reach(7, lambda built: built.policy.unjudged_queries),
-    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.next_rung(0)),
+    "policy.refuse_after_queries": Reach(9, lambda built: built.policy.ladder),
     "policy.allowlist": Reach("FILE:allow.toml", _exemptions),
     "principals.hash_key": Reach("k", lambda built: built.settings.principals.hasher().api_key("abc")),
     "principals.hash_key_file": Reach("FILE:one", lambda built: built.settings.principals.hasher().api_key("abc")),
+    "gate.host": Reach("127.0.0.2", lambda built: _listening(built)[0]),
+    "gate.port": Reach(1234, lambda built: _listening(built)[1]),
+    "gate.grpc_port": Reach(1234, lambda built: _listening(built)[2:]),
+    "gate.routes": Reach({"/predict": "digits"}, lambda built: _gate(built)._target(_asked("/predict")), GATE),
+    "gate.kserve": Reach(
+        True,
+        lambda built: _gate(built)._target(_asked("/v2/models/m/infer")),
+        ROUTED,
+    ),
+    "gate.principal": Reach(["api-key:x-key"], lambda built: _gate(built)._identity.principal({"x-key": "k"}), GATE),
+    "gate.max_staleness_seconds": Reach(9.0, lambda built: _gate(built).gate.report().max_stale_seconds, GATE),
+    "gate.when_stale": Reach({"digits": "refuse"}, lambda built: _gate(built).gate.report().when_stale, GATE),
+    "gate.report_seconds": Reach(9.0, lambda built: _gate(built).gate.report().report_seconds, GATE),
     "sources.map": Reach({"principal": "user_id"}, lambda built: log_reader(built.settings, None).sources),
     "metrics.host": Reach("127.0.0.2", lambda built: built.listening),
     "metrics.port": Reach(1234, lambda built: built.listening),
     "metrics.models": Reach(1, lambda built: built.model_labels),
+    "notify.receivers": Reach({"lake": {"ocsf": {}}}, lambda built: [*new_receivers(built.settings)]),
+    "notify.refused_file": Reach("FILE:refused", lambda built: _subscription(built)._refusals is None, LAKE),
+    "notify.letters_window_seconds": Reach(60.0, lambda built: _subscription(built)._rates._seconds, LAKE),
+    "notify.letters_per_window": Reach(3, lambda built: _subscription(built)._rates._least, LAKE),
     "logging.level": Reach("error", lambda _: logging.getLogger().level),
     "logging.format": Reach("console", lambda built: _logged(built.capsys)),
 }
+
+
+def _subscription(built: Any) -> Subscription:
+    return new_subscriptions(built.settings, new_metrics(1, "notify"))[0]
 
 
 def _logged(capsys: pytest.CaptureFixture[str]) -> bool:
@@ -273,12 +343,6 @@ def test_a_setting_reaches_what_it_names(leaf: str, files: Path, build: Callable
     before = reach.look(build(_settings(reach.base, files)))
     after = reach.look(build(_settings({**reach.base, leaf: reach.value}, files)))
     assert before != after
-
-
-def test_the_steps_of_the_ladder_are_those_of_the_settings(files: Path, build: Callable[[Settings], Any]) -> None:
-    values = {"policy.slow_queries_per_second": 2.0, "policy.refuse_after_queries": 9}
-    policy = build(_settings(values, files)).policy
-    assert (policy.action_after(8), policy.action_after(9)) == (Action("slow", 2.0), Action("refuse"))
 
 
 @pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])

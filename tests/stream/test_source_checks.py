@@ -19,7 +19,7 @@ from tests.stream.world import TOPICS, World, new_partition, queries, source, st
 
 KAFKA = KafkaSettings(prefix="test", partitions=3)
 THERE = {shape.name: ExistingTopic(3, 1, f"id of {shape.name}") for shape in shapes(KAFKA)}
-NEEDED = (TOPICS.queries, TOPICS.rekeyed, TOPICS.commands, TOPICS.state_log)
+NEEDED = (TOPICS.queries, TOPICS.rekeyed, TOPICS.judged, TOPICS.commands, TOPICS.state_log)
 WRITTEN = tuple(THERE.keys() - set(NEEDED))
 
 
@@ -88,7 +88,7 @@ class Answers(BrokerReads):
         return offset < self.truly
 
 
-SOURCES = ("commands", "queries", "rekeyed")
+SOURCES = ("commands", "queries", "rekeyed", "judged")
 
 
 def test_state_says_which_topics_it_is_of_through_deltas_chunks_and_takeovers() -> None:

@@ -18,6 +18,7 @@ from detector.contracts.findings import Action, Command
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine
+from detector.groups.owner import GroupOwner
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.stream.checkpoint import Checkpointer
@@ -218,9 +219,11 @@ def test_reading_ones_own_parts_again_changes_nothing() -> None:
 
 
 def _partition(config: EngineConfig, record_bytes: int) -> Partition:
-    judge = Detector(Engine(config), Ledger(Policy(mode="enforce"), "test"))
+    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", enforce_uncalibrated=True), "test"))
     writer = LogWriter("w", "test", record_bytes)
-    own = Partition(RecordDecoder(0, 1, TOPICS), judge, Checkpointer(judge, 1, 1_000_000), TOPICS, 0, writer)
+    groups = GroupOwner((), "test", 1 << 20)
+    checkpointer = Checkpointer(judge, groups, 1, 1_000_000)
+    own = Partition(RecordDecoder(0, 1, TOPICS), judge, groups, checkpointer, writer)
     own.cursor.live, own.cursor.fence = True, 0
     return own
 

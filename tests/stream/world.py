@@ -12,11 +12,14 @@ import numpy as np
 from detector.contracts.batches import take
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.codecs.records import decode
-from detector.contracts.findings import Decision
+from detector.contracts.findings import Action, Decision
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig
+from detector.core.profile import Profile
+from detector.groups.owner import GroupOwner
 from detector.policy.config import Policy
+from detector.policy.ladder import Rung, plain_ladder
 from detector.policy.ledger import Ledger
 from detector.runtime.metric_defs import Metric
 from detector.stream.checkpoint import Checkpointer
@@ -38,13 +41,21 @@ def new_partition(
     round_bytes: int = 1 << 30,
     name: str = "w",
     record_bytes: int = RECORD_BYTES,
+    profiles: Sequence[Profile] = (),
 ) -> Partition:
     """A partition with small limits, so that everything happens within a few hundred queries."""
-    config = EngineConfig(prada=PradaConfig(delta=0.85, window=128, consecutive_checks=1), limits=Limits(1000, 400))
-    judge = Detector(Engine(config), Ledger(Policy(mode="enforce", decision_seconds=40.0), "test"))
+    config = EngineConfig(
+        prada=PradaConfig(delta=0.85, window=128, consecutive_checks=1),
+        limits=Limits(1000, 400),
+        profiles=tuple(profiles),
+    )
+    ladder = plain_ladder(Rung(0, Action("slow", 1.0)), Rung(50, Action("refuse")))
+    policy = Policy(mode="enforce", enforce_uncalibrated=True, ladder=ladder, decision_seconds=40.0)
+    judge = Detector(Engine(config), Ledger(policy, "test"))
     receiver = RecordDecoder(number, partitions, TOPICS)
     writer = LogWriter(name, "test", record_bytes)
-    return Partition(receiver, judge, Checkpointer(judge, round_bytes, 3_000), TOPICS, number, writer)
+    groups = GroupOwner(profiles, "test", 1 << 22)
+    return Partition(receiver, judge, groups, Checkpointer(judge, groups, round_bytes, 3_000), writer)
 
 
 def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
@@ -163,6 +174,7 @@ def state_of(partition: Partition) -> tuple[Any, ...]:
         [(key.model, key.principal) for key in keys],
         [ledger.dump([key]) for key in entries],
         [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())],
+        list(partition.groups.dump()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Alerts, decisions, commands, audits, scores and dead letters as JSON.
+"""Alerts of accounts and groups, decisions, commands, audits, scores, reports of gates and dead letters as JSON.
 
 Each has ``"schema": "weirguard.NAME/1"`` and its fields by name. Readers skip unknown fields, so later versions may add
 fields. The same rules apply in both directions: every reader accepts what ``encode`` writes.
@@ -12,9 +12,23 @@ from functools import cache
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from detector.contracts.actions import parameters_fault
 from detector.contracts.codecs.limits import TEXT_CHARACTERS, check_schema, check_size, is_time
 from detector.contracts.errors import InvalidRecord
-from detector.contracts.findings import Action, Alert, Audit, Command, DeadLetter, Decision, Score
+from detector.contracts.findings import (
+    GROUP_ORIGIN,
+    MEMBERS_SHOWN,
+    Action,
+    Alert,
+    Audit,
+    Command,
+    DeadLetter,
+    Decision,
+    Evidence,
+    GateReport,
+    GroupAlert,
+    Score,
+)
 from detector.contracts.principals import EVERYONE, NAME_CHARACTERS, is_name, is_plain
 
 if TYPE_CHECKING:
@@ -22,20 +36,25 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import msgspec
 
-Record = Alert | Decision | Command | Audit | Score | DeadLetter
-R = TypeVar("R", Alert, Decision, Command, Audit, Score, DeadLetter)
+Record = Alert | GroupAlert | Decision | Command | Audit | Score | GateReport | DeadLetter
+R = TypeVar("R", Alert, GroupAlert, Decision, Command, Audit, Score, GateReport, DeadLetter)
 
 SCHEMAS: Final[dict[type[Record], str]] = {
     Alert: "weirguard.alert/1",
+    GroupAlert: "weirguard.group-alert/1",
     Decision: "weirguard.decision/1",
     Command: "weirguard.command/1",
     Audit: "weirguard.audit/1",
     Score: "weirguard.score/1",
+    GateReport: "weirguard.gate/1",
     DeadLetter: "weirguard.dead-letter/1",
 }
 
 KILL_SWITCH_KEY: Final = b'["*"]'
 """Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
+
+LETTER_HEADER: Final = "weirguard.dead-letter"
+"""Header of a dead letter that holds its description, a ``DeadLetter`` as JSON."""
 
 _EXCERPT = 200
 """Maximum number of characters of msgspec's message: it quotes the refused value in full."""
@@ -113,6 +132,12 @@ def _check_finite(numbers: Iterable[tuple[str, float | None]]) -> None:
             raise InvalidRecord("non-finite", f"{what} is {number}; leave out what is not known")
 
 
+def _check_shares(**shares: float) -> None:
+    for what, share in shares.items():
+        if not 0 <= share <= 1:
+            raise InvalidRecord("value", f"{what} is {share}; it must be from 0 to 1")
+
+
 def _check_least(least: int, **numbers: int | None) -> None:
     for what, number in numbers.items():
         if number is not None and number < least:
@@ -127,17 +152,39 @@ def _check_alert(alert: Alert) -> None:
     _check_least(0, episode=alert.episode, query_index=alert.query_index)
     _check_least(1, revision=alert.revision)
     _check_finite([("score", alert.score), ("threshold", alert.threshold)])
-    for item in alert.evidence:
+    _check_evidence(alert.evidence)
+
+
+def _check_evidence(evidence: Iterable[Evidence]) -> None:
+    for item in evidence:
         _check_names(evidence_name=item.name)
         _check_labels(evidence_unit=item.unit)
         _check_finite([("evidence value", item.value), ("evidence threshold", item.threshold)])
+
+
+def _check_group(group: GroupAlert) -> None:
+    _check_names(id=group.id, model=group.model, model_version=group.model_version)
+    _check_names(configuration=group.configuration, profile=group.profile)
+    _check_labels(technique=group.technique, dismissed_by=group.dismissed_by)
+    _check_times(occurred_at=group.occurred_at)
+    _check_least(1, revision=group.revision)
+    _check_least(len(group.members), size=group.size)
+    _check_finite([("score", group.score)])
+    _check_shares(chance=group.chance)
+    if len(group.members) > MEMBERS_SHOWN:
+        raise InvalidRecord("too-large", f"a group names {len(group.members)} members; write {MEMBERS_SHOWN} at most")
+    for member in group.members:
+        _check_names(member=member.principal)
+        _check_shares(rarity=member.rarity)
+        _check_least(1, queries=member.queries)
+    _check_evidence(group.evidence)
 
 
 def _check_decision(decision: Decision) -> None:
     _check_names(id=decision.id, policy_version=decision.policy_version)
     if decision.model != EVERYONE or decision.principal != EVERYONE:
         _check_names(model=decision.model, principal=decision.principal)
-    elif decision.action.name != "none":
+    elif decision.action.name != "none" or decision.action.graded is not None:
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
     _check_action(decision.action)
     _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
@@ -154,6 +201,8 @@ def _check_action(action: Action) -> None:
         raise InvalidRecord("action", "queries_per_second belongs to the action 'slow' and to no other")
     if rate is not None and not (rate > 0 and isfinite(rate)):
         raise InvalidRecord("action", f"queries_per_second is {rate}; it must be above 0")
+    if action.graded is not None and (fault := parameters_fault(action.graded)):
+        raise InvalidRecord("action", f"graded: {fault}")
 
 
 def _check_command(command: Command) -> None:
@@ -168,6 +217,32 @@ def _check_command(command: Command) -> None:
     seconds = command.duration_seconds
     if seconds is not None and not (seconds > 0 and isfinite(seconds)):
         raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+    if command.kind in ("join", "leave"):
+        _check_membership(command)
+    elif command.kind == "dismiss":
+        _check_names(model_version=command.model_version or "")
+        _check_bare(command)
+        if (command.group, command.group_size) != (None, None):
+            raise InvalidRecord("action", "group and group_size belong to join and leave")
+    elif (command.group, command.group_size, command.model_version) != (None, None, None):
+        raise InvalidRecord("action", "group, group_size and model_version belong to join, leave and dismiss")
+
+
+def _check_membership(command: Command) -> None:
+    """Checks a command about a member of a group."""
+    issuer = GROUP_ORIGIN + (command.group or "")
+    _check_names(group=command.group or "", group_as_issuer=issuer)
+    if command.issuer != issuer:
+        raise InvalidRecord("identity", f"the issuer of {command.kind} is its group, {GROUP_ORIGIN}ID")
+    if command.model_version is not None:
+        _check_names(model_version=command.model_version)
+    _check_least(1, group_size=command.group_size)
+    _check_bare(command)
+
+
+def _check_bare(command: Command) -> None:
+    if (command.action, command.mode, command.duration_seconds, command.cause_id) != (None,) * 4:
+        raise InvalidRecord("action", f"{command.kind} takes no action, mode, duration_seconds or cause_id")
 
 
 def _check_audit(audit: Audit) -> None:
@@ -186,6 +261,21 @@ def _check_score(score: Score) -> None:
     _check_finite([("score", score.score), *score.signals.items()])
 
 
+def _check_gate_report(report: GateReport) -> None:
+    _check_names(gate=report.gate, version=report.version)
+    _check_times(started_at=report.started_at, occurred_at=report.occurred_at)
+    seconds = {"report_seconds": report.report_seconds, "max_stale_seconds": report.max_stale_seconds}
+    _check_finite([*seconds.items(), ("stale_seconds", report.stale_seconds)])
+    if min(seconds.values()) <= 0:
+        raise InvalidRecord("value", "report_seconds and max_stale_seconds must be above 0")
+    _check_least(0, known=report.known)
+    for totals in (report.counts, report.responses):
+        for name, total in totals.items():
+            _check_names(outcome=name)
+            _check_least(0, total=total)
+    _check_names(**{f"model {at}": name for at, name in enumerate(report.when_stale) if name != EVERYONE})
+
+
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
     _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
@@ -195,9 +285,11 @@ def _check_dead_letter(letter: DeadLetter) -> None:
 
 _CHECKS: Final[dict[type[Record], Callable[[Any], None]]] = {
     Alert: _check_alert,
+    GroupAlert: _check_group,
     Decision: _check_decision,
     Command: _check_command,
     Audit: _check_audit,
     Score: _check_score,
+    GateReport: _check_gate_report,
     DeadLetter: _check_dead_letter,
 }

@@ -15,23 +15,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import Family
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration, FlaggedRate, Floats, Mask, Tail, calibrate, oddness
 from detector.core.calibration.crossfit import NOTHING, OwnerInputs, record, standardised
 from detector.core.calibration.exemplars import SIMULATED, LargestD, d_of
-from detector.core.measures import MEASURES, Family
 from detector.core.reference.standards import MIN_THRESHOLD
-from detector.core.signals.suspicion import CHANGE
-
-NOTABLE = 2.0
-"""A family of measures counts if its contribution to an account's D is at least this."""
-
-FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
-    "prada": "structure",
-    "margin": "outputs",
-    CHANGE: "content",
-}
-"""The family of each column of standards."""
+from detector.core.signals.suspicion import FAMILIES, NOTABLE
 
 
 @dataclass(frozen=True, slots=True)

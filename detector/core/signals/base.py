@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence
+from detector.contracts.findings import Evidence, Family
 from detector.core.neighbours.history import Views
 from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable, Rings
@@ -82,7 +82,8 @@ class Proposal:
     ``statistic`` float64 (n,) in the signal's own unit and ``score`` float64 (n,), 1 at the threshold; NaN while the
     signal has no result. ``alarm`` bool (n,). ``evidence`` for each row at which an alarm rises; ``threshold`` in the
     statistic's unit. ``repeats`` bool (n,), from the one signal that looks for them: queries equal to an earlier one.
-    ``figures``: further float64 (n,) columns to show, by name.
+    ``figures``: further float64 (n,) columns to show, by name. ``families``: the family of the evidence, by row;
+    structure where it names none.
     """
 
     statistic: NDArray[np.float64]
@@ -93,6 +94,7 @@ class Proposal:
     delta: Delta
     repeats: NDArray[np.bool_] | None = None
     figures: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    families: Mapping[int, Family] = field(default_factory=dict)
 
     @classmethod
     def meter(cls, statistic: NDArray[np.float64], delta: Delta) -> Proposal:

@@ -27,10 +27,10 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence
+from detector.contracts.findings import Evidence, Family
 from detector.core.configuration import EngineConfig
 from detector.core.loops.compiled import compiled
-from detector.core.measures import WIDTH, Clock, Measure, MeasureInput, update_trail
+from detector.core.measures import MEASURES, WIDTH, Clock, Measure, MeasureInput, update_trail
 from detector.core.neighbours.history import Views
 from detector.core.profile import Profile
 from detector.core.reference.standards import PRIOR, Spread
@@ -39,6 +39,16 @@ from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
 CHANGE = "change"
+NOTABLE = 2.0
+"""A family of measures counts if its contribution to an account's D is at least this."""
+
+FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
+    "prada": "structure",
+    "margin": "outputs",
+    CHANGE: "content",
+}
+"""The family of each column of standards."""
+
 CLOCKS: tuple[Clock, ...] = ("effective", "each", "near")
 MEMORIES = np.array((8.0, 32.0, 128.0, 512.0))
 """In queries of weight 1."""
@@ -118,14 +128,16 @@ class Suspicion(SlotState):
         alarm = deviation > scorer.threshold
         risen = np.empty_like(alarm)
         _rise(slot, alarm, self._columns["alarm"], risen)
+        rises = np.flatnonzero(risen).tolist()
         return Proposal(
             statistic=deviation,
             score=deviation / scorer.threshold,
             alarm=alarm,
             threshold=scorer.threshold,
-            evidence={row: scorer.evidence(scores[row], deviation[row]) for row in np.flatnonzero(risen).tolist()},
+            evidence={row: scorer.evidence(scores[row], deviation[row]) for row in rises},
             delta=self._delta(rows.slots, {}),
             figures=dict(zip(self.figures, scores.T, strict=True)),
+            families={row: scorer.family(scores[row]) for row in rises},
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
@@ -177,6 +189,14 @@ class _ProfileScorer:
             if added[0, at] > _LEAST_ADDED
         ]
         return (Evidence("unexplained", float(deviation), "standard deviations", self.threshold), *most)
+
+    def family(self, scores: Floats) -> Family:
+        """Returns the family that adds most to D among those that count; content only if it alone does."""
+        total: dict[Family, float] = dict.fromkeys(FAMILIES.values(), 0.0)
+        for name, value in zip(self._names, self.standards.contributions(scores[None])[0][0].tolist(), strict=True):
+            total[FAMILIES.get(name, "structure")] += value
+        others: list[Family] = [family for family, value in total.items() if family != "content" and value >= NOTABLE]
+        return max(others or total, key=lambda family: total[family])
 
 
 _MEAN, _LOW, _HIGH, _LEAST = range(4)

@@ -9,6 +9,7 @@ from typing import Any
 
 from detector.lab import independent
 from detector.lab.attackers import (
+    assembled,
     augmentation,
     cloudleak,
     data_free,
@@ -21,6 +22,7 @@ from detector.lab.attackers import (
     retraining,
     specification_sweep,
 )
+from detector.lab.attackers.assembled import Assembled
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.augmentation import SignedStep
 from detector.lab.attackers.cloudleak import CloudLeak
@@ -47,19 +49,26 @@ ATTACKS: dict[str, NewAttacker] = {
     "cloudleak pgd": _with(CloudLeak, perturb=cloudleak.projected_gradient),
     "color": augmentation.Color,
     "copycat": public_pool.Copycat,
+    "crossover": _with(Assembled, recipe=assembled.crossover),
+    "crossover of eight": _with(Assembled, recipe=partial(assembled.crossover, parents=8)),
+    "crossover of unsent rows": _with(Assembled, recipe=assembled.crossover, unsent=True),
     "data-free": data_free.DataFree,
     "equation solving": equation_solving.EquationSolving,
     "equation solving mlp": equation_solving.PerceptronSolving,
     "finite differences": evasion.FiniteDifferences,
     "jbda": augmentation.JacobianAugmentation,
     "k-center": _with(ActiveLearning, prefer=public_pool.k_center),
+    "kernel density": _with(Assembled, recipe=assembled.kernel_density),
     "knockoff adaptive": public_pool.AdaptiveKnockoff,
     "knockoff random": public_pool.PoolThief,
     "line-search retraining": retraining.LineSearchRetraining,
     "lowd-meek": lowd_meek.LowdMeek,
+    "mixture": _with(Assembled, recipe=assembled.mixture),
+    "mixup": _with(Assembled, recipe=assembled.mixup),
     "model inversion": model_inversion.ModelInversion,
     "n-fgsm": _with(SignedStep, targeted=False, iterated=False),
     "n-i-fgsm": _with(SignedStep, targeted=False, iterated=True),
+    "own rows": assembled.OwnRows,
     "path finding bottom-up": path_finding.BottomUp,
     "path finding top-down": path_finding.TopDown,
     "psml sweep": specification_sweep.SpecificationSweep,
@@ -67,6 +76,7 @@ ATTACKS: dict[str, NewAttacker] = {
     "t-rnd-fgsm": _with(SignedStep, targeted=True, iterated=False),
     "t-rnd-i-fgsm": _with(SignedStep, targeted=True, iterated=True),
     "uncertainty": _with(ActiveLearning, prefer=public_pool.uncertainty),
+    "uniform after rows": assembled.UniformAfterRows,
     "uniform retraining": retraining.UniformRetraining,
 }
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from detector.contracts.actions import ACTIONS, describe_action, is_release, name_of
 from detector.contracts.findings import Alert, Decision, Score
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
@@ -64,7 +65,7 @@ class Board:
             self.decisions[record.principal] = record
             if before is not None and (before.action, before.mode) == (record.action, record.mode):
                 return None
-            text, grave = _decision_text(record), record.action.name == "refuse"
+            text, grave = _decision_text(record), name_of(record.action) == "refuse"
         self.events.append(BoardEvent(at, record.principal, record.model, text, grave))
         return self.events[-1]
 
@@ -86,8 +87,8 @@ class Board:
     def state(self, principal: str) -> str:
         """Returns the state of ``principal`` in one to three words."""
         decision = self.decisions.get(principal)
-        if decision is not None and decision.action.name != "none":
-            done = {"slow": "slowed", "refuse": "refused"}[decision.action.name]
+        if decision is not None and not is_release(decision.action):
+            done = ACTIONS[name_of(decision.action)].done
             return done if decision.mode == "enforce" else f"would be {done}"
         score = self.scores.get(principal)
         if principal in self.alerts or (score is not None and score.flagged):
@@ -106,6 +107,4 @@ def _alert_text(alert: Alert) -> str:
 
 
 def _decision_text(decision: Decision) -> str:
-    rate = decision.action.queries_per_second
-    action = decision.action.name if rate is None else f"{decision.action.name} to {rate:g} a second"
-    return f"decision: {action}" + ("" if decision.mode == "enforce" else ", only observed")
+    return f"decision: {describe_action(decision.action)}" + ("" if decision.mode == "enforce" else ", only observed")

@@ -173,6 +173,7 @@ def set_stage(mode: Mode, profile: Profile) -> Iterator[Stage]:
             "WEIRGUARD_KAFKA__PARTITIONS": str(_PARTITIONS),
             "WEIRGUARD_DETECTION__PROFILES": json.dumps([str(profile_file)]),
             "WEIRGUARD_POLICY__MODE": mode,
+            "WEIRGUARD_POLICY__ENFORCE_UNCALIBRATED": "true",
             "WEIRGUARD_METRICS__PORT": str(metrics_port),
         }
         worker = stack.enter_context(Child(["run"], settings, folder))

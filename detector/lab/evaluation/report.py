@@ -9,6 +9,7 @@ from pathlib import Path
 from detector.explain.page import render
 from detector.explain.tables import TextTable
 from detector.explain.words import count
+from detector.lab.evaluation.costs import LEVELS, Cost, ThiefCost
 from detector.lab.evaluation.picture import picture
 from detector.lab.evaluation.results import AttackResult, CloneAgreement, Evaluation, group_by_attack, percent
 from detector.runtime.text import printable
@@ -28,6 +29,15 @@ _ATTACK_HEAD = (
     "attack", "victim", "wrapper", "accounts", "queries", "first verdict", "fidelity then", "fidelity at the end",
     "cost",
 )  # fmt: skip
+_COST_HEAD = (
+    "victim", "thief", "disguise", "knows", "found after", "fidelity then", "cost, natural", "cost, uniform",
+)  # fmt: skip
+_COST_NOTE = (
+    "Found after: queries from the end of the thief's natural rows to the first verdict. Fidelity then: on natural "
+    "inputs / uniform ones, at the verdict or at the end. Cost: queries that the thief needs unseen for "
+    f"{', '.join(f'{level:.0%}' for level in LEVELS)} of the fidelity of the undisguised and unwatched attack, over "
+    "what that attack needed; rows: to ask natural rows alone is as good; never: found, or at an end, before that."
+)
 _HONEST_HEAD = ("kind", "accounts", "flagged", "share", "95% interval")
 _ONE_SIGNAL = {
     "prada": " prada is the only signal at work. It looks for a thief who takes small steps from earlier queries, and "
@@ -35,19 +45,20 @@ _ONE_SIGNAL = {
 }
 
 
-def write_reports(evaluation: Evaluation, out: Path) -> None:
-    """Writes ``report.html``, ``report.md`` and the picture that the latter shows to the folder ``out``."""
+def write_reports(evaluation: Evaluation, out: Path, costs: Sequence[ThiefCost] = ()) -> None:
+    """Writes ``report.html``, ``report.md`` and the picture that the latter shows to the folder ``out``. ``costs``: of
+    thieves that a suite compares with the same attack unwatched."""
     out.mkdir(parents=True, exist_ok=True)
     svg = picture(evaluation.attacks)
-    (out / HTML).write_text(html(evaluation, svg), "utf-8")
-    (out / MARKDOWN).write_text(markdown(evaluation, svg != ""), "utf-8")
+    (out / HTML).write_text(html(evaluation, svg, costs), "utf-8")
+    (out / MARKDOWN).write_text(markdown(evaluation, svg != "", costs), "utf-8")
     if svg:
         (out / PICTURE).write_text(svg + "\n", "utf-8")
     else:
         (out / PICTURE).unlink(missing_ok=True)
 
 
-def html(evaluation: Evaluation, svg: str) -> str:
+def html(evaluation: Evaluation, svg: str, costs: Sequence[ThiefCost] = ()) -> str:
     """Returns the whole page; ``svg`` is its picture, or empty."""
     return render(
         "evaluation.html",
@@ -58,11 +69,13 @@ def html(evaluation: Evaluation, svg: str) -> str:
         attacks=_attack_table(evaluation),
         outcomes=["caught" if result.caught else "missed" for result in evaluation.attacks],
         note=_NOTE,
+        costs=cost_table(costs) if costs else None,
+        cost_note=_COST_NOTE,
         honest=_honest_table(evaluation),
     )
 
 
-def markdown(evaluation: Evaluation, with_picture: bool) -> str:
+def markdown(evaluation: Evaluation, with_picture: bool, costs: Sequence[ThiefCost] = ()) -> str:
     """Returns the same in Markdown; ``with_picture`` shows the picture next to the file."""
     figure = [f"![Fidelity over queries]({PICTURE})", _CAPTION] if with_picture else []
     blocks = [
@@ -72,6 +85,7 @@ def markdown(evaluation: Evaluation, with_picture: bool) -> str:
         "## Attacks",
         _markdown_table(_attack_table(evaluation)),
         _NOTE,
+        *(["## Cost of staying unseen", _markdown_table(cost_table(costs)), _COST_NOTE] if costs else []),
         "## Honest accounts",
         _markdown_table(_honest_table(evaluation)),
     ]
@@ -163,6 +177,24 @@ def _attack_table(evaluation: Evaluation) -> TextTable:
         for result in evaluation.attacks
     ]
     return TextTable(_ATTACK_HEAD, rows, 1)
+
+
+def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
+    """Returns one row for each thief, by victim."""
+    rows = []
+    for own in costs:
+        result, after = own.result, own.found_after
+        got = result.got_at_verdict if result.caught else result.got_at_end
+        names = (result.run.victim, result.run.attack, result.run.wrapper, result.run.knows)
+        found = "missed" if after is None else f"{after:,}"
+        rows.append((*names, found, _both(got), *(" / ".join(map(_cost, each)) for each in own.costs.values())))
+    return TextTable(_COST_HEAD, rows, 4)
+
+
+def _cost(cost: Cost) -> str:
+    if cost.multiplier is None:
+        return "never"
+    return f"{cost.multiplier:.1f}{' rows' if cost.by_rows else ''}"
 
 
 def _both(got: CloneAgreement | None) -> str:

@@ -19,7 +19,8 @@ from threading import Thread
 
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS
-from detector.lab.experiment import AttackPlan, code_version, conduct
+from detector.lab.evaluation.costs import OWN_ROWS
+from detector.lab.experiment import AttackPlan, Knows, code_version, conduct
 from detector.lab.query_log import PARTIAL, write_query_log
 from detector.lab.victims import HARDENED
 from detector.lab.wrappers import PLAIN, WRAPPERS
@@ -87,6 +88,7 @@ _TARGETS = (
     (_TREE, "iris"),
     (_TREE, "categorical"),
     ("random forest", "wine"),
+    ("gradient boosting", "credit"),
     (_MACHINE, "linear"),
     (_PERCEPTRON, "breast cancer"),
     (_PERCEPTRON, "digits"),
@@ -113,7 +115,40 @@ def full() -> tuple[AttackPlan, ...]:
     )
 
 
-SUITES: dict[str, Callable[[], tuple[AttackPlan, ...]]] = {"quick": lambda: QUICK, "full": full}
+ADAPTIVE_TARGETS = (
+    ("gradient boosting", "credit"),
+    (_LOGISTIC, "credit"),
+    (_PERCEPTRON, "digits"),
+    ("convolutional network", "digits"),
+)
+_STRATEGIES = (
+    *((attack, PLAIN) for attack in ("jbda", "uniform after rows", "crossover", "crossover of eight")),
+    *((attack, PLAIN) for attack in ("crossover of unsent rows", "kernel density", "mixture", "mixup")),
+    *(("uniform after rows", wrapper) for wrapper in ("diluted", "washed", "slow drift", "fresh accounts")),
+    ("jbda", "diluted"),
+    ("jbda", "dummies"),
+)
+_CAREFUL = (("jbda", PLAIN), ("uniform after rows", PLAIN), ("crossover", PLAIN), ("uniform after rows", "diluted"))
+_LEVELS: tuple[Knows, ...] = ("code", "profile")
+_ADAPTIVE_BUDGET = 1_000
+_ADAPTIVE_ACCOUNTS = 60
+
+
+def adaptive() -> tuple[AttackPlan, ...]:
+    """Returns, on victims of four kinds, a thief who only asks own rows, thieves who shape their queries, and some who
+    run the detector's code, with a profile of their own or the owner's. The seed tells the targets apart."""
+    plans = []
+    for seed, (victim, dataset) in enumerate(ADAPTIVE_TARGETS):
+        plan = AttackPlan(OWN_ROWS, victim, dataset, budget=_ADAPTIVE_BUDGET, seed=seed, accounts=_ADAPTIVE_ACCOUNTS)
+        plans.append(plan)
+        blind = [replace(plan, attack=attack, wrapper=wrapper, accounts=0) for attack, wrapper in _STRATEGIES]
+        plans += blind
+        careful = [own for own in blind if (own.attack, own.wrapper) in _CAREFUL]
+        plans += [replace(own, knows=knows) for own in careful for knows in _LEVELS]
+    return tuple(plans)
+
+
+SUITES: dict[str, Callable[[], tuple[AttackPlan, ...]]] = {"quick": lambda: QUICK, "adaptive": adaptive, "full": full}
 
 
 def plans_of(suite: str) -> tuple[AttackPlan, ...]:
@@ -187,7 +222,7 @@ def make_log(path: Path, plan: AttackPlan) -> None:
 
 def log_path(folder: Path, plan: AttackPlan) -> Path:
     """Returns where the log of ``plan`` is, or would be. It differs by plan and by the source that makes the log."""
-    depends = json.dumps([code_version(plan.attack), asdict(plan)], sort_keys=True)
+    depends = json.dumps([code_version(plan.attack, plan.knows), asdict(plan)], sort_keys=True)
     return folder / f"{sha256(depends.encode()).hexdigest()[:24]}.parquet"
 
 

@@ -36,6 +36,7 @@ HARDENED: dict[str, NewVictim] = {
 VICTIMS: dict[str, NewVictim] = {
     "convolutional network": _on_one_thread(convolution.new),
     "decision tree": _on_one_thread(tabular.decision_tree),
+    "gradient boosting": _on_one_thread(tabular.boosting),
     "logistic regression": _on_one_thread(tabular.logistic),
     "multilayer perceptron": _on_one_thread(neural.perceptron),
     "random forest": _on_one_thread(tabular.forest),

@@ -1,6 +1,7 @@
 """scikit-learn's models behind an API, and APIs that return less than their model knows.
 
-A decision tree, a random forest, logistic regression and a support vector machine, for tables and images alike.
+A decision tree, a random forest, gradient boosting, logistic regression and a support vector machine, for tables and
+images alike.
 """
 
 from __future__ import annotations
@@ -123,6 +124,13 @@ def forest(dataset: Dataset, seed: int) -> FittedVictim:
     from sklearn.ensemble import RandomForestClassifier
 
     return _fitted(RandomForestClassifier(_TREES, random_state=seed), dataset)
+
+
+def boosting(dataset: Dataset, seed: int) -> FittedVictim:
+    """Fits 100 small trees one after another, each to the errors of those before, on histograms of the features."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return _fitted(HistGradientBoostingClassifier(early_stopping=False, random_state=seed), dataset)
 
 
 def logistic(dataset: Dataset, seed: int) -> FittedVictim:

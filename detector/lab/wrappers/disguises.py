@@ -21,7 +21,7 @@ class SentQueries:
     """``m`` queries in the order in which they are sent.
 
     ``features`` float32 (m, d). ``source`` int64 (m,): the row of the thief's batch of each query, in order; -1 for a
-    cover query, whose answer the thief does not see. ``account`` int64 (m,): which of the thief's accounts sends it,
+    cover query. ``account`` int64 (m,): which of the thief's accounts sends it,
     from 0. ``at`` float64 (m,): seconds since the attack began, never decreasing.
     """
 
@@ -38,18 +38,20 @@ class SentQueries:
         """Which queries are cover, bool (m,)."""
         return self.source < 0
 
-    def first(self, count: int) -> SentQueries:
-        """Returns the first ``count`` queries."""
-        return SentQueries(self.features[:count], self.source[:count], self.account[:count], self.at[:count])
+    def take(self, rows: NDArray[np.int64] | slice) -> SentQueries:
+        """Returns the queries ``rows``, int64 (n,) or a slice."""
+        return SentQueries(self.features[rows], self.source[rows], self.account[rows], self.at[rows])
 
 
 class Disguise:
     """No disguise: one account, one query every ``pause`` seconds; the base of all others.
 
     ``accounts``: the number of accounts of the thief. ``cover``: the true mark of cover queries.
+    ``learns_from_cover``: whether the thief uses the answers to them.
     """
 
     accounts = 1
+    learns_from_cover = False
     cover = Mark("extraction", DUMMY)
 
     def __init__(self, pause: float) -> None:

@@ -1,0 +1,135 @@
+"""Thieves who have read the code and shape their queries by it, judged with a profile of fifty honest accounts.
+
+Each thief asks natural rows of their own first. A cell has the queries from the end of these to the first verdict, by
+seed of the thief. Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves
+of the honest inputs. Run: python -m benchmarks.adaptive
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import Progress, TaskID
+
+from benchmarks._detecting import Account, account, judge
+from benchmarks.calibrated import CALIBRATION, SEED, honest
+from benchmarks.lab._markdown import table
+from detector.core.calibration.calibrate import FlaggedRate, calibrate
+from detector.core.profile import Profile
+from detector.lab.attackers import ATTACKS
+from detector.lab.attackers.attacker import Knowledge
+from detector.lab.experiment import PAUSE, count_leading, thief_trace, victim_of
+from detector.lab.fidelity import Yardstick
+from detector.lab.session import AttackSession, InProcess
+from detector.lab.wrappers import WRAPPERS
+
+TARGETS = (
+    ("credit", "gradient boosting"),
+    ("credit", "logistic regression"),
+    ("digits", "multilayer perceptron"),
+    ("digits", "convolutional network"),
+    ("mnist", "convolutional network"),
+)
+JUDGED = 100
+SEEDS = (1, 2)
+
+
+class Thief(NamedTuple):
+    """An attack in a disguise, by name, and its ``budget``."""
+
+    name: str
+    attack: str
+    wrapper: str = "plain"
+    budget: int = 500
+
+
+THIEVES = (
+    Thief("crossover", "crossover"),
+    Thief("crossover of eight rows", "crossover of eight"),
+    Thief("crossover of unsent rows", "crossover of unsent rows"),
+    Thief("mixup", "mixup"),
+    Thief("kernel density", "kernel density"),
+    Thief("mixture of Gaussians", "mixture"),
+    Thief("uniform", "uniform after rows"),
+    Thief("uniform, diluted 1 in 8", "uniform after rows", "diluted", 1_200),
+    Thief("uniform, washed after 4", "uniform after rows", "washed", 1_200),
+    Thief("crossover, washed after 4", "crossover", "washed", 1_200),
+    Thief("jbda", "jbda"),
+    Thief("jbda, dummies 50 percent", "jbda", "dummies", 300),
+    Thief("jbda, diluted 1 in 8", "jbda", "diluted", 1_200),
+    Thief("jbda, slow drift", "jbda", "slow drift", 1_500),
+)
+
+
+class Case(NamedTuple):
+    """One victim: the ``profile`` of its owner, and which of the ``judged`` honest accounts are ``flagged``."""
+
+    target: tuple[str, str]
+    profile: Profile
+    judged: int
+    flagged: list[Account]
+
+
+def case(target: tuple[str, str]) -> Case:
+    data, victim = victim_of(*target)
+    calibration = calibrate([own.queries for own in honest(data, victim, 0, CALIBRATION, SEED)], 0.01)
+    others = honest(data, victim, 1, JUDGED, SEED + 1)
+    flagged = [own for own in others if judge(own, calibration.profile).first]
+    return Case(target, calibration.profile, len(others), flagged)
+
+
+def found_after(own: Thief, at: Case, seed: int) -> int | None:
+    """Returns how many queries after the natural rows the thief is found; None if never."""
+    data, model = victim_of(*at.target)
+    thief = ATTACKS[own.attack](Knowledge.of(data), own.budget, seed)
+    course = AttackSession(
+        thief, InProcess(model), WRAPPERS[own.wrapper](data, PAUSE, seed), Yardstick.of(model, data, 0, 10), []
+    )
+    course.run()
+    trace = thief_trace(own.attack, course)
+    first = judge(account("thief", own.name, trace.features, trace.outputs), at.profile).first
+    return None if first is None else first - count_leading(trace.features, data.thief.features)
+
+
+def cells(own: Thief, cases: list[Case], progress: Progress, task: TaskID) -> Iterator[str]:
+    yield own.name
+    for at in cases:
+        found = []
+        for seed in SEEDS:
+            found.append(found_after(own, at, seed))
+            progress.advance(task)
+        yield ", ".join("missed" if first is None else str(first) for first in found)
+
+
+def flagged_cell(at: Case) -> str:
+    """Returns how many honest accounts are flagged, the interval of that share, and their habits."""
+    low, high = FlaggedRate(len(at.flagged), at.judged).interval
+    kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(own.kind for own in at.flagged).items())
+    return f"{len(at.flagged)} of {at.judged} ({low:.0%} to {high:.0%}){f': {kinds}' if kinds else ''}"
+
+
+def main() -> None:
+    started = time.monotonic()
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("calibrating", total=len(TARGETS))
+        cases = []
+        for target in TARGETS:
+            cases.append(case(target))
+            progress.advance(task)
+        task = progress.add_task("thieves", total=len(THIEVES) * len(TARGETS) * len(SEEDS))
+        rows = [tuple(cells(own, cases, progress, task)) for own in THIEVES]
+    rows.append(("honest accounts flagged", *map(flagged_cell, cases)))
+    print(table(("thief", *(f"{victim}, {dataset}" for dataset, victim in TARGETS)), rows))
+    print(f"\n{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

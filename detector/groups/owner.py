@@ -1,0 +1,303 @@
+"""The owner of the groups of some model versions: judged queries in, alerts on groups and commands about members out.
+
+Pure: its state is a function of the records so far, in their order. What it records of a change are the records
+themselves, so that recovery watches them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import log
+from typing import Any
+
+from detector.contracts.errors import ConfigurationError, InvalidRecord, NewerStateLog
+from detector.contracts.findings import (
+    GROUP_ORIGIN,
+    MEMBERS_SHOWN,
+    Audit,
+    Command,
+    GroupAlert,
+    severity_of,
+)
+from detector.core.profile import Profile
+from detector.core.state.arrays import Section, pack, unpack
+from detector.groups.judged_record import JudgedRecord, decode_judged
+from detector.groups.watch import ACCOUNTS, CHANCE, GroupWatch
+from detector.policy.entry import IDLE_SECONDS
+from detector.policy.records import command_audit, content_id
+
+SECTION = "groups"
+_VERSION = 1
+_LEAST_CHANCE = 1e-300
+_GROWN = 1.125
+_STALE_SECONDS = 60.0
+_REPEATED_SECONDS = IDLE_SECONDS / 2
+
+ModelVersion = tuple[str, str]
+
+
+@dataclass(slots=True)
+class GroupEffects:
+    """What follows from judged queries or a command. ``section``: the change of state, None for none. ``watched``:
+    rows that were new, by model version. ``linked``: those of them that were compared with other accounts."""
+
+    alerts: list[GroupAlert] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    audits: list[Audit] = field(default_factory=list)
+    section: Section | None = None
+    watched: dict[ModelVersion, int] = field(default_factory=dict)
+    linked: dict[ModelVersion, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Published:
+    """A group as it was published last: its ``revision``, 0 for none, its ``size`` then, at ``time``. ``changed``:
+    whether it has grown since. ``dismissed_by``: the operator who released it."""
+
+    revision: int = 0
+    size: int = 0
+    time: float = 0.0
+    changed: bool = False
+    dismissed_by: str | None = None
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One model version. ``applied``: by source and partition, the offset and row of the last row applied.
+    ``published``: its groups, by id. ``joined``: by member, when they were last reported to their owner."""
+
+    profile: Profile
+    watch: GroupWatch
+    applied: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
+    published: dict[str, _Published] = field(default_factory=dict)
+    joined: dict[str, float] = field(default_factory=dict)
+
+
+class GroupOwner:
+    """Watches the groups of the model versions of ``profiles`` that have a crowd, with ``nbytes`` bytes of recent
+    queries for each. ``configuration``: the hash of the detection settings."""
+
+    def __init__(self, profiles: Sequence[Profile], configuration: str, nbytes: int) -> None:
+        self._profiles = {(own.model, own.model_version): own for own in profiles if own.crowd is not None}
+        self._configuration = configuration
+        self._nbytes = nbytes
+        self._watched: dict[ModelVersion, _Watched] = {}
+
+    # -- live ----------------------------------------------------------------------------------------------------------
+
+    def observe(self, records: Sequence[tuple[bytes, JudgedRecord]]) -> GroupEffects:
+        """Watches ``records``, each with its bytes, in order. Rows that were applied already, and rows that another
+        profile judged, change nothing. Raises InvalidRecord for a record that does not fit its profile."""
+        effects, values = GroupEffects(), list[bytes]()
+        for value, record in records:
+            if self._observe(record, effects):
+                values.append(value)
+        if values:
+            effects.section = _VERSION, pack({"judged": values})
+        return effects
+
+    def check(self, record: JudgedRecord) -> None:
+        """Raises InvalidRecord unless ``record`` has the shape of the profile that it names."""
+        profile = self._profile_of(record)
+        if profile is None:
+            return
+        queries, reference = record.queries, profile.reference
+        has = queries.features.shape[1], queries.points.shape[1], queries.deviations.shape[1]
+        needs = reference.dimension, reference.points.shape[1] + 1, GroupWatch.MEASURES
+        if has != needs:
+            raise InvalidRecord("dimension", f"features, points and deviations have {has} columns and need {needs}")
+        cells = queries.cells
+        if cells.size and not 0 <= int(cells.min()) <= int(cells.max()) < len(reference.points):
+            raise InvalidRecord("value", f"cells must be from 0 to below {len(reference.points)}")
+
+    def command(self, command: Command, now: float) -> GroupEffects:
+        """Applies an operator's dismissal at policy time ``now``. One that does not apply is audited with the
+        reason."""
+        effects = GroupEffects()
+        try:
+            summary = self._dismiss(command, now, effects)
+        except ConfigurationError as refusal:
+            effects.audits.append(command_audit(command, now, str(refusal), refused=True))
+            return effects
+        effects.audits.append(command_audit(command, now, summary, refused=False))
+        dismissal = [command.model, command.model_version, command.principal, command.issuer, now]
+        effects.section = _VERSION, pack({"dismissed": dismissal})
+        return effects
+
+    # -- state ---------------------------------------------------------------------------------------------------------
+
+    def absorb(self, section: Section) -> None:
+        """Applies a change that ``observe`` or ``command`` returned, or a dump. Raises NewerStateLog, StateLogError."""
+        version, data = section
+        if version > _VERSION:
+            raise NewerStateLog(
+                f"section {SECTION!r} has format {version}, this version reads up to {_VERSION}; run the version that "
+                "wrote it or a later one"
+            )
+        body = unpack(data)
+        for value in body.get("judged", ()):
+            self._observe(decode_judged(value), GroupEffects())
+        if "dismissed" in body:
+            model, model_version, group, issuer, now = body["dismissed"]
+            self._release((model, model_version), group, issuer, now, GroupEffects())
+        if "watched" in body:
+            self._load(body["watched"])
+
+    def dump(self) -> Iterator[Section]:
+        """Yields the whole state, a section for each model version."""
+        for (model, version), own in self._watched.items():
+            body = {
+                "model": model,
+                "model_version": version,
+                "profile": own.profile.hash,
+                "applied": [[*place, *last] for place, last in own.applied.items()],
+                "published": [
+                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by]
+                    for group, one in own.published.items()
+                ],
+                "joined": own.joined,
+                "watch": own.watch.dump(),
+            }
+            yield _VERSION, pack({"watched": body})
+
+    def _load(self, body: dict[str, Any]) -> None:
+        """Loads one model version; the state of another profile is left out, as nothing of it compares."""
+        key = body["model"], body["model_version"]
+        profile = self._profiles.get(key)
+        if profile is None or profile.hash != body["profile"]:
+            return
+        own = self._watched[key] = self._new(profile)
+        own.watch.load(body["watch"])
+        own.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
+        own.published = {group: _Published(*rest) for group, *rest in body["published"]}
+        own.joined = dict(body["joined"])
+
+    @property
+    def nbytes(self) -> int:
+        return sum(own.watch.nbytes for own in self._watched.values())
+
+    def sizes(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Returns, by model and state ("verdict" or "dismissed"), how many groups there are, and how many members."""
+        sizes: dict[tuple[str, str], tuple[int, int]] = {}
+        for (model, _), own in self._watched.items():
+            for group, one in own.published.items():
+                state = "verdict" if one.dismissed_by is None else "dismissed"
+                groups, members = sizes.get((model, state), (0, 0))
+                sizes[model, state] = groups + 1, members + own.watch.size_of(group)
+        return sizes
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _profile_of(self, record: JudgedRecord) -> Profile | None:
+        profile = self._profiles.get((record.model, record.model_version))
+        return profile if profile is not None and profile.hash == record.profile else None
+
+    def _new(self, profile: Profile) -> _Watched:
+        return _Watched(profile, GroupWatch(profile, self._nbytes))
+
+    def _observe(self, record: JudgedRecord, effects: GroupEffects) -> bool:
+        """Returns whether ``record`` changed anything."""
+        profile, key = self._profile_of(record), (record.model, record.model_version)
+        if profile is None:
+            return False
+        if key not in self._watched:
+            self._watched[key] = self._new(profile)
+        own, place = self._watched[key], (record.source, record.partition)
+        fresh = record.after(*own.applied.get(place, (-1, -1)))
+        if not len(fresh):
+            return False
+        effects.linked[key] = effects.linked.get(key, 0) + len(fresh.queries.linked)
+        own.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
+        effects.watched[key] = effects.watched.get(key, 0) + len(fresh)
+        now, joined = float(fresh.time.max()), list[str]()
+        for revision in own.watch.observe(fresh.queries):
+            own.published.setdefault(revision.id, _Published()).changed = True
+            joined += revision.joined
+        self._publish(own, now, effects)
+        if not fresh.learning.all():
+            self._report(own, [*joined, *fresh.queries.principals], now, effects)
+        return True
+
+    def _publish(self, own: _Watched, now: float, effects: GroupEffects) -> None:
+        """Adds an alert for each group that is new, has grown by a share, or changed a minute ago: each record holds
+        the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
+        for group, one in list(own.published.items()):
+            size = own.watch.size_of(group)
+            due = one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)
+            if due or (one.size and not size):
+                effects.alerts.append(self._alert(own, group, one, now))
+            if not own.watch.knows(group):
+                del own.published[group]
+
+    def _alert(self, own: _Watched, group: str, one: _Published, now: float) -> GroupAlert:
+        state = own.watch.state_of(group)
+        score = log(max(state.chance, _LEAST_CHANCE)) / log(CHANCE)
+        one.revision, one.size, one.time, one.changed = one.revision + 1, len(state.members), now, False
+        return GroupAlert(
+            id=group,
+            revision=one.revision,
+            occurred_at=now,
+            model=own.profile.model,
+            model_version=own.profile.model_version,
+            severity=severity_of(score),
+            score=score,
+            chance=state.chance,
+            size=len(state.members),
+            members=state.members[:MEMBERS_SHOWN],
+            evidence=state.evidence,
+            configuration=self._configuration,
+            profile=own.profile.hash,
+            dismissed_by=one.dismissed_by,
+        )
+
+    def _report(self, own: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
+        """Adds a command for each of ``names`` who is a member and was not reported yet, or so long ago that their
+        owner may have forgotten."""
+        for name in dict.fromkeys(names):
+            group = own.watch.group_of(name)
+            if group is None or own.published[group].dismissed_by is not None:
+                continue
+            if now >= own.joined.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
+                own.joined[name] = now
+                effects.commands.append(_command("join", own, group, name, now))
+        if len(own.joined) > 2 * ACCOUNTS:
+            own.joined = {name: at for name, at in own.joined.items() if own.watch.group_of(name) is not None}
+
+    def _dismiss(self, command: Command, now: float, effects: GroupEffects) -> str:
+        """Returns a summary of the result. Raises ConfigurationError with the reason if there is nothing to do."""
+        key, group = (command.model, command.model_version or ""), command.principal
+        own = self._watched.get(key)
+        if own is None or group not in own.published:
+            raise ConfigurationError(f"nothing dismissed: there is no group {group} of {key[0]} {key[1]}")
+        if own.published[group].dismissed_by is not None:
+            raise ConfigurationError(f"nothing dismissed: {own.published[group].dismissed_by} has dismissed {group}")
+        self._release(key, group, command.issuer, now, effects)
+        return f"dismissed: {own.watch.size_of(group):,} members are released"
+
+    def _release(self, key: ModelVersion, group: str, issuer: str, now: float, effects: GroupEffects) -> None:
+        own = self._watched.get(key)
+        if own is None or group not in own.published:
+            return
+        one = own.published[group]
+        one.dismissed_by = issuer
+        for name in own.watch.members_of(group):
+            if own.joined.pop(name, None) is not None:
+                effects.commands.append(_command("leave", own, group, name, now))
+        effects.alerts.append(self._alert(own, group, one, now))
+
+
+def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Command:
+    profile = own.profile
+    return Command(
+        id=content_id(kind, profile.model, profile.model_version, group, name, now),
+        kind=kind,
+        issued_at=now,
+        issuer=GROUP_ORIGIN + group,
+        model=profile.model,
+        principal=name,
+        reason=f"{own.watch.size_of(group)} accounts of group {group} share one theft",
+        group=group,
+        group_size=own.watch.size_of(group),
+        model_version=profile.model_version,
+    )

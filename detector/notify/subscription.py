@@ -1,0 +1,224 @@
+"""The thread of one receiver: records to notifications, delivery with retries, and the commit after it."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from detector.contracts.errors import InvalidRecord, NotificationRefused, ReceiverAway
+from detector.notify.group_reader import LETTERS, GroupReader
+from detector.notify.letter_rates import LetterRates
+from detector.notify.notification import READERS, Notification, severity_rank
+from detector.notify.receivers.base import REFRESH_SECONDS, Receiver
+from detector.notify.refusals import RefusalFile
+from detector.runtime.metric_defs import (
+    NOTIFY_DELIVERED,
+    NOTIFY_LAG,
+    NOTIFY_REFUSED,
+    NOTIFY_RETRIES,
+    NOTIFY_UNREADABLE,
+)
+from detector.runtime.metrics import Metrics
+from detector.runtime.receivers import ReceiverSettings
+from detector.runtime.settings import Settings
+from detector.serving.connection import TopicMissing
+from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
+
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
+_LAG_SECONDS = 5.0
+
+_log = structlog.get_logger("weirguard.notify")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a receiver is told."""
+
+    least_severity: int
+    models: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: ReceiverSettings) -> Selection:
+        return cls(severity_rank(settings.least_severity), frozenset(settings.models))
+
+    def takes(self, notification: Notification) -> bool:
+        """Returns whether the receiver is told of ``notification``."""
+        if self.models and notification.model not in self.models:
+            return False
+        return severity_rank(notification.severity) >= self.least_severity
+
+
+class Told:
+    """What a receiver was told last about each id, of the last ``most`` ids."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._told: OrderedDict[str, tuple[int, object]] = OrderedDict()
+
+    def is_news(self, notification: Notification) -> bool:
+        """Returns whether ``notification`` is a later revision, of another state, than what was told."""
+        revision, state = self._told.get(notification.id, (0, None))
+        return notification.revision > revision and notification.state != state
+
+    def remember(self, notification: Notification) -> None:
+        """Notes that the receiver has ``notification``, or has refused it."""
+        self._told[notification.id] = notification.revision, notification.state
+        self._told.move_to_end(notification.id)
+        if len(self._told) > self._most:
+            self._told.popitem(last=False)
+
+
+def retry_seconds(failures: int, asked: float, draw: float) -> float:
+    """Returns how long to wait after this many ``failures`` in a row, from 1: doubled each time, and shortened by up to
+    a half by ``draw``, from [0, 1), so that not all come back at once; at least what the receiver ``asked`` for."""
+    longest: float = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LONGEST_RETRY_SECONDS)
+    return max(longest * (1 - draw / 2), asked)
+
+
+class Subscription(BackgroundThread):
+    """Tells ``receiver``, called ``name`` in the settings, what its group has not told it yet.
+
+    A notification is committed once the receiver has it or has refused it for good. While the receiver is away,
+    nothing else happens here; other receivers have threads and groups of their own.
+    """
+
+    def __init__(
+        self, name: str, receiver: Receiver, settings: Settings, metrics: Metrics, refusals: RefusalFile | None
+    ) -> None:
+        super().__init__(f"weirguard-notify-{name}")
+        notify = settings.notify
+        self.name = name
+        self.group = f"{settings.kafka.prefix}-notify-{name}"
+        self.ready = False
+        """Whether it is in its group and reads."""
+        self.moved_at = time.monotonic()
+        """When its thread last did something, by the monotonic clock."""
+        self._receiver = receiver
+        self._kafka = settings.kafka
+        self._selection = Selection.of(notify.receivers[name])
+        self._metrics = metrics
+        self._refusals = refusals
+        self._rates = LetterRates(
+            settings.kafka.topics.dead_letters, notify.letters_window_seconds, notify.letters_per_window
+        )
+        self._told = Told()
+        self._lag_at = float("-inf")
+        self._refreshed_at = time.monotonic()
+        for metric in (NOTIFY_DELIVERED, NOTIFY_REFUSED, NOTIFY_RETRIES, NOTIFY_UNREADABLE):
+            metrics.add(metric, 0, receiver=name)
+
+    def _report_error(self, error: BaseException) -> None:
+        """Logs ``error``. A notifier often starts before its topics: for some seconds that is no failure."""
+        self.ready = False
+        self.moved_at = time.monotonic()
+        if not isinstance(error, TopicMissing) or self._back_off >= LONGEST_PAUSE_SECONDS:
+            _log.warning("cannot go on; will try again", receiver=self.name, why=f"{type(error).__name__}: {error}")
+
+    def _work(self) -> None:
+        reader = GroupReader(self._kafka, self.group, time.time, self._rates.forget)
+        try:
+            while not self._closing.is_set():
+                self.moved_at = time.monotonic()
+                self._take(reader)
+                self._refresh()
+                self._report_lag(reader)
+        finally:
+            self.ready = False
+            reader.close()
+
+    def _take(self, reader: GroupReader) -> None:
+        """Deals with the records that one poll gives."""
+        idle = True
+        for topic, record in reader.poll():
+            idle = False
+            notification = self._notification(topic, record)
+            if notification is not None and not self._deliver(notification, record, reader):
+                return
+            reader.done(record, self._rates.resume_offset(record.partition) if topic == LETTERS else None)
+        self.ready = reader.joined
+        if reader.joined:
+            self._reset_back_off()
+            if idle:
+                self._rates.close(time.time())
+                reader.settle(self._rates.resume_offset)
+
+    def _notification(self, topic: str, record: Any) -> Notification | None:
+        """Returns what to tell the receiver because of ``record``, None for nothing."""
+        if topic == LETTERS:
+            headers = dict(record.headers or ())
+            notification = self._rates.count(record.partition, record.offset, record.timestamp / 1000, headers)
+        elif record.value is None:  # of a topic that is compacted: what it was about is gone
+            return None
+        else:
+            try:
+                notification = READERS[topic](record.value)
+            except InvalidRecord as error:
+                self._metrics.add(NOTIFY_UNREADABLE, receiver=self.name)
+                _log.error("an alert cannot be read", receiver=self.name, why=str(error), **_place(record))
+                return None
+        if notification is None or not self._selection.takes(notification) or not self._told.is_news(notification):
+            return None
+        return notification
+
+    def _deliver(self, notification: Notification, record: Any, reader: GroupReader) -> bool:
+        """Delivers ``notification``, however long that takes; returns False if ``record`` is no longer ours."""
+        failures = 0
+        while not self._closing.is_set():
+            try:
+                self._receiver.send(notification)
+            except NotificationRefused as error:
+                self._refused(notification, str(error), record)
+            except ReceiverAway as error:
+                failures += 1
+                self._metrics.add(NOTIFY_RETRIES, receiver=self.name)
+                if failures & (failures - 1) == 0:  # at the first failure, the second, the fourth …
+                    _log.warning("receiver is away", receiver=self.name, why=str(error), failures=failures)
+                if not self._wait(retry_seconds(failures, error.retry_after, random.random()), reader):
+                    return False
+                continue
+            else:
+                self._metrics.add(NOTIFY_DELIVERED, receiver=self.name)
+                if failures:
+                    _log.info("receiver is back", receiver=self.name, failures=failures)
+            self._told.remember(notification)
+            return True
+        return False
+
+    def _wait(self, seconds: float, reader: GroupReader) -> bool:
+        """Waits for ``seconds`` in the group; returns False if there is nothing to go on with."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self._closing.is_set():
+            self.moved_at = time.monotonic()
+            self._report_lag(reader)
+            if not reader.wait(min(left, 1.0)):
+                return False
+        return not self._closing.is_set()
+
+    def _refused(self, notification: Notification, why: str, record: Any) -> None:
+        self._metrics.add(NOTIFY_REFUSED, receiver=self.name)
+        _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_place(record))
+        if self._refusals is not None:
+            self._refusals.keep(self.name, why, notification, time.time())
+
+    def _refresh(self) -> None:
+        if time.monotonic() - self._refreshed_at >= REFRESH_SECONDS:
+            self._refreshed_at = time.monotonic()
+            try:
+                self._receiver.refresh()
+            except (NotificationRefused, ReceiverAway) as error:
+                self._metrics.add(NOTIFY_RETRIES, receiver=self.name)
+                _log.warning("cannot repeat what fires; will try again", receiver=self.name, why=str(error))
+
+    def _report_lag(self, reader: GroupReader) -> None:
+        if time.monotonic() - self._lag_at >= _LAG_SECONDS:
+            self._lag_at = time.monotonic()
+            self._metrics.set(NOTIFY_LAG, reader.lag(), receiver=self.name)
+
+
+def _place(record: Any) -> dict[str, Any]:
+    return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

@@ -1,0 +1,45 @@
+"""The answer to a request that the gate does not let through: when to come back, and never the reason."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import NamedTuple
+
+from detector.serving.decisions import LONGEST_SECONDS
+from detector.serving.gate import Verdict
+
+DECISION_HEADER = "weirguard-decision"
+"""Header with the opaque id of the decision, which ``weirguard decisions list`` shows."""
+
+
+class Denial(NamedTuple):
+    """An HTTP answer; the names of ``headers`` are in lower case."""
+
+    status: HTTPStatus
+    headers: list[tuple[str, str]]
+    body: bytes
+
+
+def denial_of(verdict: Verdict) -> Denial:
+    """Returns 429 (503 where the gate does not know and is set to refuse) with Retry-After and the decision's id."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE if verdict.stale else HTTPStatus.TOO_MANY_REQUESTS
+    seconds = max(1, math.ceil(verdict.retry_after))
+    body = b'{"error":"%b"}' % status.phrase.lower().encode()
+    headers = [
+        ("content-type", "application/json"),
+        ("content-length", str(len(body))),
+        ("retry-after", str(seconds)),
+        ("ratelimit", f'"queries";r=0;t={seconds}'),
+    ]
+    if verdict.queries_per_second is not None:
+        headers.append(("ratelimit-policy", _policy(verdict.queries_per_second)))
+    if verdict.decision_id is not None:
+        headers.append((DECISION_HEADER, verdict.decision_id.encode("ascii", "replace").decode()))
+    return Denial(status, headers, body)
+
+
+def _policy(rate: float) -> str:
+    """Returns a quota in whole queries over whole seconds, as the RateLimit-Policy field requires."""
+    window = max(1, math.ceil(min(1 / rate, LONGEST_SECONDS)))
+    return f'"queries";q={max(1, int(rate * window))};w={window}'

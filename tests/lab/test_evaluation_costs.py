@@ -1,0 +1,89 @@
+"""What it costs a thief to stay unseen, from the curves of runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from detector.lab.evaluation.costs import LEVELS, OWN_ROWS, Cost, queries_to, thief_costs
+from detector.lab.evaluation.report import cost_table, html, markdown
+from detector.lab.evaluation.results import AttackResult
+from tests.lab.labelled import evaluation, fidelity, result, run_of
+
+CURVE = (fidelity(100, 0.5, 0.1), fidelity(300, 0.9, 0.3), fidelity(400, 0.8, 0.2), fidelity(500, 1.0, 0.4))
+SLOW = (fidelity(100, 0.5, 0.1), fidelity(1_000, 1.0, 0.4))
+
+
+def thief(first_verdict: int | None = None, **changes: object) -> AttackResult:
+    return result("crossover", first_verdict, **{"curve": CURVE, "natural": 60} | changes)
+
+
+def natural(reached: float, first_verdict: int | None = None) -> AttackResult:
+    return result(OWN_ROWS, first_verdict, curve=(fidelity(50, 0.2, 0.0), fidelity(150, reached, 0.0)))
+
+
+@pytest.mark.parametrize(
+    ("goal", "limit", "queries"),
+    [
+        (0.5, 1e9, 100),
+        (0.7, 1e9, 200),
+        (0.9, 1e9, 300),
+        (0.95, 1e9, 475),
+        (0.7, 199, None),
+        (0.7, 201, 200),
+        (1.1, 1e9, None),
+    ],
+)
+def test_a_level_is_reached_where_the_curve_first_crosses_it(goal: float, limit: float, queries: float | None) -> None:
+    assert queries_to(run_of(curve=CURVE), "test", goal, limit) == (queries and pytest.approx(queries))
+
+
+def test_a_thief_whom_nobody_finds_pays_nothing_and_one_found_first_cannot() -> None:
+    for first_verdict, expected in ((None, (1, 1, 1)), (400, (1, None, None)), (90, (None,) * 3)):
+        [own] = thief_costs([thief(first_verdict)])
+        assert tuple(cost.multiplier for cost in own.costs["test"]) == expected
+        assert own.found_after == (None if first_verdict is None else first_verdict - 60)
+
+
+def test_care_costs_what_it_takes_longer_than_the_same_attack_unwatched() -> None:
+    blind, careful = thief(90), thief(knows="code", curve=SLOW)
+    costs = {own.result.run.knows: own.costs for own in thief_costs([careful, blind])}
+    first, second, _ = costs["code"]["test"]
+    assert (first.unwatched, second.unwatched) == (pytest.approx(300), pytest.approx(475))
+    assert (first.unseen, second.unseen) == (pytest.approx(820), pytest.approx(910))
+    assert first.multiplier == pytest.approx(820 / 300)
+    assert [cost.multiplier for cost in costs["none"]["test"]] == [None] * 3
+
+
+def test_natural_rows_alone_may_be_the_cheapest_way() -> None:
+    [own] = [each for each in thief_costs([thief(90), natural(0.91)]) if each.result.run.attack == "crossover"]
+    first, second, _ = own.costs["test"]
+    assert first.by_rows
+    assert first.multiplier == pytest.approx((50 + 100 * 0.7 / 0.71) / 300)
+    assert second == Cost(pytest.approx(475), None, None)
+    assert not second.by_rows
+    assert own.costs["uniform"][0].multiplier is None
+
+
+def test_natural_rows_that_are_found_are_no_way() -> None:
+    costs = thief_costs([thief(90), natural(0.91, first_verdict=60)])
+    [own] = [each for each in costs if each.result.run.attack == "crossover"]
+    assert [cost.rows for cost in own.costs["test"]] == [None] * 3
+
+
+def test_a_thief_without_the_same_attack_unwatched_is_left_out() -> None:
+    assert thief_costs([thief(knows="code"), thief(wrapper="diluted")]) == ()
+    assert len(thief_costs([thief(), thief(victim="other", knows="code")])) == 1
+
+
+def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() -> None:
+    costs = thief_costs([thief(90), natural(0.91), thief(knows="code")])
+    head, rows = cost_table(costs).head, cost_table(costs).rows
+    row = dict(zip(head, next(own for own in rows if own[1] == "crossover" and own[3] == "none"), strict=True))
+    assert row["found after"] == "30"
+    assert row["cost, natural"] == "0.5 rows / never / never"
+    assert row["cost, uniform"] == "never / never / never"
+    assert row["cost, natural"].count("/") == len(LEVELS) - 1
+    shown = evaluation(*(own.result for own in costs))
+    assert "0.5 rows / never / never" in html(shown, "", costs)
+    assert "| 0.5 rows / never / never |" in markdown(shown, False, costs)
+    assert "Cost of staying unseen" not in html(shown, "") + markdown(shown, False)

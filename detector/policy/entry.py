@@ -6,7 +6,17 @@ import math
 
 import msgspec
 
-from detector.contracts.findings import GROUP_ORIGIN, HIGH_SCORE, SIGNAL_ORIGIN, Action, Alert, Cause, Decision, Mode
+from detector.contracts.findings import (
+    GROUP_ORIGIN,
+    HIGH_SCORE,
+    SIGNAL_ORIGIN,
+    Action,
+    Alert,
+    Cause,
+    Decision,
+    Family,
+    Mode,
+)
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
 FORMAT = 3
@@ -21,13 +31,20 @@ GROUP = "group"
 
 class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
     """A signal's latched verdict on one model version. ``lifted``: an operator deleted its cause. ``alert``: the last
-    revision published; None if there was none, or if the entry was read from format 1."""
+    revision published; None if there was none, or if the entry was read from format 1.
+    ``later_family``: evidence of another family than content, which alone counted at the verdict."""
 
     model_version: str
     signal: str
     episode: int
     lifted: bool = False
     alert: Alert | None = None
+    later_family: Family | None = None
+
+    @property
+    def family(self) -> Family | None:
+        """The family of the evidence so far; None if it is unknown."""
+        return self.later_family or (None if self.alert is None else self.alert.family)
 
     @property
     def origin(self) -> str:
@@ -111,6 +128,11 @@ class Entry(msgspec.Struct, array_like=True):
     def members(self) -> tuple[Membership, ...]:
         """The groups that the principal is a member of."""
         return tuple(group for group in self.groups if group.left_at is None)
+
+    @property
+    def by_content_alone(self) -> bool:
+        """Whether a verdict rests on content alone."""
+        return any(latch.family == "content" for latch in self.latches)
 
     @property
     def is_suspect(self) -> bool:

@@ -88,6 +88,11 @@ class Ledger:
         decisions = (entry.decision for entry in self._entries.values())
         return [decision for decision in decisions if decision is not None and decision.expires_at > now]
 
+    def by_content_alone(self, key: Key) -> bool:
+        """Returns whether a principal is a suspect by a verdict that rests on content alone."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.by_content_alone
+
     # -- state
 
     def absorb(self, section: Section) -> None:

@@ -18,7 +18,18 @@ from numpy.typing import NDArray
 
 from detector.contracts.actions import is_release
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
+from detector.contracts.findings import (
+    SIGNAL_ORIGIN,
+    Action,
+    Alert,
+    Audit,
+    Cause,
+    Decision,
+    Evidence,
+    Family,
+    Finding,
+    Mode,
+)
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
@@ -26,7 +37,7 @@ from detector.policy.causes import Plan, flagging, plan_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
-from detector.policy.records import content_id, decision_audit, first_alert, risen, withheld_audit
+from detector.policy.records import content_id, decision_audit, family_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
@@ -167,6 +178,8 @@ class PrincipalPolicy:
         if event.place is not None and (suspect_before or event.accuses):
             self.entry.place = event.place
         self._update_latches(event)
+        if event.family is not None:
+            self._add_family(event.model_version, event.family, event.time)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
         if self.entry.is_suspect:
@@ -200,6 +213,8 @@ class PrincipalPolicy:
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
             matters |= self._climbs(rest) | self._moves(timeline.places, rest["place"])
+        if self.entry.by_content_alone:
+            matters |= timeline.has_family[start:]
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
@@ -266,6 +281,15 @@ class PrincipalPolicy:
         for latch in entry.latches:
             if latch.model_version == version and latch.signal != UNJUDGED and latch.alert is not None:
                 self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
+
+    def _add_family(self, version: str | None, family: Family, now: float) -> None:
+        """Notes that evidence of ``family`` has joined that of content, on which a verdict rested alone."""
+        latches = self.entry.latches
+        for latch in latches:
+            if latch.model_version == version and latch.family == "content":
+                changed = msgspec.structs.replace(latch, later_family=family)
+                self.entry.latches = tuple(changed if one is latch else one for one in self.entry.latches)
+                self.emitted.append(family_audit(self.key, latch.signal, latch.episode, family, now))
 
     def _apply_accusation(self, accusation: Accusation, now: float) -> None:
         """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""

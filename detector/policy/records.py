@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from detector.contracts.actions import describe_action, is_release, name_of, rate_of
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
+from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Family, Finding, severity_of
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Counted, Key
 from detector.policy.allowlist import Exemption
@@ -125,6 +125,20 @@ def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, no
         actor="policy",
         summary=f"no decision for {signal}: {exemption}",
         detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
+    )
+
+
+def family_audit(key: Key, signal: str, episode: int, family: Family, now: float) -> Audit:
+    """Records that evidence of ``family`` has joined that of content."""
+    return Audit(
+        id=content_id("family", *key, signal, episode),
+        occurred_at=now,
+        kind="evidence",
+        model=key[0],
+        principal=key[1],
+        actor="policy",
+        summary=f"{signal}: evidence of {family} has joined that of content",
+        detail={"signal": signal, "family": family},
     )
 
 

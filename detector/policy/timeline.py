@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Finding
+from detector.contracts.findings import Family, Finding
 from detector.policy.activity import Accusation, Activity, Key, Place
 
 _COLUMNS = np.dtype(
@@ -43,6 +43,7 @@ class PolicyEvent:
     query_index: int
     exposure: float
     place: Place | None
+    family: Family | None
 
     @property
     def accuses(self) -> bool:
@@ -57,7 +58,7 @@ class Timeline:
     ``events``: structured array (m,). Its field ``version`` is an index into ``versions``, or -1 without a verdict;
     ``score`` and ``exposure`` are NaN without one, and ``place``, an index into ``places``, is -1.
     ``findings`` and ``accusations`` of the micro-batch, by position. ``has_finding`` bool (m,): events with one of
-    these.
+    these. ``has_family`` bool (m,): events with one of ``families``.
     """
 
     key: Key
@@ -65,6 +66,8 @@ class Timeline:
     places: list[Place]
     events: NDArray[np.void]
     has_finding: NDArray[np.bool_]
+    has_family: NDArray[np.bool_]
+    families: Mapping[int, Family]
     findings: Mapping[int, Sequence[Finding]]
     accusations: Mapping[int, Accusation]
 
@@ -76,7 +79,7 @@ class Timeline:
         position, time, version, *others, number = self.events[at].item()
         model_version = None if version < 0 else self.versions[version]
         findings, accusation = self.findings.get(position, ()), self.accusations.get(position)
-        others.append(None if number < 0 else self.places[number])
+        others += [None if number < 0 else self.places[number], self.families.get(position)]
         return PolicyEvent(position, time, model_version, findings, accusation, *others)
 
 
@@ -88,6 +91,7 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
     if not members:
         return
     positions, (places, place_of) = activity.row_positions(), _places(activity)
+    families = {int(positions[row]): family for row, family in activity.families.items()}
     findings: dict[int, list[Finding]] = {}
     for finding in activity.findings:
         findings.setdefault(int(positions[finding.row]), []).append(finding)
@@ -100,8 +104,9 @@ def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[i
         has_finding = (
             np.isin(events["position"], with_finding) if len(with_finding) else np.zeros(len(events), np.bool_)
         )
+        has_family = np.isin(events["position"], [*families]) if families else np.zeros(len(events), np.bool_)
         versions = [activity.keys[at].model_version for at in indices]
-        yield Timeline(key, versions, places, events, has_finding, findings, accusations)
+        yield Timeline(key, versions, places, events, has_finding, has_family, families, findings, accusations)
 
 
 def _members(

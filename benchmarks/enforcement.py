@@ -10,7 +10,7 @@ its first query on.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -34,17 +34,23 @@ from detector.serving.responses import RESPONSES
 CHECKPOINTS = (500, 2_000)
 NONE = "no defence"
 DEFENCES = (NONE, *RESPONSES)
+LABELS = THIEVES[1]
 _POOL_ROWS = 3_000
+
+Figures = Mapping[tuple[int, str, str], NDArray[np.float64]]
+"""By case, defence and thief: natural and uniform fidelity at each of CHECKPOINTS."""
 
 
 class Case(NamedTuple):
-    """``attack`` on a ``victim`` of ``dataset``, whose thief has the pool ``pool`` makes; None for none."""
+    """``attack`` on a ``victim`` of ``dataset``, whose thief has the pool that ``pool`` makes; None for none.
+    ``by_labels``: the attack reads labels alone."""
 
     title: str
     attack: str
     victim: str
     dataset: str
     pool: Callable[[Dataset], Inputs] | None = None
+    by_labels: bool = False
 
 
 def foreign(dataset: Dataset) -> Inputs:
@@ -61,7 +67,7 @@ CASES = (
     Case("Knockoff, foreign images, digits network", "knockoff random", "multilayer perceptron", "digits", foreign),
     Case("Knockoff, natural images, MNIST network", "knockoff random", "multilayer perceptron", "mnist", natural),
     Case("equation solving, softmax on digits", "equation solving", "logistic regression", "digits"),
-    Case("line search, logistic regression", "line-search retraining", "logistic regression", "linear"),
+    Case("line search, logistic regression", "line-search retraining", "logistic regression", "linear", by_labels=True),
 )
 
 
@@ -128,23 +134,45 @@ def honest_effect(number: int, defence: str) -> HonestEffect:
     )
 
 
-def thieves_for(defence: str) -> Sequence[str]:
-    return THIEVES[:2] if defence == NONE else THIEVES
+def thieves_for(number: int, defence: str) -> Sequence[str]:
+    """The thieves to run: what keeps labels gives a thief who takes these alone as much as no defence does."""
+    if defence == NONE:
+        return THIEVES[:1] if CASES[number].by_labels else THIEVES[:2]
+    response = RESPONSES[defence]
+    if response.keeps_argmax:
+        alike = CASES[number].by_labels or response.action == "label_only"
+        return () if alike else [thief for thief in THIEVES if thief != LABELS]
+    return THIEVES[:3] if CASES[number].by_labels else THIEVES
 
 
-def rows_of(number: int, figures: dict[tuple[int, str, str], NDArray[np.float64]]) -> list[list[str]]:
-    """One row a defence: the best thief's fidelities, who that was, and the honest clients."""
+def by_thief(number: int, defence: str, figures: Figures) -> dict[str, NDArray[np.float64]]:
+    """The figures of each thief under ``defence``, the first of them the one who takes answers as served.
+
+    A thief of two classes can also invert the clone: what is wrong about each input is as good as what is right.
+    """
+    found = {thief: figures[number, defence, thief] for thief in thieves_for(number, defence)}
+    labels = figures[number, NONE, thieves_for(number, NONE)[-1]]
+    if not found:
+        return {THIEVES[0]: labels}
+    if defence != NONE and RESPONSES[defence].keeps_argmax:
+        found[LABELS] = labels
+    if dataset_of(CASES[number]).classes == 2:
+        found["inverting"] = 1 - found[THIEVES[0]]
+    return found
+
+
+def rows_of(number: int, figures: Figures) -> list[list[str]]:
+    """One row a defence: fidelities of the thief who takes answers as served and of the best, who that is, and the
+    honest clients."""
     rows = []
     for defence in DEFENCES:
-        by_thief = np.array([figures[number, defence, thief] for thief in thieves_for(defence)])
-        best, effect = by_thief.max(axis=0), honest_effect(number, defence)
-        winner = THIEVES[int(by_thief[:, 2].argmax())]
-        naive = by_thief[0]
+        found, effect = by_thief(number, defence, figures), honest_effect(number, defence)
+        served, best = found[THIEVES[0]], np.max(list(found.values()), axis=0)
         rows.append(
             [
-                defence,
-                *(f"{percent(one)} / {percent(other)}" for one, other in zip(naive, best, strict=True)),
-                winner,
+                f"`{defence}`" if defence in RESPONSES else defence,
+                *(f"{percent(one)} / {percent(other)}" for one, other in zip(served, best, strict=True)),
+                max(found, key=lambda thief: found[thief][-2]),
                 f"{100 * effect.accuracy:+.1f}",
                 f"{effect.distance:.2f}",
                 percent(effect.labels),
@@ -163,14 +191,14 @@ COLUMNS = (
 )
 
 
-def panels(figures: dict[tuple[int, str, str], NDArray[np.float64]]) -> list[Panel]:
+def panels(figures: Figures) -> list[Panel]:
     """Natural fidelity of the best thief: without a defence, with labels alone, and with the best response."""
     drawn = []
     for number, case in enumerate(CASES):
-        best = {d: np.max([figures[number, d, thief] for thief in thieves_for(d)], axis=0)[::2] for d in DEFENCES}
-        strongest = min(RESPONSES, key=lambda defence: best[defence][-1])
-        lines = [Line(name, CHECKPOINTS, (100 * best[name]).tolist()) for name in (NONE, "label_only", strongest)]
-        drawn.append(Panel(case.title, lines[: 2 if strongest == "label_only" else 3]))
+        best = {name: 100 * np.max(list(by_thief(number, name, figures).values()), axis=0)[::2] for name in DEFENCES}
+        strongest = min(RESPONSES, key=lambda name: best[name][-1])
+        names = dict.fromkeys((NONE, "label_only", strongest))
+        drawn.append(Panel(case.title, [Line(name, CHECKPOINTS, best[name].tolist()) for name in names]))
     return drawn
 
 
@@ -179,7 +207,7 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
-    calls = [(n, d, t) for n in range(len(CASES)) for d in DEFENCES for t in thieves_for(d)]
+    calls = [(n, d, t) for n in range(len(CASES)) for d in DEFENCES for t in thieves_for(n, d)]
     with workers("enforcement") as pool:
         figures = dict(zip(calls, pool.means(stolen, calls, range(2, 2 + arguments.seeds)), strict=True))
     for number, case in enumerate(CASES):

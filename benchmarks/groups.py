@@ -2,8 +2,9 @@
 
 For each victim 50 honest accounts calibrate and 120 others, of the same habits, are judged: alone, and with each attack
 dealt to 5, 20, 100 and 400 accounts in turn or in blocks. With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the
-colluding runs in it are judged among all honest accounts of their victim that did not calibrate. Run: python -m
-benchmarks.groups [--recorded FOLDER | --populations] [DATASET:VICTIM ...]
+colluding runs in it are judged among all honest accounts of their victim that did not calibrate. With ``--scale`` it
+prints what groups cost. Run: python -m benchmarks.groups [--recorded FOLDER | --populations | --scale]
+[DATASET:VICTIM ...]
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks._group_scale import scale
 from benchmarks.calibrated import SEED, honest
 from benchmarks.recorded import read
 from detector.contracts.batches import cut, take
@@ -54,6 +56,7 @@ TARGETS = {
     ),
     "mnist:convolutional network": ("jbda", "knockoff random", "uncertainty", "line-search retraining"),
 }
+SCALED = "digits:multilayer perceptron"
 ACCOUNTS = (5, 20, 100, 400)
 BUDGET, CALIBRATION, JUDGED, LONGEST = 1_000, 50, 120, 300
 POPULATION, POPULATIONS = 300, 10
@@ -185,11 +188,17 @@ def calibrated(accounts: Sequence[QueryBatch]) -> Profile:
     return replace(made.profile, crowd=crowd_of(made, accounts))
 
 
+def profile_of(target: str) -> Profile:
+    """The profile of a victim, of 50 honest accounts."""
+    dataset, victim = victim_of(*target.split(":"))
+    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
+    return calibrated([replace(own, principals=[str(at)]) for at, own in enumerate(given)])
+
+
 def of_target(target: str, progress: Progress) -> Iterator[Row]:
     """The rows of one victim; first prints what honest accounts alone give."""
     dataset, victim = victim_of(*target.split(":"))
-    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
-    profile = calibrated([replace(own, principals=[str(at)]) for at, own in enumerate(given)])
+    profile = profile_of(target)
     accounts = [own.queries for own in honest(dataset, victim, 1, JUDGED, SEED + 1)]
     others = [cut(own, 0, min(len(own), LONGEST)) for own in accounts]
     alone = judged(profile, others, [], BUDGET)
@@ -206,8 +215,7 @@ def of_target(target: str, progress: Progress) -> Iterator[Row]:
 def populations(target: str, progress: Progress) -> None:
     """Prints how many accounts of ten honest populations of 300 are ever in a group."""
     dataset, victim = victim_of(*target.split(":"))
-    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
-    profile = calibrated([replace(own, principals=[str(at)]) for at, own in enumerate(given)])
+    profile = profile_of(target)
     task, found = progress.add_task(f"populations of {target}", total=POPULATIONS), 0
     for seed in range(SEED + 1, SEED + 1 + POPULATIONS):
         accounts = [own.queries for own in honest(dataset, victim, 1, POPULATION, seed)]
@@ -242,9 +250,13 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--recorded", type=Path)
     parser.add_argument("--populations", action="store_true", help="ten honest populations of 300 accounts")
+    parser.add_argument("--scale", action="store_true", help=f"what groups cost, on {SCALED}")
     options = parser.parse_args()
     if options.recorded:
         recorded(options.recorded)
+        return
+    if options.scale:
+        scale(SCALED, profile_of(SCALED))
         return
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:

@@ -29,6 +29,7 @@ from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
 from detector.runtime.settings import Settings, load_settings
 from detector.runtime.text import rfc3339
+from detector.serving.responder import check_response
 
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
@@ -100,6 +101,8 @@ def add(
         _check_known(loaded, model, name)
     rate = 1.0 if action == "slow" and queries_per_second is None else queries_per_second
     parameters = _parameters(parameter or []) | ({} if rate is None else {RATE: rate})
+    imposed = make_action(action, parameters)
+    check_response(imposed)
     command = Command(
         new_id(),
         "add",
@@ -108,7 +111,7 @@ def add(
         model,
         name,
         reason,
-        action=make_action(action, parameters),
+        action=imposed,
         mode="observe" if observe else "enforce",
         duration_seconds=length,
     )

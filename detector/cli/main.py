@@ -37,6 +37,7 @@ COMMANDS = {
     "model": CommandEntry("model:app", "service", "Bring your model into a form that the detector reads."),
     "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
+    "allowlist": CommandEntry("allowlist:app", "service", "Exempt principals from automatic decisions."),
     "shadow-report": CommandEntry("shadow:shadow_report", "service", "Say what enforcing would have done."),
     "gate": CommandEntry("gate:app", "service", "Serve a gate to NGINX and Envoy; list all gates."),
     "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),

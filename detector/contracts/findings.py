@@ -11,7 +11,8 @@ Severity = Literal["low", "medium", "high"]
 Family = Literal["content", "structure", "outputs", "protocol"]
 """The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
 Structure: how queries follow from one another. Protocol: how they are put."""
-CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss"]
+CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss", "allow", "disallow"]
+ExemptionScope = Literal["principal", "organisation", "network"]
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
 
@@ -162,8 +163,8 @@ class Decision:
 class Command:
     """An order of an operator or of a group's owner to the partition owner.
 
-    ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause ``cause_id`` or, without
-    one, all causes; ``clear`` also drops the principal's detection state and latches.
+    ``add`` needs ``action`` and ``duration_seconds``; ``delete`` removes the cause with the id or origin ``cause_id``
+    or, without one, all causes; ``clear`` also drops the principal's detection state and latches.
 
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
     accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
@@ -171,6 +172,10 @@ class Command:
 
     ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
     that version, and its ``principal`` is the id of the group.
+
+    ``allow``: the principal is exempt from automatic decisions for ``duration_seconds``, for which ``owner`` answers;
+    ``disallow`` ends that. Their ``model`` may be ``*``, for all models. With the ``scope`` ``organisation`` or
+    ``network``, ``principal`` names one of these, and the command goes to all partitions.
     """
 
     id: str
@@ -187,6 +192,8 @@ class Command:
     group: str | None = None
     group_size: int | None = None
     model_version: str | None = None
+    owner: str | None = None
+    scope: ExemptionScope | None = None
 
 
 @dataclass(frozen=True, slots=True)

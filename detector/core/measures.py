@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
+from detector.core.neighbours.blends import LEAST_RECOMBINED, LEAST_SPANNED
 from detector.core.neighbours.history import Views
 from detector.core.reference.reference import Reference, log_margins
 from detector.core.state.arrays import Array
@@ -429,6 +430,31 @@ def crossings(queries: MeasureInput) -> Floats:
     return np.where(known, np.clip(np.log(np.maximum(ratio, 1e-9)), 0.0, 3.0), np.nan)
 
 
+_MOST_BLENDED = 3.0
+
+
+@measure("structure", "queries put together from values of earlier ones", "log ratio", "each", floors=(0.06, 0.15))
+def recombination(queries: MeasureInput) -> Floats:
+    """Returns how much more up to three further own queries add to the values that the nearest one shares with the
+    query than honest rows do, as many and likewise; 0..3. Crossovers of own rows, which lie among honest ones and have
+    honest values. 0 for what ``one_feature`` sees, as tools that vary one value do it all the time."""
+    own, honest = queries.views.own.blends.recombined, queries.views.honest_blends.recombined
+    return _excess(queries, own, np.maximum(honest, LEAST_RECOMBINED))
+
+
+@measure("structure", "queries between two earlier ones", "log ratio", "each", floors=(0.1, 0.25))
+def interpolation(queries: MeasureInput) -> Floats:
+    """Returns how much nearer a segment between two own queries comes to the query than one between two honest rows, as
+    a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup; Zhang et al. 2018)."""
+    own, honest = queries.views.own.blends.spanned, queries.views.honest_blends.spanned
+    return _excess(queries, own, np.maximum(honest, LEAST_SPANNED))
+
+
+def _excess(queries: MeasureInput, own: Floats, honest: Floats) -> Floats:
+    excess = np.clip(own - honest, 0.0, _MOST_BLENDED)
+    return np.where(queries.changes > FEW_CHANGES, excess, 0.0)
+
+
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
@@ -448,6 +474,8 @@ MEASURES: dict[str, Measure] = {
         specification_changes,
         crossings,
         leaps,
+        recombination,
+        interpolation,
     )
 }
 """In the order of stored averages."""

@@ -213,8 +213,9 @@ def _check(record: JudgedRecord) -> None:
     _check_positions(record)
     if not all(map(is_time, record.time.tolist())):
         raise InvalidRecord("time", "time must be in seconds (not milliseconds) since 1970")
-    if not all(np.isfinite(own).all() for own in (queries.distance, queries.features, queries.points)):
-        raise InvalidRecord("non-finite", "distance, features and points must be finite")
+    numbers = queries.distance, queries.deviations, queries.features, queries.points
+    if not all(np.isfinite(own).all() for own in numbers):
+        raise InvalidRecord("non-finite", "distance, deviations, features and points must be finite")
 
 
 def _check_positions(record: JudgedRecord) -> None:

@@ -7,7 +7,7 @@ themselves, so that recovery watches them again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -283,8 +283,24 @@ class GroupOwner:
         one.dismissed_by = issuer
         for name in own.watch.members_of(group):
             if own.joined.pop(name, None) is not None:
-                effects.commands.append(_command("leave", own, group, name, now))
+                leave = _command("leave", own, group, name, now)
+                effects.commands += [leave, _deletion(leave, issuer)]
         effects.alerts.append(self._alert(own, group, one, now))
+
+
+def _deletion(leave: Command, issuer: str) -> Command:
+    """Returns the command that ends what follows from a membership at once: who leaves is let go when it expires."""
+    return replace(
+        leave,
+        id=content_id("delete", leave.id),
+        kind="delete",
+        issuer=issuer,
+        reason="the group was dismissed",
+        cause_id=leave.issuer,
+        group=None,
+        group_size=None,
+        model_version=None,
+    )
 
 
 def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Command:

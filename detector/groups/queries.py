@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.engine import Observation
-from detector.core.pipeline.compared import ComparedRows
+from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.reference.standards import Floats
 from detector.core.state.arrays import Array
 from detector.groups.links import Mask, selected, with_residual
@@ -68,25 +68,25 @@ class JudgedQueries:
         )
 
 
-def selected_queries(compared: ComparedRows, observation: Observation, sampled: Mask) -> JudgedQueries:
-    """Returns those of the ``compared`` rows of ``observation`` that are due or linked; all others change nothing of
+def selected_queries(profiled: ProfiledRows, observation: Observation, sampled: Mask) -> JudgedQueries:
+    """Returns those of the ``profiled`` rows of ``observation`` that are due or linked; all others change nothing of
     groups. ``sampled``: ``links.sampled_cells`` of the reference. ``row`` counts rows of the micro-batch."""
-    due, linked = (own & ~compared.repeats for own in selected(compared.number, compared.cells[:, 0], sampled))
+    due, linked = (own & ~profiled.repeats for own in selected(profiled.number, profiled.cells[:, 0], sampled))
     kept, linked_at = np.flatnonzero(due | linked), np.flatnonzero(linked)
-    row, at_due = compared.row[kept], np.flatnonzero(due[kept])
+    row, at_due = profiled.row[kept], np.flatnonzero(due[kept])
     used, principal = np.unique(observation.key_index[row], return_inverse=True)
     signals, due_row = observation.signals, row[at_due]
     return JudgedQueries(
         principals=[observation.keys[at].principal for at in used.tolist()],
         principal=principal,
-        number=compared.number[kept],
+        number=profiled.number[kept],
         row=row,
         due=at_due,
         distance=signals["suspicion"][due_row],
         deviations=np.column_stack([signals[f"suspicion.{name}"][due_row] for name in COLUMNS]),
         linked=np.flatnonzero(linked[kept]),
-        features=compared.features[linked_at],
-        points=with_residual(compared.points[linked_at], compared.residual[linked_at]),
-        cells=compared.cells[linked_at],
-        label=compared.label[linked_at],
+        features=profiled.features[linked_at],
+        points=with_residual(profiled.points[linked_at], profiled.residual[linked_at]),
+        cells=profiled.cells[linked_at],
+        label=profiled.label[linked_at],
     )

@@ -1,6 +1,6 @@
 """The recent queries of all accounts to one model version, and the nearest of them to a query, in bounded memory.
 
-Queries with the same two nearest reference rows are kept together, in pages of sixteen: the latest 512 at most. A query
+Queries with the same two nearest reference rows are kept together, in pages of 32: the latest 1,024 at most. A query
 is compared with those kept for each pair of its own four nearest reference rows, as a near query has two of them. Once
 memory is full the page that was begun first is overwritten. Within a page the leading axes stand side by side: single
 precision along them excludes nearly all queries, page by page; double precision on all features decides.
@@ -21,10 +21,10 @@ from detector.core.state.arrays import Array
 
 BYTES = 33_554_432
 """The most bytes of recent queries of one model version."""
-MOST_SOUGHT = 512
+MOST_SOUGHT = 1_024
 """The most queries that are kept together, the latest: a thief may send all of theirs to one place."""
 NOBODY = -1
-_LANES = 16
+_LANES = 32
 _AXES = 8
 _MOST_AXES = 32
 _MOST_PAGES = MOST_SOUGHT // _LANES
@@ -84,7 +84,7 @@ class RecentQueries:
         reference rows, nearest first; ``account`` and ``label`` int64 (n,): numbers of the sender and the class.
 
         A query that equals a recent one of another account is not remembered once more."""
-        count, width = len(features), self._pages.back.shape[1] + _AXES
+        count, width = len(features), self._pages.leading.shape[1]
         found = Nearest(np.zeros_like(features), np.full(count, np.inf), np.full(count, NOBODY), np.full(count, NOBODY))
         leading = np.zeros((count, width), np.float32)
         axes = min(points.shape[1], width) - 1
@@ -100,16 +100,15 @@ def _width(axes: int) -> int:
 
 
 class _Pages(NamedTuple):
-    """``front`` float32 (p, 8, 16) and ``back`` float32 (p, w, 16): the first and the other numbers that exclude, inf
-    where there is no row; ``features`` float32 (p, 16, d); ``whose`` int32 (p, 16, 2): account and label.
+    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``features`` float32 (p, 32,
+    d); ``whose`` int32 (p, 32, 2): account and label.
 
     Per page, int32 (p,): its ``bucket``, -1 if it is unused; how many rows it is ``filled`` with; the pages ``before``
     and ``after`` it in the order of their beginning, and the ``older`` and ``newer`` ones of its bucket. ``ends`` int32
     (2,): first and last of all. Per bucket, int32 (b,): its ``newest`` and ``oldest`` page, and how many it ``holds``.
     -1 stands for none."""
 
-    front: Rows
-    back: Rows
+    leading: Rows
     features: Rows
     whose: Short
     bucket: Short
@@ -131,8 +130,7 @@ class _Pages(NamedTuple):
         count = max((nbytes - 4 * (2 + 3 * buckets)) // per_page, 1)
         order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
         return cls(
-            np.zeros((count, _AXES, _LANES), np.float32),
-            np.zeros((count, width - _AXES, _LANES), np.float32),
+            np.zeros((count, width, _LANES), np.float32),
             np.zeros((count, _LANES, dimension), np.float32),
             np.zeros((count, _LANES, 2), np.int32),
             nothing.copy(),
@@ -148,7 +146,7 @@ class _Pages(NamedTuple):
         )
 
 
-_ROWS = ("front", "back", "features", "whose")
+_ROWS = ("leading", "features", "whose")
 """The columns of pages that hold queries."""
 
 
@@ -163,7 +161,7 @@ def _search(
         for at in range(_find_buckets(row, cells, len(kept.newest), places)):
             page = kept.newest[places[at]]
             while page >= 0:
-                if _approach(leading, row, kept.front, kept.back, page, best, near):
+                if _approach(leading, row, kept.leading, page, best, near):
                     best, chosen, known = _nearest(
                         features,
                         row,
@@ -203,28 +201,21 @@ def _find_buckets(row: int, cells: Array, count: int, found: Array) -> int:
 
 
 @compiled
-def _approach(leading: Rows, row: int, front: Rows, back: Rows, page: int, best: float, near: Rows) -> bool:
-    """Fills ``near`` (16,) with squared distances of ``row`` of ``leading`` (n, w) to the rows of ``page``, along all
+def _approach(leading: Rows, row: int, kept: Rows, page: int, best: float, near: Rows) -> bool:
+    """Fills ``near`` (32,) with squared distances of ``row`` of ``leading`` (n, w) to the rows of ``page``, along all
     axes or the first; returns whether any may be at most ``best``."""
     most, lanes = np.float32(best) * _ROUNDING + _TINY, len(near)  # Not a constant, which would not be vectorised.
     for lane in range(lanes):
         near[lane] = np.float32(0)
-    for axis in range(0, front.shape[1], 4):
+    for axis in range(0, kept.shape[1], 4):
         p, q, r, s = leading[row, axis], leading[row, axis + 1], leading[row, axis + 2], leading[row, axis + 3]
         for lane in range(lanes):
-            a, b = p - front[page, axis, lane], q - front[page, axis + 1, lane]
-            c, d = r - front[page, axis + 2, lane], s - front[page, axis + 3, lane]
+            a, b = p - kept[page, axis, lane], q - kept[page, axis + 1, lane]
+            c, d = r - kept[page, axis + 2, lane], s - kept[page, axis + 3, lane]
             near[lane] += (a * a + b * b) + (c * c + d * d)
-    for axis in range(0, back.shape[1], 4):
-        if axis % _AXES == 0 and not _any_within(near, most):
+        if axis % _AXES == 4 and not _any_within(near, most):
             return False
-        at = axis + _AXES
-        p, q, r, s = leading[row, at], leading[row, at + 1], leading[row, at + 2], leading[row, at + 3]
-        for lane in range(lanes):
-            a, b = p - back[page, axis, lane], q - back[page, axis + 1, lane]
-            c, d = r - back[page, axis + 2, lane], s - back[page, axis + 3, lane]
-            near[lane] += (a * a + b * b) + (c * c + d * d)
-    return _any_within(near, most)
+    return True
 
 
 @compiled
@@ -251,7 +242,7 @@ def _nearest(
     known: bool,
 ) -> tuple[float, int, bool]:
     """Returns the squared distance of ``row`` to the nearest of the ``filled`` queries on ``page`` of another account,
-    and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (16,): lower
+    and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (32,): lower
     bounds, but for rounding, which are used up."""
     for lane in range(len(near)):
         if lane >= filled or whose[page, lane, 0] == account:
@@ -296,10 +287,8 @@ def _keep(features: Rows, leading: Rows, row: int, whose: Short, bucket: int, ke
         _leave(page, kept)
         _begin(page, bucket, kept)
     lane = kept.filled[page]
-    for axis in range(_AXES):
-        kept.front[page, axis, lane] = leading[row, axis]
-    for axis in range(_AXES, leading.shape[1]):
-        kept.back[page, axis - _AXES, lane] = leading[row, axis]
+    for axis in range(leading.shape[1]):
+        kept.leading[page, axis, lane] = leading[row, axis]
     for at in range(features.shape[1]):
         kept.features[page, lane, at] = features[row, at]
     kept.whose[page, lane, 0], kept.whose[page, lane, 1] = whose[row, 0], whose[row, 1]
@@ -347,5 +336,4 @@ def _begin(page: int, bucket: int, kept: _Pages) -> None:
     else:
         kept.oldest[bucket] = page
     kept.bucket[page], kept.filled[page] = bucket, 0
-    kept.front[page] = np.float32(np.inf)
-    kept.back[page] = np.float32(np.inf)
+    kept.leading[page] = np.float32(np.inf)

@@ -15,5 +15,5 @@ def warm_groups() -> None:
     profile, *_ = made_up_profiles(queries)
     watch, sampled = GroupWatch(profile), sampled_cells(profile.reference)
     observation = Engine(EngineConfig(profiles=(profile,))).observe([queries])
-    for compared in observation.compared:
-        watch.observe(selected_queries(compared, observation, sampled))
+    for profiled in observation.profiled:
+        watch.observe(selected_queries(profiled, observation, sampled))

@@ -18,6 +18,10 @@ from detector.contracts.queries import Count
 Key = tuple[str, str]
 """(model, principal)."""
 
+Place = tuple[str, str]
+"""(organisation, network prefix) of a query, as it was logged; empty where it was not."""
+NOWHERE: Place = ("", "")
+
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
 
@@ -72,7 +76,7 @@ class Activity:
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
-    is unknown; None for all.
+    is unknown; None for all. ``places`` (n,): from where each query came; None where no exemption asks for it.
 
     Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
     order: a count comes before the row that it names.
@@ -90,6 +94,7 @@ class Activity:
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
     exposure: NDArray[np.float64] | None = None
+    places: Sequence[Place] | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -114,8 +119,9 @@ class Activity:
 class Effects:
     """The records to publish, in stream order, and the state to record.
 
-    Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta, and
-    ``accounting`` that of the counts of unjudged queries, None where nothing changed. ``clear``: principals whose
+    Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta,
+    ``accounting`` that of the counts of unjudged queries, and ``allowlist`` that of exemptions, None where nothing
+    changed. ``clear``: principals whose
     engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
     one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
     because the limit was reached.
@@ -126,6 +132,7 @@ class Effects:
     audits: list[Audit] = field(default_factory=list)
     section: Section | None = None
     accounting: Section | None = None
+    allowlist: Section | None = None
     clear: list[Key] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0

@@ -65,22 +65,26 @@ class Policy:
         if self.ladder == plain_ladder(*rungs) and all(rung.seconds is None for rung in rungs):  # as it used to be
             ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in rungs]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
+        for exemption in exemptions:
+            if exemption["scope"] == "principal":
+                del exemption["scope"]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
         # A setting added later counts only where it changes what happened before: its addition alone changes nothing.
         later: list[object] = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]
+        later += [] if self.allowlist.unreadable is None else ["allowlist unreadable"]
         later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
         later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
         """Returns ``observe`` if the deployment, ``model`` or ``signal`` has that mode, else ``enforce``; ``group``
-        stands for all groups."""
+        stands for all groups. While the allowlist cannot be read, it is ``observe``."""
         modes = {self.mode, self.model_modes.get(model, self.mode)}
         if signal == LATCHED:
             modes.update(mode for name, mode in self.signal_modes.items() if name != GROUP)
         elif signal is not None and signal in self.signal_modes:
             modes.add(self.signal_modes[signal])
-        return "observe" if "observe" in modes else "enforce"
+        return "observe" if "observe" in modes or self.allowlist.unreadable is not None else "enforce"
 
     def rule_of(self, case: Case) -> LadderRule | None:
         """Returns the first rule that matches ``case``; None for no decision."""

@@ -9,9 +9,10 @@ from detector.contracts.actions import check_action, describe_action
 from detector.contracts.codecs.limits import is_time
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import OPERATOR_ORIGIN, Alert, Cause, Command, Decision
-from detector.contracts.principals import NAME_CHARACTERS
+from detector.contracts.principals import EVERYONE, NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
+from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Changes, Entry, Membership, decode_changes, encode_changes
 from detector.policy.principal import MOST_CAUSES, PrincipalPolicy, Record
@@ -35,6 +36,7 @@ class Ledger:
         self._policy = policy
         self._configuration = policy.version if configuration is None else configuration
         self.accounting = Accounting(policy.unjudged_queries)
+        self.exemptions = CommandedExemptions(policy.allowlist)
         self._entries: dict[Key, Entry] = {}
         self._nbytes = 0
         self._drops: list[tuple[float, Key]] = []
@@ -63,6 +65,8 @@ class Ledger:
 
     def command(self, command: Command, now: float) -> Effects:
         """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
+        if command.kind in ("allow", "disallow"):
+            return self._change_allowlist(command, now)
         key = command.model, command.principal
         principal = self._principal(key)
         try:
@@ -106,7 +110,7 @@ class Ledger:
     # -- inside
 
     def _principal(self, key: Key) -> PrincipalPolicy:
-        return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration)
+        return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration, self.exemptions)
 
     def _conclude(self, records: Iterable[Record], changes: Changes, now: float) -> Effects:
         self._apply(changes)
@@ -171,6 +175,33 @@ class Ledger:
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
         changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
         return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
+
+    def _change_allowlist(self, command: Command, now: float) -> Effects:
+        """Changes the exemptions of a principal, and what follows from that for those of them who are suspects."""
+        model, scope = None if command.model == EVERYONE else command.model, command.scope or "principal"
+        try:
+            if command.kind == "allow":
+                ends = now + (command.duration_seconds or 0.0)
+                exempt = Exemption(command.principal, command.owner or "", command.reason, ends, model, scope)
+                section = self.exemptions.allow(exempt, now)
+                summary = f"allowed for {(command.duration_seconds or 0) / 86_400:.3g} days ({command.owner})"
+            else:
+                exempt, section = self.exemptions.disallow((scope, command.principal, model))
+                summary = "no longer allowed"
+        except ConfigurationError as refusal:
+            return self._conclude([command_audit(command, now, str(refusal), refused=True)], {}, now)
+        records: list[Record] = [command_audit(command, now, summary, refused=False)]
+        changes: Changes = {}
+        meant = [key for key, own in self._entries.items() if exempt.covers(key[1], own.place)]
+        for key in (key for key in meant if model in (None, key[0])):
+            principal = self._principal(key)
+            principal.reconsider(now)
+            records += principal.emitted
+            if principal.entry != principal.before:
+                changes[key] = principal.entry
+        effects = self._conclude(records, changes, now)
+        effects.allowlist = section
+        return effects
 
     def _add(self, principal: PrincipalPolicy, command: Command, now: float) -> str:
         action, duration, origin = command.action, command.duration_seconds, OPERATOR_ORIGIN + command.issuer

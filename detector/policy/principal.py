@@ -20,8 +20,8 @@ from detector.contracts.actions import is_release
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
-from detector.policy.activity import Accusation, Key
-from detector.policy.allowlist import Exemption
+from detector.policy.activity import Accusation, Key, Place
+from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.causes import Plan, flagging, plan_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
@@ -42,13 +42,16 @@ MOST_GROUPS = 16
 class PrincipalPolicy:
     """Works on a copy of ``entry``; ``emitted`` collects the records to publish, in order."""
 
-    def __init__(self, key: Key, entry: Entry | None, policy: Policy, configuration: str) -> None:
+    def __init__(
+        self, key: Key, entry: Entry | None, policy: Policy, configuration: str, exemptions: CommandedExemptions
+    ) -> None:
         self.key = key
         self.before = entry
         self.entry = Entry() if entry is None else copy.copy(entry)
         self.emitted: list[Record] = []
         self._policy = policy
         self._configuration = configuration
+        self._exemptions = exemptions
 
     # -- what happens
 
@@ -85,10 +88,13 @@ class PrincipalPolicy:
         self._publish_decision(now)
 
     def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
-        """Removes the cause ``cause_id``, or all, and returns them. Latches of a removed signal give no new cause."""
+        """Removes the cause with the id or origin ``cause_id``, or all, and returns them. Latches of a removed signal
+        give no new cause."""
         self.expire(now)
         entry = self.entry
-        lifted = tuple(active.cause for active in entry.active_causes if cause_id in (None, active.cause.id))
+        lifted = tuple(
+            active.cause for active in entry.active_causes if cause_id in (None, active.cause.id, active.cause.origin)
+        )
         origins = None if cause_id is None else {cause.origin for cause in lifted}
         self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
@@ -102,6 +108,15 @@ class PrincipalPolicy:
         self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
         self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
         self._set_latches(())
+        self._publish_decision(now)
+
+    def reconsider(self, now: float) -> None:
+        """Applies a changed allowlist at once."""
+        self.expire(now)
+        for origin in flagging(self.entry):
+            self._audit_if_withheld(origin.removeprefix(SIGNAL_ORIGIN), now)
+        if self.entry.is_suspect:
+            self._update_causes(now, learning=False)
         self._publish_decision(now)
 
     def join(self, joined: Membership, now: float) -> bool:
@@ -149,6 +164,8 @@ class PrincipalPolicy:
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
         suspect_before = self.entry.is_suspect
+        if event.place is not None and (suspect_before or event.accuses):
+            self.entry.place = event.place
         self._update_latches(event)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
@@ -182,7 +199,7 @@ class PrincipalPolicy:
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
-            matters |= self._climbs(rest)
+            matters |= self._climbs(rest) | self._moves(timeline.places, rest["place"])
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
@@ -194,6 +211,12 @@ class PrincipalPolicy:
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which events come from another place than the last."""
+        known = places.index(self.entry.place) if self.entry.place in places else len(places)
+        moves: NDArray[np.bool_] = (place >= 0) & (place != known)
+        return moves
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -304,7 +327,7 @@ class PrincipalPolicy:
         return None if exemption is None else str(exemption)
 
     def _exemption(self, now: float) -> Exemption | None:
-        return self._policy.allowlist.covering(*self.key, now)
+        return self._exemptions.covering(*self.key, now, self.entry.place)
 
     # -- the causes that follow from them
 

@@ -143,9 +143,17 @@ def missing_audit(counted: Counted) -> Audit:
     )
 
 
-def _membership(command: Command) -> dict[str, str | float]:
-    """Returns the part of ``command`` about a group."""
-    said = {"group": command.group, "group_size": command.group_size, "model_version": command.model_version}
+def _particulars(command: Command, now: float) -> dict[str, str | float]:
+    """Returns the parts of ``command`` about a group, and about an exemption."""
+    said: dict[str, str | float | None] = {
+        "group": command.group,
+        "group_size": command.group_size,
+        "model_version": command.model_version,
+    }
+    if command.kind in ("allow", "disallow"):
+        said["scope"] = command.scope
+    if command.kind == "allow":
+        said |= {"owner": command.owner, "until": now + (command.duration_seconds or 0.0)}
     return {name: value for name, value in said.items() if value is not None}
 
 
@@ -159,5 +167,5 @@ def command_audit(command: Command, now: float, summary: str, refused: bool) -> 
         principal=command.principal,
         actor=command.issuer,
         summary=summary,
-        detail={"command": command.id, "kind": command.kind, "reason": command.reason, **_membership(command)},
+        detail={"command": command.id, "kind": command.kind, "reason": command.reason, **_particulars(command, now)},
     )

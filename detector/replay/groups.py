@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import Observation
-from detector.core.pipeline.compared import ComparedRows
+from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.profile import Profile
 from detector.groups.links import sampled_cells
 from detector.groups.queries import selected_queries
@@ -42,24 +42,24 @@ class GroupReplay:
     def observe(self, observation: Observation) -> GroupsInBatch:
         """Learns from the judged queries of ``observation`` and returns the groups as of each of its rows."""
         found = GroupsInBatch(np.full(len(observation.index), None, object), [])
-        for compared in observation.compared:
-            self._observe(compared, observation, found)
+        for profiled in observation.profiled:
+            self._observe(profiled, observation, found)
         found.revisions.sort(key=lambda revision: revision[2].row)
         return found
 
-    def _observe(self, compared: ComparedRows, observation: Observation, found: GroupsInBatch) -> None:
-        watch, sampled = self._watches[compared.model, compared.model_version]
-        named = observation.key_index[compared.row]
+    def _observe(self, profiled: ProfiledRows, observation: Observation, found: GroupsInBatch) -> None:
+        watch, sampled = self._watches[profiled.model, profiled.model_version]
+        named = observation.key_index[profiled.row]
         used, principal = np.unique(named, return_inverse=True)
         names = [observation.keys[at].principal for at in used.tolist()]
         ids = np.array([watch.group_of(name) for name in names], object)[principal]
         number = {name: at for at, name in enumerate(names)}
-        for own in watch.observe(selected_queries(compared, observation, sampled)):
-            found.revisions.append((compared.model, compared.model_version, own))
+        for own in watch.observe(selected_queries(profiled, observation, sampled)):
+            found.revisions.append((profiled.model, profiled.model_version, own))
             for name in own.joined:
                 if name in number:
-                    ids[(principal == number[name]) & (compared.row >= own.row)] = own.id
-        found.ids[compared.row] = ids
+                    ids[(principal == number[name]) & (profiled.row >= own.row)] = own.id
+        found.ids[profiled.row] = ids
 
 
 def group_record(model: str, version: str, revision: GroupRevision, row: int) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class DetectionSettings(Section):
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
     """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
-    group_bytes: Annotated[int, Field(ge=8)] = 33_554_432
+    group_bytes: Annotated[int, Field(ge=8, le=17_179_869_184)] = 33_554_432
     """Bytes of recent queries, for each model version, that links between accounts are found among."""
 
 
@@ -302,8 +302,9 @@ class PolicySettings(Section):
     """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
-    allowlist: FilePath | None = None
-    """File of principals whose decisions are withheld; their alerts are published."""
+    allowlist: Path | None = None
+    """File of principals whose decisions are withheld; their alerts are published. While it cannot be read, a worker
+    only observes. `weirguard allowlist` changes the list of a running detector."""
 
     @model_validator(mode="after")
     def _one_ladder(self) -> Self:

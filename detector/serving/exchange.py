@@ -53,9 +53,10 @@ class Exchange:
         model = self.target.model
         return self.gate.answer(self.verdict, model, self.principal, features, outputs, output_kind=output_kind)
 
-    def specification(self, requested: ArrayLike, offered: ArrayLike | None) -> ArrayLike:
+    def specification(self, features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None) -> ArrayLike:
         """Returns what to choose a model of a zoo by."""
-        return self.gate.specification(self.verdict, self.target.model, self.principal, requested, offered)
+        model = self.target.model
+        return self.gate.specification(self.verdict, model, self.principal, features, requested, offered)
 
     def unjudged(self, counts: Mapping[str, int]) -> None:
         """Counts rows that were answered and cannot be logged, by reason."""

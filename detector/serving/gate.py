@@ -189,7 +189,13 @@ class Gate(BackgroundService[DecisionReader]):
         return answer
 
     def specification(
-        self, verdict: Verdict, model: str, principal: str, requested: ArrayLike, offered: ArrayLike | None = None
+        self,
+        verdict: Verdict,
+        model: str,
+        principal: str,
+        features: Any,
+        requested: ArrayLike,
+        offered: ArrayLike | None = None,
     ) -> ArrayLike:
         """Returns what to choose a model of a zoo by, for ``requested`` (n, 2) accuracies and milliseconds.
 
@@ -199,7 +205,7 @@ class Gate(BackgroundService[DecisionReader]):
         if graded is None or responder is None or graded.name != SPECIFICATION:
             return requested
         whose = Whose(verdict.group or principal_of(principal), model)
-        return responder.specification(graded, whose, requested, offered)
+        return responder.specification(graded, whose, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
         """Returns ``ready`` (0 or 1), ``decisions`` known, and ``age_seconds`` since Kafka answered (-1: never)."""

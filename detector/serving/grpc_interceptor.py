@@ -71,9 +71,9 @@ def respond(
     return middleware.respond({SCOPE_KEY: _exchange.get()}, features, outputs, output_kind=output_kind, **columns)
 
 
-def specification(requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
+def specification(features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
     """Returns what to choose a model of a zoo by: :func:`detector.serving.middleware.specification`."""
-    return middleware.specification({SCOPE_KEY: _exchange.get()}, requested, offered)
+    return middleware.specification({SCOPE_KEY: _exchange.get()}, features, requested, offered)
 
 
 def verdict() -> Verdict:

@@ -88,14 +88,16 @@ def respond(
     return answer.outputs
 
 
-def specification(scope: MutableMapping[str, Any], requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
+def specification(
+    scope: MutableMapping[str, Any], features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None = None
+) -> ArrayLike:
     """Returns what to choose a model of a zoo by for ``requested``: (2,) or (n, 2), accuracies 0 to 1 and milliseconds.
 
     That is ``requested`` unless an enforced decision asks for noise on it. With ``offered`` (m, 2), what the models
     have, the noisy ones are among these. Log what was requested. Never raises.
     """
     exchange = scope.get(SCOPE_KEY)
-    return exchange.specification(requested, offered) if isinstance(exchange, Exchange) else requested
+    return exchange.specification(features, requested, offered) if isinstance(exchange, Exchange) else requested
 
 
 def verdict(scope: MutableMapping[str, Any]) -> Verdict:

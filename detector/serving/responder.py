@@ -6,13 +6,14 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from detector.contracts.actions import ACTIONS, RATE
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Graded
+from detector.contracts.findings import Action, Graded
 from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
 from detector.serving.isolation import suppress_errors
 from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.responses import SPECIFICATION, NoiseKey, Response, response_of
+from detector.serving.responses import SPECIFICATION, Draws, NoiseKey, Response, response_of
 from detector.serving.responses.noise import specification_noise
 from detector.serving.responses.outputs import NoProbabilities, changed
 from detector.serving.responses.response import Parameter
@@ -27,6 +28,20 @@ else:
 
 _SCALE = Parameter(0.05, 0, 1)
 """The parameter ``scale`` of ``spec_noise``."""
+
+
+def check_response(action: Action) -> None:
+    """Raises ConfigurationError for an ``action`` whose response, or a parameter of it, this version does not know."""
+    graded = action.graded
+    if graded is None or not ACTIONS[graded.name].is_response:
+        return
+    if graded.name != SPECIFICATION:
+        response_of(graded.name, graded.parameters)
+        return
+    own = {name: value for name, value in graded.parameters.items() if name != RATE}
+    _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
+    if own:
+        raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
 
 
 class Whose(NamedTuple):
@@ -93,16 +108,18 @@ class Responder:
         return Answer(answer, response.name)
 
     def specification(
-        self, graded: Graded, whose: Whose, requested: ArrayLike, offered: ArrayLike | None = None
+        self, graded: Graded, whose: Whose, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for the same.
+        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for equal inputs.
+
+        So a thief who sweeps specifications finds other borders with each input, and no one model answers all inputs.
 
         ``offered``: as :func:`specification_noise` takes it. Never raises.
         """
         wanted: NDArray[np.float64] = np.asarray(requested, dtype=np.float64).reshape(-1, 2)
         with suppress_errors(lambda fault: self._own(None, "unserved", len(wanted), fault)):
             scale = _SCALE.checked("scale of spec_noise", graded.parameters.get("scale", _SCALE.default))
-            draws = self._key.draws(*whose, wanted, len(wanted))
+            draws = self._key.draws(*whose, features, len(wanted))
             return specification_noise(wanted, draws, scale, offered)
         return wanted
 
@@ -110,7 +127,7 @@ class Responder:
         self, response: Response, parameters: Mapping[str, float], whose: Whose, features: Any, outputs: Any
     ) -> Any:
         queries = count_rows(features)
-        draws = self._key.draws(*whose, features, queries)
+        draws = self._key.draws(*whose, features, queries) if response.keyed else Draws.none(queries)
 
         def change(rows: Array, numbers: NDArray[np.int64]) -> Array:
             return response.change(rows, draws.take(numbers), parameters)

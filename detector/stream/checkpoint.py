@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from detector.core.engine import PrincipalKey, Sections
 from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.groups.owner import GroupOwner
-from detector.stream.detector import ACCOUNTING_SECTION, POLICY_SECTION, Detector
+from detector.stream.detector import ACCOUNTING_SECTION, ALLOWLIST_SECTION, POLICY_SECTION, Detector
 
 _LEDGER_KEYS = 1_000
 
@@ -63,6 +63,8 @@ class Checkpointer:
         principals, entries, accounts = list(engine.keys()), list(ledger.keys()), list(ledger.accounting.keys())
         for section in self._groups.dump():  # first, as its deltas are the costliest to apply
             yield {GROUPS_SECTION: section}
+        if (allowlist := ledger.exemptions.dump()) is not None:
+            yield {ALLOWLIST_SECTION: allowlist}
         for keys in self._batches(principals):
             yield engine.dump(keys)
         for start in range(0, len(entries), _LEDGER_KEYS):

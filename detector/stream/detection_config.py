@@ -18,6 +18,7 @@ from detector.policy.ladder import LadderRule, Rung, default_ladder
 from detector.runtime.sections import RuleSettings, RungSettings
 from detector.runtime.settings import Settings, hint
 from detector.runtime.text import read_text
+from detector.serving.responder import check_response
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -36,6 +37,20 @@ def engine_config(settings: Settings) -> EngineConfig:
 def policy_config(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``. Raises ConfigurationError for a bad allowlist, and for the mode of an
     unknown signal."""
+    return _policy(settings, _allowlist(settings.policy.allowlist))
+
+
+def cautious_policy(settings: Settings) -> Policy:
+    """Returns the policy of ``settings.policy``, with the reason in it if the allowlist cannot be read: nothing is then
+    enforced automatically, but the detector goes on. Raises ConfigurationError for the mode of an unknown signal."""
+    try:
+        allowlist = _allowlist(settings.policy.allowlist)
+    except ConfigurationError as error:
+        allowlist = Allowlist(unreadable=str(error))
+    return _policy(settings, allowlist)
+
+
+def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
     section, known = settings.policy, (*SIGNALS, UNJUDGED, GROUP)
     named = [("policy.signal_modes", name) for name in section.signal_modes]
     named += [("policy.ladder", name) for rule in section.ladder for name in rule.signals]
@@ -52,7 +67,7 @@ def policy_config(settings: Settings) -> Policy:
         decision_seconds=section.decision_seconds,
         cool_down_seconds=section.cool_down_seconds,
         unjudged_queries=section.unjudged_queries,
-        allowlist=_allowlist(section.allowlist),
+        allowlist=allowlist,
     )
 
 
@@ -75,6 +90,7 @@ def _rule(section: RuleSettings) -> LadderRule:
 def _rung(section: RungSettings) -> Rung:
     try:
         action = make_action(section.action, section.parameters, section.fallback)
+        check_response(action)
     except ConfigurationError as error:
         raise ConfigurationError(f"policy.ladder: {error}") from None
     return Rung(section.after_queries, action, section.seconds)

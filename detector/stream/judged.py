@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.contracts.topics import Topics, watch_partition
 from detector.core.engine import Observation
-from detector.core.pipeline.compared import ComparedRows
+from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.profile import Profile
 from detector.groups.judged_record import JudgedRecord, Source, encode_judged
 from detector.groups.links import sampled_cells
@@ -34,21 +34,21 @@ class JudgedQueriesOutlet:
 
     def messages(self, decoded: DecodedRecords, observation: Observation) -> Iterator[Message]:
         """Yields the messages about ``observation`` of ``decoded``, to the owners of their model versions."""
-        for compared in observation.compared:
-            record = self._record(decoded, compared, observation)
-            home = watch_partition(compared.model, compared.model_version, self._partitions)
+        for profiled in observation.profiled:
+            record = self._record(decoded, profiled, observation)
+            home = watch_partition(profiled.model, profiled.model_version, self._partitions)
             for value in encode_judged(record):
                 yield Message(self._topic, home, None, value)
 
-    def _record(self, decoded: DecodedRecords, compared: ComparedRows, observation: Observation) -> JudgedRecord:
-        profile, sampled = self._known[compared.model, compared.model_version]
-        queries = selected_queries(compared, observation, sampled)
+    def _record(self, decoded: DecodedRecords, profiled: ProfiledRows, observation: Observation) -> JudgedRecord:
+        profile, sampled = self._known[profiled.model, profiled.model_version]
+        queries = selected_queries(profiled, observation, sampled)
         rows = queries.row
         offsets = np.array([record.offset for record in decoded.records], np.int64)
         learning = np.zeros(len(rows), np.bool_) if decoded.learning is None else decoded.learning[rows]
         return JudgedRecord(
-            compared.model,
-            compared.model_version,
+            profiled.model,
+            profiled.model_version,
             profile,
             cast(Source, decoded.records[0].source),
             self._partition,

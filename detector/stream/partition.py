@@ -27,6 +27,7 @@ from detector.stream.commit_unit import UNKNOWN, CommitUnit, Outbox
 from detector.stream.dead_letters import DeadLetters, LetterLimits
 from detector.stream.detector import (
     ACCOUNTING_SECTION,
+    ALLOWLIST_SECTION,
     POLICY_SECTION,
     DetectionResult,
     Detector,
@@ -116,8 +117,8 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        own = (POLICY_SECTION, ACCOUNTING_SECTION, source_checks.SECTION, GROUPS_SECTION)
-        policy, accounting, sources, groups = (sections.pop(name, None) for name in own)
+        own = (POLICY_SECTION, ACCOUNTING_SECTION, ALLOWLIST_SECTION, source_checks.SECTION, GROUPS_SECTION)
+        policy, accounting, allowlist, sources, groups = (sections.pop(name, None) for name in own)
         replaces = record.kind == "chunk"
         engine, ledger = self.detector.engine, self.detector.ledger
         if sections:
@@ -128,6 +129,8 @@ class Partition:
             ledger.absorb(policy)
         if accounting is not None:
             ledger.accounting.absorb(accounting)
+        if allowlist is not None:
+            ledger.exemptions.absorb(allowlist)
         if groups is not None:
             self.groups.absorb(groups)
 

@@ -68,3 +68,12 @@ def test_a_new_receiver_begins_with_the_last_hour(alerts: Alerts, tmp_path: Path
         notifier.wait(lambda: set(stand.received()) == set(alerts.sent[2:]))
         notifier.wait(lambda: notifier.metric("lag_records", "new") == 0)
         assert set(stand.received()) == set(alerts.sent[2:])
+
+
+def test_where_a_new_receiver_begins_is_kept_before_anything_is_told(alerts: Alerts, tmp_path: Path) -> None:
+    alerts.publish(2, ago=2 * 3600.0)
+    with WebhookStand(tmp_path) as stand, running(alerts, {"receivers": {"new": stand.settings}}, tmp_path) as notifier:
+        assert notifier.stop() == 0
+        alerts.publish(2, ago=2 * 3600.0)
+        notifier.start()
+        notifier.wait(lambda: set(stand.received()) == set(alerts.sent[2:]))

@@ -90,6 +90,14 @@ CASES: dict[str, Case] = {
             ["kill-switch", "on", "--reason", "r"],
         ],
     ),
+    "allowlist": Case(
+        ["list"],
+        READS,
+        more=[
+            ["add", "p", "--owner", "o", "--reason", "r"],
+            ["remove", "p", "--reason", "r"],
+        ],
+    ),
     "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
     "gate": Case(["list"], READS),

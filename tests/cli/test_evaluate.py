@@ -78,6 +78,27 @@ def test_a_part_of_a_suite_is_reported_as_such_and_a_plan_that_fails_gives_statu
     assert "1 of 3 plans failed" in (tmp_path / "report.html").read_text()
 
 
+def test_the_adaptive_suite_is_judged_with_profiles_and_prints_what_each_thief_pays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ("logistic regression", "digits")
+    own = AttackPlan("own rows", *target, budget=120, accounts=20)
+    blind = AttackPlan("uniform after rows", *target, budget=160, accounts=0)
+    monkeypatch.setattr(suite, "ADAPTIVE_TARGETS", (target,))
+    monkeypatch.setattr(suite, "_made", lambda missing: map(suite.make_log, missing, missing.values()))
+    monkeypatch.setitem(suite.SUITES, "adaptive", lambda: (own, blind, replace(blind, knows="code")))
+    assert _weirguard("evaluate", "--suite", "adaptive", "--out", tmp_path) == 0
+    said = capsys.readouterr()
+    rows = [line.split("│")[1:-1] for line in said.out.splitlines() if "digits" in line]
+    cells = {(row[1].strip(), row[3].strip()): [cell.strip() for cell in row] for row in rows}
+    assert set(cells) == {("own rows", "none"), ("uniform after rows", "none"), ("uniform after rows", "code")}
+    assert 0 < int(cells["uniform after rows", "none"][4]) < 30
+    assert cells["own rows", "none"][4] == "missed"
+    assert "of 20" in said.out
+    assert "1/1" in said.err
+    assert "Cost of staying unseen" in (tmp_path / "report.md").read_text()
+
+
 def test_what_was_judged_is_not_judged_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = write_traffic(tmp_path / "a.parquet", traffic(90))
     assert _weirguard("evaluate", log, "--out", tmp_path) == 0

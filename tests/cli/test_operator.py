@@ -19,7 +19,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from typer.testing import CliRunner, Result
 
-from detector.cli import decisions, principals
+from detector.cli import allowlist, decisions, principals
 from detector.cli.operator import seconds
 from detector.cli.shadow import shadow_report
 from detector.contracts.codecs import decision_key, decode, encode
@@ -92,7 +92,7 @@ def _own(
         while not stop.is_set():
             for record in (one for batch in consumer.poll(timeout_ms=50).values() for one in batch):
                 command = decode(Command, record.value)
-                assert record.partition == partition_of(command.principal, PARTITIONS)
+                assert command.scope == "network" or record.partition == partition_of(command.principal, PARTITIONS)
                 assert record.key == command.principal.encode()
                 effects = ledger.command(command, record.timestamp / 1000)
                 obeyed.append(command)
@@ -465,3 +465,53 @@ def test_tail_ends_with_its_reader_even_without_new_alerts(topics: Topics, publi
         finally:
             process.kill()
         assert process.stderr.read() == ""
+
+
+def exempt(*arguments: str) -> list[tuple[str, str]]:
+    listed = json.loads(run(allowlist.app, "list", "--json", *arguments).stdout)
+    return [(one["principal"], one["from"]) for one in listed]
+
+
+def test_the_allowlist_is_changed_and_listed_by_command(topics: Topics, owner: list[Command], publish: Any) -> None:
+    assert run(allowlist.app, "list").stdout == "No principal is exempt.\n"
+    given = ("--owner", "sales", "--reason", "load test", "--issuer", "eve")
+    assert "allowed for 2 days (sales)" in run(allowlist.app, "add", "ada", "--expires", "2d", *given).stdout
+    run(allowlist.app, "add", "bob", "--model", "digits", *given)
+    assert [(one.kind, one.model, one.owner) for one in owner] == [
+        ("allow", "*", "sales"),
+        ("allow", "digits", "sales"),
+    ]
+    assert exempt() == [("ada", "eve"), ("bob", "eve")]
+    assert exempt("--model", "faces") == [("ada", "eve")]
+    refused = run(allowlist.app, "add", "carl", "--expires", "91d", *given)
+    assert (refused.exit_code, "at most 90 days" in refused.stdout) == (1, True)
+    run(allowlist.app, "remove", "ada", "--reason", "test is over", "--issuer", "eve")
+    assert exempt() == [("bob", "eve")]
+    assert "sales" in run(allowlist.app, "list").stdout
+
+
+def test_a_network_is_exempt_in_every_partition(topics: Topics, owner: list[Command], publish: Any) -> None:
+    given = ("--owner", "sales", "--reason", "office", "--issuer", "eve", "--scope", "network")
+    done = run(allowlist.app, "add", "203.0.113.0/24", *given).stdout
+    assert f"({PARTITIONS} of {PARTITIONS} partitions)" in done
+    assert {one.scope for one in owner} == {"network"}
+    assert len(owner) == PARTITIONS
+    assert exempt() == [("203.0.113.0/24", "eve")]
+    with pytest.raises(ConfigurationError, match="no network"):
+        run(allowlist.app, "add", "the office", *given)
+
+
+def test_a_file_is_imported_without_what_has_expired(
+    topics: Topics, owner: list[Command], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = '[[allow]]\nprincipal = "{}"\nowner = "o"\nreason = "r"\nexpires = {}\n'
+    file = tmp_path / "allow.toml"
+    file.write_text(entry.format("old", "2001-01-01") + entry.format("long", "2999-01-01"), encoding="utf-8")
+    done = run(allowlist.app, "import", str(file), "--issuer", "eve")
+    assert "expired" in done.stderr
+    assert "cut to 90 days" in done.stderr
+    assert [(one.principal, one.kind, one.owner) for one in owner] == [("long", "allow", "o")]
+    monkeypatch.setenv("WEIRGUARD_POLICY__ALLOWLIST", str(file))
+    assert exempt() == [("long", "file"), ("long", "eve")]
+    file.write_text("nonsense", encoding="utf-8")
+    assert "only observes" in run(allowlist.app, "list").stderr

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detector.core.measures import Measure
 from detector.core.reference.reference import Reference
 from detector.core.reference.standards import Standards
+from tests.core.blend_oracle import Blender
 from tests.core.oracle import OraclePrincipal
 
 MEMORIES = (8.0, 32.0, 128.0, 512.0)
@@ -38,11 +39,13 @@ class Query:
 
 @dataclass
 class Near:
-    """The three nearest reference rows; ``sure``: no fourth is as near as the third."""
+    """The three nearest reference rows; ``sure``: no fourth is as near as the third, ``first_sure``: no second as near
+    as the first."""
 
     distance: float
     rows: list[int]
     sure: bool
+    first_sure: bool
 
 
 @dataclass
@@ -59,22 +62,26 @@ class Account:
     prada: OraclePrincipal = field(default_factory=lambda: OraclePrincipal(0.9))
     places: list[Vector] = field(default_factory=list)
     doubtful: set[str] = field(default_factory=set)
+    _unsure: set[str] = field(default_factory=set)
 
     def query(self, query: Query) -> tuple[dict[str, float], dict[str, float]]:
         """The value of each measure, NaN where it cannot say, and the weight on each clock."""
         vector = (query.features / self.reference.scale).astype(np.float32)
         point, beside = self._place(vector)
         self.places.append(point)
+        self._unsure = set()
         near = self._near(point, beside)
         own, nearest = self._own(vector)
         nearness = own / max(near.distance, 1e-9)
         same = self._nearest(vector, query.label)
         said = [
-            self._of_step(own, step) | {"leaps": self._leap(query, before, own < same, nearness)}
+            self._of_step(own, step)
+            | {"leaps": self._leap(query, before, own < same, nearness)}
+            | self._blends(vector, point, own, step, near)
             for step, before in nearest
         ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
-        self.doubtful |= set() if near.sure else {"surprise"}
+        self.doubtful |= (set() if near.sure else {"surprise"}) | self._unsure
         values = {
             "novelty": log(near.distance + 1e-6),
             "unseen_values": log2(1 + self._unseen(vector)),
@@ -112,7 +119,8 @@ class Account:
         found.sort()
         best = found[0][0]
         sure = len(found) == 3 or found[3][0] > found[2][0] * (1 + 1e-5)
-        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure)
+        first = len(found) == 1 or found[1][0] > best * (1 + 1e-5)
+        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure, first)
 
     def _learn(self, vector: Vector, query: Query) -> None:
         before = self.prada.growing_size
@@ -218,6 +226,32 @@ class Account:
         if specification is None:
             return nan
         return float(self.specification is not None and specification != self.specification)
+
+    def _blends(self, vector: Vector, point: Vector, own: float, step: list[float], near: Near) -> dict[str, float]:
+        """How much more own queries make up of ``vector`` than honest rows do."""
+        changed = sum(abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True))
+        if changed <= 2:
+            return dict.fromkeys(("recombination", "interpolation"), 0.0)
+        held = [row for rows in self.prada.growing.values() for row in rows]
+        if len(held) < 8 or own == 0:
+            return dict.fromkeys(("recombination", "interpolation"), 0.0)
+        compared, rows = self.reference.compared, np.array(held, np.float32)
+        x, distances = vector[compared.features], np.abs(rows - (vector - np.array(step, np.float32))).sum(axis=1)
+        blender = Blender(compared, x, rows[:, compared.features], int(distances.argmin()))
+        if len(vector) >= 32:
+            blender.projections = np.array([self._place(row)[0][:7] for row in rows])
+            blender.projected = point[:7]
+        first, second = blender.says()
+        count = min(len(held), len(compared.rows))
+        honest = [at * (len(compared.rows) // count) for at in range(count)]
+        others = Blender(compared, x, compared.rows[[*honest, near.rows[0]]], count)
+        theirs = others.says() if first > 0.2 or second > 0.7 else (0.0, 0.0)
+        if blender.doubtful or others.doubtful or not near.first_sure:
+            self._unsure |= {"recombination", "interpolation"}
+        return {
+            "recombination": min(max(first - max(theirs[0], 0.2), 0.0), 3.0),
+            "interpolation": min(max(second - max(theirs[1], 0.7), 0.0), 3.0),
+        }
 
     def _one_magnitude(self, step: list[float], changed: list[bool]) -> bool:
         every = -(-len(step) // 128)

@@ -120,6 +120,34 @@ def _labels() -> Case:
     return replace(case, asked=replace(case.asked, output_kind="label", outputs=_said(case.asked.features, "label")))
 
 
+def _made_up() -> Case:
+    """Own rows first, then crossovers of two to five of them, and points between two."""
+    generator = np.random.default_rng(13)
+    honest, own = random(generator, 70, 12), random(generator, 30, 12)
+    return _case(honest, np.concatenate((own, _crossed(generator, own, 25), _mixed(generator, own, 25))))
+
+
+def _made_up_images() -> Case:
+    """The same with 40 features of few values, most of them 0."""
+    generator = np.random.default_rng(14)
+    shades = generator.integers(0, 9, (100, 40)) * generator.integers(0, 2, (100, 40)) / 8
+    own = shades[70:].astype(np.float32)
+    asked = np.concatenate((own, _crossed(generator, own, 25), _mixed(generator, own, 25)))
+    return _case(shades[:70].astype(np.float32), asked)
+
+
+def _crossed(generator: np.random.Generator, own: Features, count: int) -> Features:
+    parents = generator.integers(0, len(own), (count, 5))
+    chosen = generator.integers(0, 2 + np.arange(count)[:, None] % 4, (count, own.shape[1]))
+    return own[np.take_along_axis(parents, chosen, axis=1), np.arange(own.shape[1])]
+
+
+def _mixed(generator: np.random.Generator, own: Features, count: int) -> Features:
+    first, second = generator.integers(0, len(own), (2, count))
+    share = generator.random((count, 1), dtype=np.float32)
+    return np.asarray(share * own[first] + (1 - share) * own[second])
+
+
 CASES: dict[str, Callable[[], Case]] = {
     **{f"{kind}-6": partial(_kind, kind, 6, "probabilities") for kind in KINDS},
     **{f"{kind}-40": partial(_kind, kind, 40, "probabilities") for kind in ("clustered", "unclipped", "bisection")},
@@ -131,6 +159,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "other digits": _rounded,
     "missing features": _left_out,
     "one-hot": _one_hot,
+    "made up": _made_up,
+    "made-up images": _made_up_images,
     "hardness and specifications": _logged,
 }
 
@@ -185,12 +215,16 @@ def _optional(asked: QueryBatch, row: int) -> dict[str, Any]:
     return logged | {name: tuple(value.tolist()) for name, value in logged.items() if name == "specification"}
 
 
+LEAST_SURE = {"recombination": 0.5, "interpolation": 0.5}
+"""Of many rows a few are candidates, and where values repeat, several are as good."""
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("measure", MEASURES)
 def test_it_follows_the_oracle(measure: str, name: str) -> None:
     values, _, doubtful = _wanted(name)
     compared = np.array([measure not in own for own in doubtful])
-    assert compared.mean() > (0.1 if name == "one-hot" else 0.95)
+    assert compared.mean() > (0.1 if name == "one-hot" else LEAST_SURE.get(measure, 0.95))
     wanted, said = np.array(values[measure])[compared], _heard(name).values[measure][compared]
     np.testing.assert_allclose(said, wanted, rtol=1e-4, atol=1e-5)
 
@@ -254,6 +288,8 @@ def _triggers() -> dict[str, tuple[Case, Case]]:
         "one_feature": one,
         "sign_steps": np.concatenate((rows[:20], _stepped(generator, rows[:20], 0.05))),
         "parallel_steps": line,
+        "recombination": np.concatenate((rows[:10], _crossed(generator, rows[:10], 30))),
+        "interpolation": np.concatenate((rows[:10], _mixed(generator, rows[:10], 30))),
     }
     outputs = {"surprise": plain.asked.outputs[:, ::-1], "low_margin": unsure, "high_margin": sure}
     made = {name: _case(honest, asked) for name, asked in features.items()}

@@ -16,6 +16,7 @@ from detector.core.profile import VERSION, Profile
 from detector.core.state.arrays import pack, unpack
 from tests.core.honest import honest, thief
 from tests.core.profiles import profile, reference, standards
+from tests.core.streams import batch
 
 ROWS = np.random.default_rng(1).random((40, 5), dtype=np.float32)
 PROFILE = profile(ROWS, threshold=4.0)
@@ -26,6 +27,9 @@ def _same(left: Any, right: Any) -> None:
     if is_dataclass(left):
         for field in fields(left):
             _same(getattr(left, field.name), getattr(right, field.name))
+    elif isinstance(left, tuple):
+        for one, other in zip(left, right, strict=True):
+            _same(one, other)
     else:
         np.testing.assert_array_equal(left, right)
 
@@ -35,6 +39,20 @@ def test_its_bytes_bring_back_all_it_holds() -> None:
     _same(PROFILE, back)
     assert back.reference.points.dtype == np.float32
     assert back.hash == PROFILE.hash
+
+
+def test_one_of_before_rows_were_compared_says_nothing_of_made_up_queries() -> None:
+    body = {**BODY, "reference": {name: part for name, part in BODY["reference"].items() if name != "compared"}}
+    before, rng = Profile.from_bytes(pack(body)), np.random.default_rng(2)
+    own = rng.random((20, 5), dtype=np.float32)
+    crossed = own[rng.integers(0, 20, (40, 5)), np.arange(5)]
+    asked = batch(np.concatenate((own, crossed)), ["ann"] * 60)
+    said = [
+        Engine(EngineConfig(profiles=(each,))).observe([asked]).signals["suspicion.recombination"].max()
+        for each in (before, PROFILE)
+    ]
+    assert before.to_bytes() == pack(body)
+    assert said[0] == 0 < said[1]
 
 
 def test_its_hash_tells_apart_whatever_differs() -> None:

@@ -225,6 +225,10 @@ WRONG: list[tuple[tuple[dict[str, Any], ...], dict[str, Any], str]] = [
     ((rule({"action": "ban"}),), {}, "'ban'"),
     ((rule({"action": "tag", "parameters": {"digits": 1}}),), {}, "takes no digits"),
     ((rule({**REFUSE, "fallback": "none"}),), {}, "'refuse'"),
+    ((rule({"action": "perturb", "parameters": {"response": "rnd"}}),), {}, "perturb has no response 'rnd'"),
+    ((rule({"action": "round", "parameters": {"digits": 99}}),), {}, "digits of the response round is 99"),
+    ((rule({"action": "spec_noise", "parameters": {"scale": 3}}),), {}, "scale of spec_noise is 3"),
+    ((rule({"action": "spec_noise", "parameters": {"depth": 1}}),), {}, "no parameter 'depth'"),
 ]
 
 

@@ -130,7 +130,7 @@ def test_a_fallback_that_refuses_is_not_taken_by_a_gate_that_knows_better() -> N
 
 @pytest.mark.parametrize("name", ["round", "label_only", "perturb", "spec_noise"])
 def test_a_gate_that_changes_no_answers_falls_back(name: str) -> None:
-    assert FedGate([graded(name, fallback=Action("refuse"))]).check("digits", "thief").action == "refuse"
+    assert FedGate([graded(name, fallback="refuse")]).check("digits", "thief").action == "refuse"
     gate = FedGate([graded(name)])
     assert [gate.check("digits", "thief").action for _ in range(2)] == ["none", "slow"]
 

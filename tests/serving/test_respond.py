@@ -187,12 +187,13 @@ def test_a_specification_is_noisy_where_the_decision_says_so() -> None:
     gate = FedGate([graded("spec_noise", scale=0.1)], responder=Responder(KEY))
     scope: dict[str, Any] = {}
     service = Service(gate=gate)
-    assert weirguard.specification(scope, [0.9, 20.0]) == [0.9, 20.0]
+    assert weirguard.specification(scope, ROWS[0], [0.9, 20.0]) == [0.9, 20.0]
     exchange = service._app._open({"type": "http", "path": "/predict", "headers": [(b"x-account", b"thief")]})
     scope["weirguard"] = exchange
-    noisy = np.asarray(weirguard.specification(scope, [0.9, 20.0]))
+    noisy = np.asarray(weirguard.specification(scope, ROWS[0], [0.9, 20.0]))
     assert noisy.shape == (1, 2) and not np.allclose(noisy, [[0.9, 20.0]])
-    assert (noisy == weirguard.specification(scope, [0.9, 20.0])).all()
+    assert (noisy == weirguard.specification(scope, ROWS[0], [0.9, 20.0])).all()
+    assert (noisy != weirguard.specification(scope, ROWS[1], [0.9, 20.0])).all()
     assert weirguard.respond(scope, ROWS, OUTPUTS) == OUTPUTS
     assert service.logged[1] == ["spec_noise"] * 8
 

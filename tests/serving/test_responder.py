@@ -125,7 +125,7 @@ def test_a_rate_beside_the_response_is_the_gates() -> None:
 def test_a_fault_serves_the_models_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     responder = Responder(KEY)
     monkeypatch.setattr(NoiseKey, "draws", lambda *_: 1 / 0)
-    assert answer(ROWS, responder=responder).outputs is ROWS
+    assert answer(ROWS, "perturb", response="gaussian", responder=responder).outputs is ROWS
     assert responder.counters.snapshot()["failures"] == 2
 
 
@@ -151,12 +151,11 @@ def test_named_rows_have_the_noise_of_their_place() -> None:
 
 
 def test_a_specification_gets_the_same_noise_each_time() -> None:
-    responder = Responder(KEY)
-    noisy = [responder.specification(Graded("spec_noise"), WHOSE, [[0.9, 20.0]]).tolist() for _ in range(2)]
-    assert noisy[0] == noisy[1] != [[0.9, 20.0]]
-    assert responder.specification(Graded("spec_noise", {"scale": "much"}), WHOSE, [0.9, 20.0]).tolist() == [
-        [0.9, 20.0]
-    ]
+    responder, asked = Responder(KEY), [[0.9, 20.0]]
+    noisy = [responder.specification(Graded("spec_noise"), WHOSE, FEATURES[0], asked).tolist() for _ in range(2)]
+    assert noisy[0] == noisy[1] != asked
+    wrong = Graded("spec_noise", {"scale": "much"})
+    assert responder.specification(wrong, WHOSE, FEATURES[0], asked[0]).tolist() == asked
     assert responder.counters.snapshot()["unserved"] == 1
     assert answer(ROWS, "spec_noise", responder=responder) == (ROWS, "spec_noise")
 

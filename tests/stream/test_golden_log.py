@@ -36,10 +36,10 @@ _FIELDS = 6
 def known_of_old(partition: Partition) -> list[Any]:
     """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
     signal's cause, and graded actions."""
-    applied, time, engine, *others, ledger, accounting, groups = state_of(partition)
+    applied, time, engine, *others, ledger, accounting, groups, exemptions = state_of(partition)
     states = [{name: unpack(body) for name, (_, body) in sections.items()} for sections in engine]
     entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
-    return [applied, time, states, *others, entries, accounting, groups]
+    return [applied, time, states, *others, entries, accounting, groups, exemptions]
 
 
 def _of_old(entry: Entry | None) -> Any:

@@ -218,6 +218,8 @@ def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
         if own.value is not None and b'"leave"' in own.value
     ]
     assert len(leaves) == group.size
+    alone = [own for own in cluster.decisions().values() if own.action.name != "none"]
+    assert not [cause for own in alone for cause in own.causes if cause.origin == f"group:{group.id}"]
     again = replace(command, id="c2")
     cluster._append(TOPICS.commands, HOME, encode_record(again), {})
     cluster.settle()

@@ -305,6 +305,21 @@ def test_clear_forgets_the_latch_in_recovery_too() -> None:
     assert state_of(successor) == state_of(owner)
 
 
+@pytest.mark.parametrize("queries_after", [2, 60])
+def test_an_exemption_is_kept_in_recovery_from_changes_and_from_a_checkpoint(queries_after: int) -> None:
+    world = World(RECORDS, round_bytes=5_000)
+    owner = world.take_over()
+    word = Command("c1", "allow", 1.0, "eve", "*", "thief", "a test", duration_seconds=1e6, owner="sales")
+    world.append_step(owner.command(command(0, encode(word), 1000.0)))
+    world.run(owner, queries_after)
+    successor = world.take_over()
+    assert state_of(successor) == state_of(owner)
+    world.run(successor, 60)
+    alerts, decisions = world.outcome()
+    assert [msgspec.json.decode(alert)["suppressed_by"] for alert in alerts] == ["allowlist: a test (sales)"]
+    assert decisions == set()
+
+
 def test_a_command_that_cannot_be_read_is_a_dead_letter() -> None:
     step = World(RECORDS).take_over().command(command(0, b"{}"))
     assert [message.topic for message in step.before] == [TOPICS.dead_letters]

@@ -345,6 +345,19 @@ def test_a_setting_reaches_what_it_names(leaf: str, files: Path, build: Callable
     assert before != after
 
 
+@pytest.mark.parametrize("content", ["nonsense", None])
+def test_a_worker_whose_allowlist_cannot_be_read_only_observes(
+    content: str | None, tmp_path: Path, build: Callable[[Settings], Any]
+) -> None:
+    file = tmp_path / "allow.toml"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    settings = Settings(policy={"mode": "enforce", "allowlist": str(file)})
+    assert build(settings).policy.mode_of("iris") == "observe"
+    with pytest.raises(ConfigurationError, match="allowlist"):
+        policy_config(settings)
+
+
 @pytest.mark.parametrize(("name", "meant"), [("prda", "'prada'"), ("xyzzy", "suspicion")])
 def test_a_mode_of_a_signal_that_there_is_not_is_refused(name: str, meant: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name}.*{meant}"):

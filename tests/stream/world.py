@@ -175,6 +175,7 @@ def state_of(partition: Partition) -> tuple[Any, ...]:
         [ledger.dump([key]) for key in entries],
         [ledger.accounting.dump([key]) for key in sorted(ledger.accounting.keys())],
         list(partition.groups.dump()),
+        ledger.exemptions.dump(),
     )
 
 

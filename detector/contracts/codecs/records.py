@@ -206,17 +206,14 @@ def _check_action(action: Action) -> None:
 
 
 def _check_command(command: Command) -> None:
-    _check_names(id=command.id, issuer=command.issuer, model=command.model, principal=command.principal)
+    _check_names(id=command.id, issuer=command.issuer, principal=command.principal)
+    if command.kind not in ("allow", "disallow") or command.model != EVERYONE:
+        _check_names(model=command.model)
     _check_labels(cause_id=command.cause_id)
     _check_texts(reason=command.reason)
     _check_times(issued_at=command.issued_at)
-    if command.action is not None:
-        _check_action(command.action)
-    if command.kind == "add" and (command.action is None or command.duration_seconds is None):
-        raise InvalidRecord("action", "a command to add needs action and duration_seconds")
-    seconds = command.duration_seconds
-    if seconds is not None and not (seconds > 0 and isfinite(seconds)):
-        raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+    _check_imposed(command)
+    _check_exemption(command)
     if command.kind in ("join", "leave"):
         _check_membership(command)
     elif command.kind == "dismiss":
@@ -226,6 +223,30 @@ def _check_command(command: Command) -> None:
             raise InvalidRecord("action", "group and group_size belong to join and leave")
     elif (command.group, command.group_size, command.model_version) != (None, None, None):
         raise InvalidRecord("action", "group, group_size and model_version belong to join, leave and dismiss")
+
+
+def _check_imposed(command: Command) -> None:
+    if command.action is not None:
+        _check_action(command.action)
+    if command.kind == "add" and (command.action is None or command.duration_seconds is None):
+        raise InvalidRecord("action", "a command to add needs action and duration_seconds")
+    seconds = command.duration_seconds
+    if seconds is not None and not (seconds > 0 and isfinite(seconds)):
+        raise InvalidRecord("action", f"duration_seconds is {seconds}; it must be above 0")
+
+
+def _check_exemption(command: Command) -> None:
+    """Checks what commands about the allowlist have, and no others."""
+    if command.kind == "allow":
+        _check_names(owner=command.owner or "")
+        if command.duration_seconds is None:
+            raise InvalidRecord("action", "a command to allow needs duration_seconds")
+    elif command.owner is not None:
+        raise InvalidRecord("action", "owner belongs to allow")
+    if command.kind in ("allow", "disallow") and (command.action, command.mode, command.cause_id) != (None,) * 3:
+        raise InvalidRecord("action", f"{command.kind} takes no action, mode or cause_id")
+    if command.kind not in ("allow", "disallow") and command.scope is not None:
+        raise InvalidRecord("action", "scope belongs to allow and disallow")
 
 
 def _check_membership(command: Command) -> None:
@@ -246,7 +267,9 @@ def _check_bare(command: Command) -> None:
 
 
 def _check_audit(audit: Audit) -> None:
-    _check_names(id=audit.id, kind=audit.kind, model=audit.model, principal=audit.principal, actor=audit.actor)
+    _check_names(id=audit.id, kind=audit.kind, principal=audit.principal, actor=audit.actor)
+    if audit.model != EVERYONE:
+        _check_names(model=audit.model)
     _check_texts(summary=audit.summary)
     _check_times(occurred_at=audit.occurred_at)
     _check_texts(**{key: value for key, value in audit.detail.items() if isinstance(value, str)})

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import plain
+from detector.core.neighbours.blends import Blends, blend_honest
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -30,6 +31,7 @@ from detector.core.neighbours.search import (
     grow,
 )
 from detector.core.neighbours.store import COUNT, EMPTY, FIELDS, LANES, NONE, START, VectorStore, drop_all, extend
+from detector.core.reference.compared import NOTHING, Compared
 from detector.core.reference.projection import Embedding, Projection
 from detector.core.reference.reference import Neighbours, Reference, ReferenceIndex
 from detector.core.state.arrays import Array
@@ -102,7 +104,8 @@ class History:
         if reference is not None:
             projection = reference.reference.embedding.project(rows.features)
             self._project_missing(rows.slots, reference.reference.embedding)
-        return Views(rows, self._admit(rows, projection, recompute), reference, projection)
+        compared = NOTHING if reference is None else reference.reference.compared
+        return Views(rows, self._admit(rows, projection, recompute, compared), reference, projection)
 
     def thresholds_of(self, pools: Array) -> dict[str, Array]:
         """Returns the thresholds of ``pools`` and what they are computed from, by name."""
@@ -115,7 +118,9 @@ class History:
         for name in _THRESHOLDS:
             self._thresholds[name][pools] = thresholds[name]
 
-    def _admit(self, rows: StepRows, projection: Projection | None, recompute: Recompute | None) -> NearestOwn:
+    def _admit(
+        self, rows: StepRows, projection: Projection | None, recompute: Recompute | None, compared: Compared
+    ) -> NearestOwn:
         dimension = rows.features.shape[1]
         self._thresholds.cover(rows.pools)
         thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
@@ -128,7 +133,7 @@ class History:
         at, settled = 0, NONE
         while at < len(rows):
             why, at, lacking = grow(
-                store.arena, chains, thresholds, queries, found, self._buffers, at, settled, exactly, judged
+                store.arena, chains, thresholds, queries, found, self._buffers, at, settled, exactly, judged, compared
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)
@@ -259,7 +264,7 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
     """Returns the arrays of ``NearestOwn`` before any row."""
     unknown = np.full(count, np.nan, np.float32)
     far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
-    return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown)
+    return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown, Blends.none(count))
 
 
 def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
@@ -285,6 +290,7 @@ class Views:
         self, rows: StepRows, own: NearestOwn, reference: ReferenceIndex | None, projection: Projection | None
     ) -> None:
         self.own = own
+        self._features = rows.features
         self._reference = reference
         self._projection = projection
         self.repeats: NDArray[np.bool_] = np.zeros(len(rows), np.bool_)
@@ -312,3 +318,12 @@ class Views:
         """The nearest reference rows."""
         assert self._reference is not None
         return self._reference.nearest(self.projection)
+
+    @cached_property
+    def honest_blends(self) -> Blends:
+        """What as many reference rows make up of each query, where own ones make up much."""
+        blends, compared = Blends.none(len(self._features)), self.reference.compared
+        if len(compared.features):
+            nearest = np.ascontiguousarray(self.neighbours.rows[:, 0])
+            blend_honest(plain(self._features), nearest, self.own.blends, compared, blends)
+        return blends

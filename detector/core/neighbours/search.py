@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
+from detector.core.neighbours.blends import Blends, bench, blend_own
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
+from detector.core.reference.compared import Compared
 
 _RUN = 128
 _DEEPEST = 40
@@ -261,13 +263,15 @@ class QueryArrays(NamedTuple):
 class NearestOwn(NamedTuple):
     """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
     (n,). ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
-    query itself where there is none, and the ``answer`` to that query, float32 (n,), NaN where unknown."""
+    query itself where there is none, and the ``answer`` to that query, float32 (n,), NaN where unknown. ``blends``:
+    what own queries make up of it."""
 
     grown: Floats
     joined: NDArray[np.bool_]
     distance: Floats
     step: Matrix
     answer: Matrix
+    blends: Blends
 
 
 @compiled
@@ -282,13 +286,16 @@ def grow(
     settled: int,
     exactly: bool,
     judged: bool,
+    compared: Compared,
 ) -> tuple[int, int, int]:
     """Takes rows from the ``first`` on in their order. Returns why it ended, the position before which, and how many
     rows of room it lacks.
 
     With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at position ``settled``.
-    The nearest query of any class is looked for if the rows are ``judged`` by a profile.
+    The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
+    are ``judged`` by a profile.
     """
+    table = bench(len(compared.features), len(buffers.runs))
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
@@ -302,6 +309,10 @@ def grow(
             return DOUBTFUL, position, 0
         if judged:
             _note(arena, queries, found, i, of_any, nearest)
+            if 0 < of_any < inf and len(compared.features):
+                for j in range(len(compared.features)):
+                    table.query[j] = features[i, compared.features[j]]
+                blend_own(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, queries.block[i] % 2)

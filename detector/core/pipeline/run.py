@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow, QueryBatch
 from detector.core.neighbours.history import Views
-from detector.core.pipeline.compared import ComparedRows
 from detector.core.pipeline.plan import FlatBatch, Planner, Segment
+from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.pipeline.store import Record, ShardLog, State, Step, divide
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array, Sections
@@ -39,7 +39,7 @@ class Observation:
     row order. ``refused``: rows that could not be judged, because of their dimension or because no profile fits, in row
     order. ``evicted``: how many principals were evicted because the limit was reached. ``repaired``: rows that were odd
     to their profile's form, by a word of ``limits.FORM_REPAIRS``. ``sections``: the change of state, for the state log.
-    ``compared``: the rows that profiles with a crowd judged, those of one profile in stream order.
+    ``profiled``: the rows that profiles with a crowd judged, those of one profile in stream order.
     """
 
     keys: list[PrincipalKey]
@@ -54,7 +54,7 @@ class Observation:
     refused: list[BadRow] = field(default_factory=list)
     evicted: int = 0
     repaired: Counter[str] = field(default_factory=Counter)
-    compared: list[ComparedRows] = field(default_factory=list)
+    profiled: list[ProfiledRows] = field(default_factory=list)
 
 
 class MicroBatchRun:
@@ -70,7 +70,7 @@ class MicroBatchRun:
         self._planner = Planner(self._batch, state, shards, self._logs)
         self._unlatched = state.config.mode == "compatible"
         self._findings: list[list[Finding]] = [[] for _ in shards]
-        self._compared: list[list[ComparedRows]] = [[] for _ in shards]
+        self._profiled: list[list[ProfiledRows]] = [[] for _ in shards]
         count, columns = len(self._batch), state.columns
         self._name, self._index = np.zeros(count, np.int64), np.full(count, -1, np.int64)
         self._flagged, self._repeats = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
@@ -114,15 +114,15 @@ class MicroBatchRun:
                 rises += self._rises(where, rows, number, proposal)
             deltas[signal.name] = proposal.delta
         if reference is not None and (rows.model, rows.model_version) in self._crowded:
-            self._compare(rows, views, where)
+            self._hand_over(rows, views, where)
         record = self._record(rows, position, np.flatnonzero(views.own.joined))
         return record, state.with_thresholds(deltas, rows.pools)
 
-    def _compare(self, rows: StepRows, views: Views, where: Array) -> None:
+    def _hand_over(self, rows: StepRows, views: Views, where: Array) -> None:
         counters = self._state.principals.slots
         sent = counters["queries"][rows.slots] - counters["repeats"][rows.slots]
-        compared = ComparedRows.of(rows, views, where, sent)
-        for own, part in zip(self._compared, compared.divided(self._batch.edges), strict=True):
+        profiled = ProfiledRows.of(rows, views, where, sent)
+        for own, part in zip(self._profiled, profiled.divided(self._batch.edges), strict=True):
             if len(part.row):
                 own.append(part)
 
@@ -231,7 +231,7 @@ class MicroBatchRun:
             refused=self._planner.refused[at],
             evicted=self._planner.evicted[at],
             repaired=self._batch.repaired[at],
-            compared=self._compared[at],
+            profiled=self._profiled[at],
         )
 
     def _keys(self, at: int, rows: slice) -> tuple[list[PrincipalKey], Array]:

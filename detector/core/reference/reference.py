@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
+from detector.core.reference.compared import NOTHING, Compared
 from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array
 
@@ -232,7 +233,8 @@ class Neighbours:
 class Reference:
     """``scale`` float32 (d,): features are divided by it first. ``points`` and ``residual``: m rows as projected by
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
-    margins of honest queries. ``median_distance``: the median distance from a row to the nearest other."""
+    margins of honest queries. ``median_distance``: the median distance from a row to the nearest other. ``compared``:
+    the rows themselves, in some features."""
 
     scale: Rows
     embedding: Embedding
@@ -244,6 +246,7 @@ class Reference:
     margins: Floats
     hardness: Floats
     median_distance: float
+    compared: Compared = NOTHING
 
     @classmethod
     def of(
@@ -267,7 +270,9 @@ class Reference:
         seen = SeenValues.of(rows, low, spread)
         hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
         points, residual = projection.points, projection.residual
-        bare = cls(scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0)
+        bare = cls(
+            scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0, Compared.of(rows, spread)
+        )
         distance = ReferenceIndex(bare).nearest(projection).distance
         return replace(bare, median_distance=float(np.median(distance)))
 
@@ -281,14 +286,17 @@ class Reference:
         return max(float(np.ptp(self.outputs)), 1e-9) if self.output_kind == "score" else 1.0
 
     def to_record(self) -> dict[str, Any]:
-        parts = {"embedding": self.embedding, "seen": self.seen}
+        parts: dict[str, Any] = {"embedding": self.embedding, "seen": self.seen}
+        if self.compared is not NOTHING:
+            parts["compared"] = self.compared._asdict()
         return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Reference:
         embedding, seen = Embedding(**_plain_values(record["embedding"])), SeenValues(**_plain_values(record["seen"]))
         values = _plain_values({name: record[key] for name, key in _KEYS.items()})
-        return cls(**values, embedding=embedding, seen=seen)
+        compared = Compared(**_plain_values(record["compared"])) if "compared" in record else NOTHING
+        return cls(**values, embedding=embedding, seen=seen, compared=compared)
 
 
 def _plain_values(record: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from threading import Thread
 
 from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS
+from detector.lab.evaluation.costs import OWN_ROWS
 from detector.lab.experiment import AttackPlan, Knows, code_version, conduct
 from detector.lab.query_log import PARTIAL, write_query_log
 from detector.lab.victims import HARDENED
@@ -120,7 +121,6 @@ ADAPTIVE_TARGETS = (
     (_PERCEPTRON, "digits"),
     ("convolutional network", "digits"),
 )
-_NO_ATTACK = "own rows"
 _STRATEGIES = (
     *((attack, PLAIN) for attack in ("jbda", "uniform after rows", "crossover", "crossover of eight")),
     *((attack, PLAIN) for attack in ("crossover of unsent rows", "kernel density", "mixture", "mixup")),
@@ -139,7 +139,7 @@ def adaptive() -> tuple[AttackPlan, ...]:
     run the detector's code, with a profile of their own or the owner's. The seed tells the targets apart."""
     plans = []
     for seed, (victim, dataset) in enumerate(ADAPTIVE_TARGETS):
-        plan = AttackPlan(_NO_ATTACK, victim, dataset, budget=_ADAPTIVE_BUDGET, seed=seed, accounts=_ADAPTIVE_ACCOUNTS)
+        plan = AttackPlan(OWN_ROWS, victim, dataset, budget=_ADAPTIVE_BUDGET, seed=seed, accounts=_ADAPTIVE_ACCOUNTS)
         plans.append(plan)
         blind = [replace(plan, attack=attack, wrapper=wrapper, accounts=0) for attack, wrapper in _STRATEGIES]
         plans += blind

@@ -20,20 +20,20 @@ CONFIG = EngineConfig(profiles=(PROFILE,))
 
 
 def test_rows_have_what_the_reference_says_of_them_and_their_number() -> None:
-    (compared,) = Engine(CONFIG).observe([QUERIES]).compared
+    (profiled,) = Engine(CONFIG).observe([QUERIES]).profiled
     index = ReferenceIndex(PROFILE.reference)
     scaled = index.scaled(QUERIES.features)
     projection = PROFILE.reference.embedding.project(scaled)
-    assert compared.row.tolist() == list(range(len(QUERIES)))
-    np.testing.assert_array_equal(compared.features, scaled)
-    np.testing.assert_array_equal(compared.points, projection.points)
-    np.testing.assert_array_equal(compared.cells, index.nearest(projection).cells)
-    np.testing.assert_array_equal(compared.label, labels_of(QUERIES))
-    assert compared.repeats.any()
+    assert profiled.row.tolist() == list(range(len(QUERIES)))
+    np.testing.assert_array_equal(profiled.features, scaled)
+    np.testing.assert_array_equal(profiled.points, projection.points)
+    np.testing.assert_array_equal(profiled.cells, index.nearest(projection).cells)
+    np.testing.assert_array_equal(profiled.label, labels_of(QUERIES))
+    assert profiled.repeats.any()
     sent = [0, 0]
     for row, who in enumerate(QUERIES.principal_index.tolist()):
-        assert compared.number[row] == sent[who]
-        sent[who] += not compared.repeats[row]
+        assert profiled.number[row] == sent[who]
+        sent[who] += not profiled.repeats[row]
 
 
 def test_any_cut_and_any_sibling_gives_the_same() -> None:
@@ -45,15 +45,15 @@ def test_any_cut_and_any_sibling_gives_the_same() -> None:
         piece = cut(QUERIES, start, min(start + 77, len(QUERIES)))
         parts += observe_together([(one, [_renamed(piece)]), (other, [piece])])
     for own in (parts[::2], parts[1::2]):
-        assert sum(len(part.row) for piece in own for part in piece.compared) == len(QUERIES)
+        assert sum(len(part.row) for piece in own for part in piece.profiled) == len(QUERIES)
         for name in ("number", "repeats", "label", "features", "points", "residual", "cells"):
-            joined = np.concatenate([getattr(part, name) for piece in own for part in piece.compared])
-            np.testing.assert_array_equal(joined, getattr(whole.compared[0], name))
+            joined = np.concatenate([getattr(part, name) for piece in own for part in piece.profiled])
+            np.testing.assert_array_equal(joined, getattr(whole.profiled[0], name))
 
 
 def test_without_a_crowd_nothing_is_handed_over() -> None:
     bare = replace(PROFILE, crowd=None)
-    assert Engine(EngineConfig(profiles=(bare,))).observe([QUERIES]).compared == []
+    assert Engine(EngineConfig(profiles=(bare,))).observe([QUERIES]).profiled == []
 
 
 def _renamed(piece: QueryBatch) -> QueryBatch:

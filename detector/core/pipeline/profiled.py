@@ -15,7 +15,7 @@ from detector.core.state.rows import StepRows
 
 
 @dataclass(frozen=True, slots=True)
-class ComparedRows:
+class ProfiledRows:
     """Rows of a micro-batch that the profile of ``model`` and ``model_version`` judged, n in stream order.
 
     ``row`` int64 (n,): their positions in the micro-batch. ``number`` int64 (n,): how many queries, repeats left out,
@@ -36,7 +36,7 @@ class ComparedRows:
     cells: Array
 
     @classmethod
-    def of(cls, rows: StepRows, views: Views, where: Array, sent: Array) -> ComparedRows:
+    def of(cls, rows: StepRows, views: Views, where: Array, sent: Array) -> ProfiledRows:
         """Returns the rows of one step, which are at ``where`` int64 (n,) in the batch. ``sent`` int64 (s,): how many
         queries, repeats left out, each of their slots had sent before."""
         number, projection = np.empty(len(where), np.int64), views.projection
@@ -54,7 +54,7 @@ class ComparedRows:
             views.neighbours.cells,
         )
 
-    def divided(self, edges: Sequence[int]) -> list[ComparedRows]:
+    def divided(self, edges: Sequence[int]) -> list[ProfiledRows]:
         """Returns the rows from each of ``edges`` to the next, which may be none, counted from there."""
         places = np.searchsorted(self.row, edges).tolist()
         return [
@@ -62,9 +62,9 @@ class ComparedRows:
             for edge, start, end in zip(edges[:-1], places[:-1], places[1:], strict=True)
         ]
 
-    def _between(self, start: int, end: int, edge: int) -> ComparedRows:
+    def _between(self, start: int, end: int, edge: int) -> ProfiledRows:
         own = slice(start, end)
-        return ComparedRows(
+        return ProfiledRows(
             self.model,
             self.model_version,
             self.row[own] - edge,

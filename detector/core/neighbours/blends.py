@@ -1,0 +1,327 @@
+"""How far a query is made up of rows: put together from values of several, or a point between two.
+
+It is compared with the row nearest to it, and with the best further ones. ``recombined`` is what up to three further
+rows add to the share of its unusual values that the nearest row has:
+
+    ln((1 - c1 + e) / (1 - c + e)),
+
+c1 the share of the nearest row, c that of all. ``spanned`` is ln(distance to the nearest row / distance to the nearest
+segment from there to another row).
+
+Of many rows few are candidates: those that agree best with the query in eight of the features in which it differs from
+the nearest row. A crossover of two rows agrees in all of these with the second one; a point on a segment is on it in
+any of them. Nothing depends on the order of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.loops.compiled import compiled
+from detector.core.neighbours.store import LANES, Arena
+from detector.core.reference.compared import Compared
+
+FEWEST_ROWS = 8
+"""With fewer own rows nothing is said."""
+LEAST_RECOMBINED, LEAST_SPANNED = 0.2, 0.7
+"""What honest rows are taken to make up at least of any query; own ones that make up no more are not counted."""
+
+_SHARE = 0.05
+"""e above."""
+_ROWS = 256
+"""About the most rows among which further ones are looked for."""
+_FEWEST_FEATURES = 3
+_SEVERAL = 3
+"""A nearest row with more than one in this many of the unusual values is one of the parents."""
+_PROBES, _CANDIDATES = 8, 4
+_TILE = 32
+_LESS_THAN_ONE = 0.999
+_LEAST_LEFT = 0.02
+"""A query is off a segment by at least this share of its distance."""
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Blends(NamedTuple):
+    """Of n queries, ``recombined`` and ``spanned`` float64 (n,), and among how many rows, ``among`` int64 (n,); 0 where
+    nothing is said."""
+
+    recombined: Floats
+    spanned: Floats
+    among: Integers
+
+    @classmethod
+    def none(cls, count: int) -> Blends:
+        """Returns those of ``count`` queries of which nothing is said."""
+        return cls(np.zeros(count), np.zeros(count), np.zeros(count, np.int64))
+
+
+class Bench(NamedTuple):
+    """What one query is compared by: ``query`` float32 (f,); ``chosen`` int64: rows among which to look; ``open`` int64
+    (f,): features in which the rows so far lack its value; ``probes`` int64 (8,), columns of rows, with their ``scale``
+    float32 (4, 8): the nearest row, the query, the step between, the limit; the candidates found, ``best`` int64 (2, 4)
+    with ``marks`` float64 (2, 4): by equal values, by direction; ``lanes`` float32 (4, 32)."""
+
+    query: Rows
+    chosen: Integers
+    open: Integers
+    probes: Integers
+    scale: Rows
+    best: Integers
+    marks: Floats
+    lanes: Rows
+
+
+@compiled
+def bench(features: int, lists: int) -> Bench:
+    """Returns an empty bench for ``features``, and rows of ``lists`` at most."""
+    return Bench(
+        np.empty(features, np.float32),
+        np.empty(_ROWS + lists, np.int64),
+        np.empty(features, np.int64),
+        np.empty(_PROBES, np.int64),
+        np.empty((4, _PROBES), np.float32),
+        np.empty((2, _CANDIDATES), np.int64),
+        np.empty((2, _CANDIDATES)),
+        np.zeros((4, _TILE), np.float32),
+    )
+
+
+@compiled
+def blend_own(
+    arena: Arena,
+    runs: Integers,
+    total: int,
+    nearest: int,
+    point: Rows,
+    compared: Compared,
+    at: Bench,
+    blends: Blends,
+    i: int,
+) -> None:
+    """Sets the ``i``-th of ``blends`` for ``at.query``, projected to ``point``, from rows of the ``total`` lists
+    ``runs``, of which ``nearest`` is one."""
+    held = 0
+    for run in range(total):
+        held += runs[run, 1]
+    if held < FEWEST_ROWS:
+        return
+    left, equal = _differ(arena.rows, compared.features, nearest, compared, at)
+    if left < _FEWEST_FEATURES:
+        return
+    every = (held + _ROWS - 1) // _ROWS
+    blends.among[i] = held // every
+    projected = arena.points.shape[1] > 0
+    if projected:
+        _direct(arena.points, runs, total, point, nearest, at)
+        blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
+        if _PROBES * equal < left:
+            return
+    count = _take(runs, total, every, at.chosen)
+    _choose(arena.rows, compared.features, count, nearest, left, compared, at)
+    if not projected:
+        blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
+    blends.recombined[i] = _recombine(arena.rows, compared.features, count, nearest, left, equal, compared, at)
+
+
+@compiled
+def _take(runs: Integers, total: int, every: int, chosen: Integers) -> int:
+    """Sets ``chosen`` to one in ``every`` row of each of the ``total`` lists ``runs``, from the last on. Returns how
+    many these are."""
+    count = 0
+    for run in range(total):
+        for back in range(1, runs[run, 1] + 1, every):
+            chosen[count] = runs[run, 0] + runs[run, 1] - back
+            count += 1
+    return count
+
+
+@compiled
+def blend_honest(features: Rows, nearest: Integers, own: Blends, compared: Compared, blends: Blends) -> None:
+    """Sets ``blends`` of queries with ``features`` (n, d) from as many of the honest rows as ``own`` are from own ones;
+    only where those make up enough. ``nearest`` (n,): the nearest honest row."""
+    rows = compared.rows
+    at, columns = bench(rows.shape[1], 0), np.arange(rows.shape[1])
+    for i in range(len(features)):
+        if own.recombined[i] <= LEAST_RECOMBINED and own.spanned[i] <= LEAST_SPANNED:
+            continue
+        count = min(own.among[i], len(rows))
+        for number in range(count):
+            at.chosen[number] = number * (len(rows) // count)
+        for j in range(len(columns)):
+            at.query[j] = features[i, compared.features[j]]
+        left, equal = _differ(rows, columns, nearest[i], compared, at)
+        if left >= _FEWEST_FEATURES:
+            _choose(rows, columns, count, nearest[i], left, compared, at)
+            blends.spanned[i] = _span(rows, columns, nearest[i], left, at)
+            if own.recombined[i] > LEAST_RECOMBINED:
+                blends.recombined[i] = _recombine(rows, columns, count, nearest[i], left, equal, compared, at)
+
+
+@compiled
+def _differ(rows: Rows, columns: Integers, nearest: int, compared: Compared, at: Bench) -> tuple[int, int]:
+    """Sets ``at.open`` to the features in which the query differs from ``nearest``. Returns how many these are, and in
+    how many others it has an unusual value."""
+    left, equal = 0, 0
+    for j in range(len(at.query)):
+        value = at.query[j]
+        if abs(value - rows[nearest, columns[j]]) > compared.limits[j]:
+            at.open[left] = j
+            left += 1
+        elif abs(value - compared.usual[j]) > compared.limits[j]:
+            equal += 1
+    return left, equal
+
+
+@compiled
+def _choose(rows: Rows, columns: Integers, count: int, nearest: int, left: int, compared: Compared, at: Bench) -> None:
+    """Sets ``at.best`` to the candidates among the first ``count`` of ``at.chosen``, by probes of the ``left`` open
+    features."""
+    best, marks, along = at.best, at.marks, 1e-30
+    for k in range(_PROBES):
+        j = at.open[(2 * k + 1) * left // (2 * _PROBES)]
+        base, value = rows[nearest, columns[j]], at.query[j]
+        at.probes[k] = columns[j]
+        at.scale[0, k], at.scale[1, k], at.scale[2, k], at.scale[3, k] = base, value, value - base, compared.limits[j]
+        along += np.float64(value - base) * np.float64(value - base)
+    best[:], marks[:] = -1, 0.0
+    same, dots, lengths = at.lanes[0], at.lanes[1], at.lanes[2]
+    for start in range(0, count, _TILE):
+        lanes = min(count - start, _TILE)
+        _probe(rows, start, lanes, at)
+        for lane in range(lanes):
+            row, dot, length = at.chosen[start + lane], np.float64(dots[lane]), np.float64(lengths[lane]) + 1e-30
+            gain = dot * dot / length if dot > 0 else 0.0
+            if gain > marks[1, _CANDIDATES - 1]:
+                _insert(best[1], marks[1], row, gain)
+            if same[lane] > 0 and same[lane] + 1 > marks[0, _CANDIDATES - 1]:
+                _insert(best[0], marks[0], row, same[lane] + min(gain / along, _LESS_THAN_ONE))
+
+
+@compiled
+def _probe(rows: Rows, start: int, lanes: int, at: Bench) -> None:
+    """Sets ``at.lanes`` for rows from the ``start`` of ``at.chosen`` on: the number of probes in which they have the
+    query's value, their products with the step from the nearest row, and their squared distances from that."""
+    same, dots, lengths, values = at.lanes[0], at.lanes[1], at.lanes[2], at.lanes[3]
+    same[:], dots[:], lengths[:] = np.float32(0), np.float32(0), np.float32(0)
+    for k in range(_PROBES):
+        for lane in range(lanes):
+            values[lane] = rows[at.chosen[start + lane], at.probes[k]]
+        for lane in range(len(values)):
+            gap = values[lane] - at.scale[0, k]
+            dots[lane] += gap * at.scale[2, k]
+            lengths[lane] += gap * gap
+            same[lane] += np.float32(abs(values[lane] - at.scale[1, k]) <= at.scale[3, k])
+
+
+@compiled
+def _insert(best: Integers, marks: Floats, row: int, mark: float) -> None:
+    """Inserts ``row`` in the order of ``marks``, highest first, and drops the last."""
+    at = _CANDIDATES
+    while at > 0 and marks[at - 1] < mark:
+        at -= 1
+    for back in range(_CANDIDATES - 1, at, -1):
+        marks[back], best[back] = marks[back - 1], best[back - 1]
+    if at < _CANDIDATES:
+        marks[at], best[at] = mark, row
+
+
+@compiled
+def _direct(points: Rows, runs: Integers, total: int, point: Rows, nearest: int, at: Bench) -> None:
+    """Sets ``at.best[1]`` to the rows that lie best in the direction of the query, by their projections ``points``
+    (groups, axes, 64), whose last axis is no direction."""
+    best, marks, axes = at.best[1], at.marks[1], points.shape[1] - 1
+    best[:], marks[:] = -1, 0.0
+    dots, lengths = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    for run in range(total):
+        start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
+        for group in range(start // LANES, (end + LANES - 1) // LANES):
+            dots[:], lengths[:] = np.float32(0), np.float32(0)
+            for axis in range(axes):
+                base = points[nearest // LANES, axis, nearest % LANES]
+                step, column = point[axis] - base, points[group, axis]
+                for lane in range(LANES):
+                    gap = column[lane] - base
+                    dots[lane] += gap * step
+                    lengths[lane] += gap * gap
+            first = group * LANES
+            for lane in range(max(start - first, 0), min(end - first, LANES)):
+                dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
+                if dot > 0 and dot * dot > marks[_CANDIDATES - 1] * length:
+                    _insert(best, marks, first + lane, dot * dot / length)
+
+
+@compiled
+def _span(rows: Rows, columns: Integers, nearest: int, left: int, at: Bench) -> float:
+    """Returns ``spanned``, by the candidates in ``at.best[1]``."""
+    apart, most = 0.0, 0.0
+    for k in range(left):
+        j = at.open[k]
+        step = np.float64(at.query[j]) - np.float64(rows[nearest, columns[j]])
+        apart += step * step
+    for candidate in range(_CANDIDATES):
+        row = at.best[1, candidate]
+        if row < 0:
+            break
+        dot, length = 0.0, 1e-30
+        for j in range(len(at.query)):
+            base = np.float64(rows[nearest, columns[j]])
+            gap = np.float64(rows[row, columns[j]]) - base
+            dot += gap * (np.float64(at.query[j]) - base)
+            length += gap * gap
+        share = min(max(dot / length, 0.0), 1.0)
+        most = max(most, share * (2 * dot - share * length))
+    return -0.5 * math.log(max(1 - most / apart, _LEAST_LEFT * _LEAST_LEFT))
+
+
+@compiled
+def _recombine(
+    rows: Rows, columns: Integers, count: int, nearest: int, left: int, equal: int, compared: Compared, at: Bench
+) -> float:
+    """Returns ``recombined``, by the candidates in ``at.best[0]`` first."""
+    lacking = 0
+    for k in range(left):
+        j = at.open[k]
+        if abs(at.query[j] - compared.usual[j]) > compared.limits[j]:
+            at.open[lacking] = j
+            lacking += 1
+    alone, total = lacking, equal + lacking
+    if alone < _FEWEST_FEATURES:
+        return 0.0
+    for further in range(2 if _SEVERAL * equal > total else 3):
+        if further:
+            _choose(rows, columns, count, nearest, lacking, compared, at)
+        before = lacking
+        lacking = _cover(rows, columns, lacking, compared, at)
+        if lacking in (0, before):
+            break
+    return math.log((alone / total + _SHARE) / (lacking / total + _SHARE))
+
+
+@compiled
+def _cover(rows: Rows, columns: Integers, left: int, compared: Compared, at: Bench) -> int:
+    """Drops from the ``left`` open features those in which the best candidate has the query's value. Returns how many
+    are left."""
+    fewest, chosen = left, -1
+    for candidate in range(_CANDIDATES):
+        row, lacking = at.best[0, candidate], 0
+        if row < 0:
+            break
+        for k in range(left):
+            j = at.open[k]
+            lacking += abs(at.query[j] - rows[row, columns[j]]) > compared.limits[j]
+        if lacking < fewest:
+            fewest, chosen = lacking, row
+    kept = 0
+    for k in range(left if chosen >= 0 else 0):
+        j = at.open[k]
+        if abs(at.query[j] - rows[chosen, columns[j]]) > compared.limits[j]:
+            at.open[kept] = j
+            kept += 1
+    return fewest

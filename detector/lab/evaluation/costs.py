@@ -1,0 +1,123 @@
+"""What it costs a thief to stay unseen: queries until the clone is as good as an unwatched one, over those it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from detector.lab.evaluation.results import AttackResult
+from detector.lab.query_log import Run
+from detector.lab.wrappers import PLAIN
+
+LEVELS = (0.90, 0.95, 0.99)
+"""Shares of the fidelity of the undefended clone: the best that any thief makes of the victim undisguised and without
+knowledge, to the end."""
+
+OWN_ROWS = "own rows"
+"""The attack that asks natural rows and nothing else."""
+
+KNOWLEDGE = ("none", "code", "profile")
+
+Inputs = Literal["test", "uniform"]
+"""Which inputs a clone is judged on: natural or uniform ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The queries to one level of fidelity: ``unwatched``, by the quickest attack; ``unseen``, None if a verdict or the
+    end comes first; and of ``rows`` alone, None if the thief's natural rows do not reach it."""
+
+    unwatched: float
+    unseen: float | None
+    rows: float | None
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the thief does best to ask natural rows alone."""
+        return self.rows is not None and (self.unseen is None or self.rows <= self.unseen)
+
+    @property
+    def multiplier(self) -> float | None:
+        """Queries unseen over queries unwatched; None if no way reaches the level."""
+        ways = [queries for queries in (self.unseen, self.rows) if queries is not None]
+        return min(ways) / self.unwatched if ways else None
+
+
+@dataclass(frozen=True, slots=True)
+class ThiefCost:
+    """``costs`` of a thief on natural and on uniform inputs, each at every level of LEVELS in order."""
+
+    result: AttackResult
+    costs: Mapping[Inputs, tuple[Cost, ...]]
+
+    @property
+    def found_after(self) -> int | None:
+        """How many queries after the thief's natural rows the verdict came; None if none came."""
+        first = self.result.first_verdict
+        return None if first is None else first - self.result.run.natural
+
+
+def thief_costs(attacks: Sequence[AttackResult]) -> tuple[ThiefCost, ...]:
+    """Returns the costs of ``attacks`` on victims that were attacked undisguised and without knowledge too, by victim
+    and thief."""
+    costs = []
+    for victim in sorted({_victim_of(own.run) for own in attacks}):
+        thieves = [own for own in attacks if _victim_of(own.run) == victim]
+        unwatched = [own.run for own in thieves if _is_blind(own.run) and own.run.curve]
+        rows = next((own for own in thieves if own.run.attack == OWN_ROWS), None)
+        if unwatched:
+            costs += [ThiefCost(own, _costs(own, unwatched, rows)) for own in sorted(thieves, key=_order)]
+    return tuple(costs)
+
+
+def cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> ThiefCost | None:
+    """Returns which thief on one victim has the lowest multiplier for ``level``, natural rows alone not counted; None
+    if nobody gets there unseen."""
+    at = LEVELS.index(level)
+    there = [own for own in costs if own.costs[inputs][at].unseen is not None]
+    return min(there, key=lambda own: own.costs[inputs][at].unseen or 0, default=None)
+
+
+def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | None:
+    """Returns after how many queries the clone of ``run`` first has the fidelity ``goal``, linear between measurements;
+    None if that takes ``limit`` or more."""
+    queries = [point.queries for point in run.curve]
+    reached = [getattr(point, inputs) for point in run.curve]
+    after = next((at for at, share in enumerate(reached) if share >= goal), None)
+    if after is None:
+        return None
+    between = slice(max(after - 1, 0), after + 1)
+    found = float(np.interp(goal, reached[between], queries[between]))
+    return found if found < limit else None
+
+
+def _costs(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None) -> dict[Inputs, tuple[Cost, ...]]:
+    kinds: tuple[Inputs, ...] = ("test", "uniform")
+    return {inputs: tuple(_cost(own, unwatched, rows, inputs, level) for level in LEVELS) for inputs in kinds}
+
+
+def _cost(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None, inputs: Inputs, level: float) -> Cost:
+    goal = level * max(getattr(run.curve[-1], inputs) for run in unwatched)
+    times = [queries_to(run, inputs, goal, np.inf) for run in unwatched]
+    quickest = min(queries for queries in times if queries is not None)
+    return Cost(quickest, _unseen(own, inputs, goal), None if rows is None else _unseen(rows, inputs, goal))
+
+
+def _unseen(own: AttackResult, inputs: Inputs, goal: float) -> float | None:
+    return queries_to(own.run, inputs, goal, np.inf if own.first_verdict is None else own.first_verdict)
+
+
+def _is_blind(run: Run) -> bool:
+    return run.wrapper == PLAIN and run.knows == "none"
+
+
+def _victim_of(run: Run) -> tuple[str, int]:
+    return run.victim, run.seed
+
+
+def _order(own: AttackResult) -> tuple[bool, str, bool, str, int]:
+    run = own.run
+    return run.attack != OWN_ROWS, run.attack, run.wrapper != PLAIN, run.wrapper, KNOWLEDGE.index(run.knows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,14 @@ def test_the_words_say_so_when_nothing_was_measured() -> None:
     assert "There was no clone yet; unhindered, it would have reached 95%" in words(result(first_verdict=3))
     assert "nothing is said about false alarms" in words(result())
     assert "3 rows could not be judged" in words(result(), refused=3)
+
+
+def test_what_only_a_group_shows_is_said_so_and_honest_members_are_counted() -> None:
+    shown = evaluation(replace(result("jbda", first_verdict=200), by_group=True), honest=HONEST, in_groups=3)
+    said = markdown(shown, with_picture=False)
+    assert "jbda is caught as a group at query 200 of 400" in said
+    assert "| 200 by a group |" in said
+    assert "In groups: 3." in said
 
 
 def test_honest_accounts_that_were_flagged_are_named_with_the_interval() -> None:

@@ -61,14 +61,15 @@ def test_a_log_without_labels_is_refused(tmp_path: Path) -> None:
 
 
 def log_of(account: str, honest: str, flagged: str, seed: int = 0) -> JudgedLog:
-    """A log a letter a row: whose it is, h for honest, f for flagged."""
+    """A log a letter a row: whose it is, h for honest, f for flagged, g for a member of a group."""
     names = sorted(set(account))
     mark = np.array([letter == "h" for letter in honest])
     kind = np.where(mark, "steady", "steps").astype(np.object_)
     run = run_of(sent=int((~mark).sum()), useful=1, seed=seed)
     numbers = np.array([names.index(letter) for letter in account])
     verdict = np.array([letter == "f" for letter in flagged])
-    return JudgedLog(run, [("m", name) for name in names], numbers, mark, kind, verdict, refused=0)
+    grouped = np.array([letter == "g" for letter in flagged])
+    return JudgedLog(run, [("m", name) for name in names], numbers, mark, kind, verdict, grouped, refused=0)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,18 @@ def test_the_first_verdict_counts_what_the_thief_had_sent(
     (attack,) = evaluation_of([log_of(account, honest, flagged)], "prada", ("prada",)).attacks
     assert attack.first_verdict == query
     assert attack.accounts == len({who for who, mark in zip(account, honest, strict=True) if mark == "."})
+
+
+@pytest.mark.parametrize(("flagged", "query", "by_group"), [(".g.f", 2, True), (".f.g", 2, False), ("..fg", 3, False)])
+def test_a_collusion_run_is_caught_by_its_group_or_its_accounts(flagged: str, query: int, by_group: bool) -> None:
+    evaluation = evaluation_of([log_of("abab", "....", flagged)], "prada", ("prada",))
+    (attack,) = evaluation.attacks
+    assert (attack.first_verdict, attack.by_group, evaluation.in_groups) == (query, by_group, 0)
+
+
+def test_honest_accounts_in_groups_are_counted_once_for_a_seed() -> None:
+    logs = [log_of("abc", "hh.", "gg."), log_of("abc", "hh.", "g.g"), log_of("a", "h", "g", seed=1)]
+    assert evaluation_of(logs, "prada", ("prada",)).in_groups == 3
 
 
 def test_an_account_that_steals_is_not_counted_among_the_honest() -> None:

@@ -20,7 +20,7 @@ from detector.lab.query_log import Run, read_run
 from detector.policy.config import Policy
 from detector.replay.judging import judge_logs
 
-_COLUMNS = ("account", "honest", "kind", "flagged")
+_COLUMNS = ("account", "honest", "kind", "flagged", "grouped")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,8 @@ class JudgedLog:
     """The ``n`` queries of one log that could be judged, in log order, and the ``run`` of the log.
 
     ``account`` int64 (n,) into ``accounts``, each (model, principal); ``honest`` bool (n,) and ``kind`` (n,), texts:
-    the labels of the log; ``flagged`` bool (n,): the verdict as of that query. ``refused``: rows without one.
+    the labels of the log; ``flagged`` bool (n,): the verdict as of that query; ``grouped`` bool (n,): whether the
+    account is a member of a group as of it. ``refused``: rows without a verdict.
     """
 
     run: Run
@@ -37,6 +38,7 @@ class JudgedLog:
     honest: NDArray[np.bool_]
     kind: NDArray[np.object_]
     flagged: NDArray[np.bool_]
+    grouped: NDArray[np.bool_]
     refused: int
 
 
@@ -58,7 +60,8 @@ def judge_labelled(
 
     run, marks = read_run(path), pq.read_table(path, columns=["label", "kind"])
     label, kind = (np.array(marks[name].to_pylist(), dtype=np.object_) for name in ("label", "kind"))
-    account, flagged = np.full(len(label), -1, dtype=np.int64), np.zeros(len(label), dtype=np.bool_)
+    account = np.full(len(label), -1, dtype=np.int64)
+    flagged, grouped = np.zeros((2, len(label)), dtype=np.bool_)
     numbers: dict[tuple[str, str], int] = {}
     for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
@@ -67,11 +70,12 @@ def judge_labelled(
             rows = np.flatnonzero(seen.index >= 0)
             account[part.row[rows]] = np.array(own, dtype=np.int64)[seen.key_index[rows]]
             flagged[part.row[rows]] = seen.flagged[rows]
+            grouped[part.row[rows]] = np.not_equal(judgement.groups.ids[rows], None)
         if progress:
             progress(len(part))
     judged = account >= 0
     honest = np.asarray(label == "honest", dtype=np.bool_)
-    columns = (account[judged], honest[judged], kind[judged], flagged[judged])
+    columns = (account[judged], honest[judged], kind[judged], flagged[judged], grouped[judged])
     return JudgedLog(run, list(numbers), *columns, refused=int((~judged).sum()))
 
 

@@ -22,7 +22,8 @@ _CAPTION = (
     "is what the clone would have become had nobody acted."
 )
 _NOTE = (
-    "First verdict: how many queries of the attack had been sent when one of its accounts was first a suspect. "
+    "First verdict: how many queries of the attack had been sent when one of its accounts was first a suspect, "
+    "or a member of a group where it says so. "
     "Fidelity: share of inputs on which clone and model name the same class, natural inputs / uniform inputs, linear "
     "between measurements. Sent per useful: queries sent for each that the clone is made of."
 )
@@ -145,7 +146,8 @@ def _caught(name: str, runs: Sequence[AttackResult]) -> str:
             f"By then the clone agreed with the model on {percent(then.test)} of natural inputs; let alone, it would "
             f"have reached {percent(end.test)}."
         )
-    return f"{name} is caught{often} at query {latest.first_verdict:,} of {latest.run.sent:,}. {clone}"
+    group = " as a group" if latest.by_group else ""
+    return f"{name} is caught{group}{often} at query {latest.first_verdict:,} of {latest.run.sent:,}. {clone}"
 
 
 def _honest(evaluation: Evaluation) -> str:
@@ -157,6 +159,7 @@ def _honest(evaluation: Evaluation) -> str:
         f"Of {count(total.accounts, 'honest account', 'honest accounts')}, {total.flagged:,} "
         f"{'was' if total.flagged == 1 else 'were'} flagged (95% interval {percent(total.low)} to "
         f"{percent(total.high)}){f': {kinds}' if kinds else ''}."
+        f"{f' In groups: {evaluation.in_groups:,}.' if evaluation.in_groups else ''}"
     )
 
 
@@ -175,7 +178,7 @@ def _attack_table(evaluation: Evaluation) -> TextTable:
             result.run.wrapper,
             f"{result.accounts:,}",
             f"{result.run.sent:,}",
-            "missed" if result.first_verdict is None else f"{result.first_verdict:,}",
+            _first_verdict(result),
             _both(result.got_at_verdict),
             _both(result.got_at_end),
             f"{result.sent_per_useful:.3g}",
@@ -228,6 +231,12 @@ def _cost(cost: Cost) -> str:
     if cost.multiplier is None:
         return "never"
     return f"{cost.multiplier:.1f}{' rows' if cost.by_rows else ''}"
+
+
+def _first_verdict(result: AttackResult) -> str:
+    if result.first_verdict is None:
+        return "missed"
+    return f"{result.first_verdict:,}{' by a group' if result.by_group else ''}"
 
 
 def _both(got: CloneAgreement | None) -> str:

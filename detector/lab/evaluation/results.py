@@ -23,11 +23,13 @@ class CloneAgreement:
 @dataclass(frozen=True, slots=True)
 class AttackResult:
     """One ``run`` of an attack. ``accounts``: how many the thief used. ``first_verdict``: how many queries were sent
-    when the first of them was flagged, that query included; None if all were missed."""
+    when the first of them was flagged or joined a group, that query included; None if all were missed. ``by_group``:
+    whether none of them was flagged by then, so that only the group was found."""
 
     run: Run
     accounts: int
     first_verdict: int | None
+    by_group: bool = False
 
     @property
     def caught(self) -> bool:
@@ -82,7 +84,7 @@ class HonestResult:
 class Evaluation:
     """The content of a report. ``detector``: the judge, in words; ``signals``: their names. ``refused``: rows of the
     logs without a verdict. ``attacks``: missed ones first, then by what the thief got unseen. ``gaps``: sentences on
-    what is not in it."""
+    what is not in it. ``in_groups``: honest accounts that were members of groups."""
 
     detector: str
     signals: tuple[str, ...]
@@ -90,6 +92,7 @@ class Evaluation:
     honest: tuple[HonestResult, ...]
     refused: int
     gaps: tuple[str, ...] = ()
+    in_groups: int = 0
 
     @property
     def all_honest(self) -> HonestResult | None:
@@ -103,7 +106,13 @@ def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, 
     logs = list(logs)
     attacks = [_attack_result(log) for log in logs if not log.honest.all()]
     attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.run.attack, own.run.victim, own.run.wrapper))
-    return Evaluation(detector, signals, tuple(attacks), honest_results(logs), sum(log.refused for log in logs))
+    refused, in_groups = sum(log.refused for log in logs), len(set().union(*map(_honest_in_groups, logs)))
+    return Evaluation(detector, signals, tuple(attacks), honest_results(logs), refused, in_groups=in_groups)
+
+
+def _honest_in_groups(log: JudgedLog) -> set[tuple[int, str, str]]:
+    accounts = np.setdiff1d(log.account[log.grouped], log.account[~log.honest]).tolist()
+    return {(log.run.seed, *log.accounts[account]) for account in accounts}
 
 
 def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
@@ -124,8 +133,12 @@ def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
 def _attack_result(log: JudgedLog) -> AttackResult:
     accounts = np.unique(log.account[~log.honest])
     sent = np.cumsum(~log.honest)
-    verdicts = np.flatnonzero(log.flagged & np.isin(log.account, accounts) & (sent > 0))  # none before the attack
-    return AttackResult(log.run, len(accounts), int(sent[verdicts[0]]) if len(verdicts) else None)
+    theirs = np.isin(log.account, accounts) & (sent > 0)  # none before the attack
+    verdicts = np.flatnonzero((log.flagged | log.grouped) & theirs)
+    if not len(verdicts):
+        return AttackResult(log.run, len(accounts), None)
+    by_group = not log.flagged[theirs & (sent <= sent[verdicts[0]])].any()
+    return AttackResult(log.run, len(accounts), int(sent[verdicts[0]]), bool(by_group))
 
 
 def group_by_attack(results: Iterable[AttackResult]) -> dict[str, list[AttackResult]]:

@@ -18,6 +18,10 @@ from detector.contracts.queries import Count
 Key = tuple[str, str]
 """(model, principal)."""
 
+Place = tuple[str, str]
+"""(organisation, network prefix) of a query, as it was logged; empty where it was not."""
+NOWHERE: Place = ("", "")
+
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
 
@@ -72,7 +76,7 @@ class Activity:
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
-    is unknown; None for all.
+    is unknown; None for all. ``places`` (n,): from where each query came; None where no exemption asks for it.
 
     Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
     order: a count comes before the row that it names.
@@ -90,6 +94,7 @@ class Activity:
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
     exposure: NDArray[np.float64] | None = None
+    places: Sequence[Place] | None = None
 
     def __len__(self) -> int:
         return len(self.time)

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from detector.contracts.findings import GROUP_ORIGIN, HIGH_SCORE, SIGNAL_ORIGIN, Action, Alert, Cause, Decision, Mode
-from detector.policy.activity import Key, Section, decode_section
+from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
 FORMAT = 3
 """Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
@@ -91,8 +91,9 @@ class Entry(msgspec.Struct, array_like=True):
 
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
-    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached. ``cools_at``: from
-    then on a new suspicion begins at the first rung. The parts are immutable, so that a shallow copy is enough.
+    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached.
+    ``cools_at``: from then on a new suspicion begins at the first rung. ``place``: from where their last query as a
+    suspect came, while an exemption asks for that. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -104,6 +105,7 @@ class Entry(msgspec.Struct, array_like=True):
     groups: tuple[Membership, ...] = ()
     exposure: float = 0.0
     cools_at: float = -math.inf
+    place: Place = NOWHERE
 
     @property
     def members(self) -> tuple[Membership, ...]:

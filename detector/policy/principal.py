@@ -20,7 +20,7 @@ from detector.contracts.actions import is_release
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
 from detector.policy.accounting import UNJUDGED
-from detector.policy.activity import Accusation, Key
+from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.causes import Plan, flagging, plan_of
 from detector.policy.config import LATCHED, Policy
@@ -164,6 +164,8 @@ class PrincipalPolicy:
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
         suspect_before = self.entry.is_suspect
+        if event.place is not None and (suspect_before or event.accuses):
+            self.entry.place = event.place
         self._update_latches(event)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
@@ -197,7 +199,7 @@ class PrincipalPolicy:
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
-            matters |= self._climbs(rest)
+            matters |= self._climbs(rest) | self._moves(timeline.places, rest["place"])
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
@@ -209,6 +211,12 @@ class PrincipalPolicy:
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which events come from another place than the last."""
+        known = places.index(self.entry.place) if self.entry.place in places else len(places)
+        moves: NDArray[np.bool_] = (place >= 0) & (place != known)
+        return moves
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -319,7 +327,7 @@ class PrincipalPolicy:
         return None if exemption is None else str(exemption)
 
     def _exemption(self, now: float) -> Exemption | None:
-        return self._exemptions.covering(*self.key, now)
+        return self._exemptions.covering(*self.key, now, self.entry.place)
 
     # -- the causes that follow from them
 

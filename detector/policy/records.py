@@ -150,6 +150,8 @@ def _particulars(command: Command, now: float) -> dict[str, str | float]:
         "group_size": command.group_size,
         "model_version": command.model_version,
     }
+    if command.kind in ("allow", "disallow"):
+        said["scope"] = command.scope
     if command.kind == "allow":
         said |= {"owner": command.owner, "until": now + (command.duration_seconds or 0.0)}
     return {name: value for name, value in said.items() if value is not None}

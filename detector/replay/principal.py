@@ -28,7 +28,7 @@ from detector.policy.ledger import Ledger
 from detector.replay.judging import portions_of
 from detector.sources import LogReader
 from detector.sources.merge import Portion
-from detector.stream.detector import exposure_of
+from detector.stream.detector import exposure_of, places_of
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -220,7 +220,7 @@ def _policy_by_row(
     """Yields each row with its findings and the policy's effects. Policy gets one row at a time, so that the row of
     each record is known."""
     versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
-    start = 0
+    places, start = places_of(pieces), 0
     for one in seen:
         exposure = exposure_of(one)
         unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in one.refused}
@@ -238,6 +238,7 @@ def _policy_by_row(
                 score=one.score[only],
                 index=one.index[only],
                 exposure=exposure[only],
+                places=places[start + row : start + row + 1],
             )
             yield start + row, findings, ledger.observe(activity)
         start += len(one.index)

@@ -13,7 +13,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
 from detector.core.exposure import EXPOSURES
 from detector.core.profile import ProfileMatcher
-from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
+from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -64,7 +64,8 @@ class Detector:
 
     def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
         """Returns the result of the policy for the engine's observation of ``queries``."""
-        effects = self.ledger.observe(_activity(queries, observation))
+        places = places_of(queries.pieces) if self.ledger.exemptions.needs_places else None
+        effects = self.ledger.observe(_activity(queries, observation, places))
         sections = observation.sections | policy_sections(effects)
         judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
         profiles = {
@@ -81,7 +82,7 @@ def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[Det
     return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
 
 
-def _activity(queries: DetectionInput, observation: Observation) -> Activity:
+def _activity(queries: DetectionInput, observation: Observation, places: Sequence[Place] | None) -> Activity:
     refused = observation.refused
     versions = queries.versions([bad.row for bad in refused]) if refused else []
     return Activity(
@@ -97,7 +98,17 @@ def _activity(queries: DetectionInput, observation: Observation) -> Activity:
         score=observation.score,
         index=observation.index,
         exposure=exposure_of(observation),
+        places=places,
     )
+
+
+def places_of(pieces: Sequence[QueryBatch]) -> list[Place]:
+    """Returns organisation and network prefix of each row, empty where they were not logged."""
+    places: list[Place] = []
+    for piece in pieces:
+        unknown = [""] * len(piece)
+        places += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
+    return places
 
 
 def exposure_of(observation: Observation) -> NDArray[np.float64]:

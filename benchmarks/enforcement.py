@@ -213,7 +213,7 @@ def main() -> None:
     for number, case in enumerate(CASES):
         print(f"\n### {case.title}\n\n{table(COLUMNS, rows_of(number, figures))}")
     if arguments.picture:
-        arguments.picture.write_text(picture(panels(figures)) + "\n", encoding="utf-8")
+        arguments.picture.write_text(picture(panels(figures), "Natural fidelity") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def scan(
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Find the accounts of a query log that stand out, and why. Needs no profile: each is compared with all others."""
+    """Find the accounts of a query log that stand out, and those that look like one thief. Needs no profile: each is
+    compared with all others."""
     from detector.explain.scan_report import page, record
     from detector.replay.scan import read, scan_log
     from detector.runtime.settings import load_settings
@@ -78,6 +79,7 @@ def _describe(report: ScanReport) -> Iterator[str]:
         yield f"{version.model} {version.version}"
         yield from describe_form(version.traffic)
         yield from _ranked(version)
+        yield from _rings(version)
         for line in reliability(version):
             yield f"{'how sure':<12}{line}"
     for line in skipped(report):
@@ -99,6 +101,15 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
     if not out and result.enough:
         first = result.accounts[0]
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
+
+
+def _rings(version: ScannedVersion) -> Iterator[str]:
+    from detector.explain.scan_report import reasons, ring_score, ring_sentence
+
+    for ring in version.rings:
+        yield f"{'ring':<12}{ring_sentence(ring)}"
+        yield f"     {ring_score(ring)}"
+        yield from (f"     {reason}" for reason in reasons(ring.whole))
 
 
 def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]:

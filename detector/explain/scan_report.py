@@ -22,6 +22,7 @@ from detector.explain.tables import TextTable
 from detector.explain.words import count, number
 from detector.policy.config import Policy
 from detector.replay.principal import replay_principal
+from detector.replay.rings import Ring
 from detector.replay.scan import ScannedVersion, ScanReport, times
 from detector.runtime.text import rfc3339
 
@@ -55,6 +56,8 @@ _ADVICE: dict[Family, str] = {
     "outputs": "the answers around that query: honest users seldom query the decision boundary again and again",
     "protocol": "the features it leaves out, or the models it requests: does one of your clients have a reason?",
 }
+_NAMED = 12
+"""Maximum number of members that a sentence names."""
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
 _LEAST_ADDED = 0.05
 _DRAWN, _MEASURES = 20, 2
@@ -69,7 +72,26 @@ def headline(report: ScanReport) -> str:
     number = sum(own.stands_out for own in every)
     if not any(version.scan.enough for version in report.scanned):
         return f"{count(len(every), 'account', 'accounts')}, too few to tell which stand out; they are only ranked"
-    return f"{number} of {count(len(every), 'account', 'accounts')} stand{'s' if number == 1 else ''} out"
+    rings = [f", {len(own.members)} look like one thief" for version in report.scanned for own in version.rings]
+    return (
+        f"{number} of {count(len(every), 'account', 'accounts')} stand{'s' if number == 1 else ''} out{''.join(rings)}"
+    )
+
+
+def ring_sentence(ring: Ring) -> str:
+    """Returns who is in the ring, in one sentence."""
+    names, more = ", ".join(ring.members[:_NAMED]), len(ring.members) - _NAMED
+    return f"{len(ring.members)} accounts look like one thief: {names}{f' and {more:,} more' if more > 0 else ''}"
+
+
+def ring_score(ring: Ring) -> str:
+    """Returns how far the queries of the ring stand out together, in one sentence."""
+    whole = ring.whole
+    crossed = 0 if whole.crossed is None else whole.crossed + 1
+    return (
+        f"taken as one account, their {count(whole.queries)} are {whole.score:.1f} times the line, crossed at query "
+        f"{crossed:,}"
+    )
 
 
 def reasons(own: ScannedAccount) -> list[str]:
@@ -155,6 +177,24 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
         "notes": list(skipped(report)),
         "models": [_model_json(own, profiles[own.model, own.version]) for own in report.scanned],
         "accounts": sorted(accounts, key=lambda own: -own["score"]),
+        "rings": [_ring_json(version, own) for version in report.scanned for own in version.rings],
+    }
+
+
+def _ring_json(version: ScannedVersion, ring: Ring) -> dict[str, Any]:
+    spans = [times(version.accounts[name]) for name in ring.members]
+    whole = ring.whole
+    return {
+        "model": version.model,
+        "model_version": version.version,
+        "members": list(ring.members),
+        "score": whole.score,
+        "reasons": reasons(whole),
+        "queries": sum(version.asked[name] for name in ring.members),
+        "queries_looked_at": whole.queries,
+        "crossed_at_query": None if whole.crossed is None else whole.crossed + 1,
+        "first_at": rfc3339(min(first for first, _ in spans)),
+        "last_at": rfc3339(max(last for _, last in spans)),
     }
 
 
@@ -234,10 +274,19 @@ def _version_section(version: ScannedVersion) -> dict[str, Any]:
     return {
         "name": f"{version.model} {version.version}",
         "table": _account_table(version, out),
+        "rings": [_ring_section(own) for own in version.rings],
         "reliability": reliability(version),
         "suspects": [_suspect_section(version, own, drawn=at < _DRAWN) for at, own in enumerate(out)],
         "others": _account_table(version, rest[:_LISTED]),
         "more": count(more, "more is", "more are") if more > 0 else "",
+    }
+
+
+def _ring_section(ring: Ring) -> dict[str, Any]:
+    return {
+        "sentence": f"{ring_sentence(ring)}; {ring_score(ring)}",
+        "reasons": reasons(ring.whole),
+        "members": ring.members if len(ring.members) > _NAMED else (),
     }
 
 

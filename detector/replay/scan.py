@@ -21,6 +21,7 @@ from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_t
 from detector.core.forms import Outputs
 from detector.replay.calibrate import digest_of
 from detector.replay.judging import counts_before
+from detector.replay.rings import Ring, find_rings
 from detector.sources import LogReader, files_of, format_of
 
 Progress = Callable[[int], None]
@@ -102,9 +103,9 @@ class ScanInput:
 
 @dataclass(frozen=True, slots=True)
 class ScannedVersion:
-    """One model version: the plain queries of its ``accounts`` by name, and its ``scan``. ``asked``: the number of
-    queries of each account, including those beyond the limit. ``traffic``: the form of the queries, one piece of
-    them, and the number of queries left out because of another form."""
+    """One model version: the plain queries of its ``accounts`` by name, its ``scan``, and the ``rings`` among them.
+    ``asked``: the number of queries of each account, including those beyond the limit. ``traffic``: the form of the
+    queries, one piece of them, and the number of queries left out because of another form."""
 
     model: str
     version: str
@@ -112,6 +113,7 @@ class ScannedVersion:
     scan: Scan
     asked: dict[str, int]
     traffic: PlainTraffic
+    rings: list[Ring]
 
 
 @dataclass(slots=True)
@@ -160,10 +162,12 @@ def scan_log(
             report.passed_over.append(f"{what} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
             continue
         plain = replace(plain, pieces=plain.pieces[:1])
-        result = scan(accounts, budget, partial(stage, what))
+        rings = find_rings(accounts, budget, partial(stage, what))
+        apart = {name for own in rings for name in own.members}
+        result = scan(accounts, budget, partial(stage, what), apart=apart)
         asked = {name: count for (*own, name), count in log.sieve.seen.items() if own == [model, version]}
         named = {own.principals[0]: own for own in accounts}
-        report.scanned.append(ScannedVersion(model, version, named, result, asked, plain))
+        report.scanned.append(ScannedVersion(model, version, named, result, asked, plain, rings))
     if not report.scanned:
         raise ConfigurationError(f"nothing was scanned: {'; '.join(report.passed_over)}")
     return report

@@ -24,6 +24,7 @@ from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.scan import Sieve
 from detector.runtime.text import rfc3339
 from tests.core.honest import crowd, honest, of_version, thief
+from tests.groups.rings import ring
 from tests.lab.labelled import run_of
 from tests.sources.logs import write_jsonl
 
@@ -75,7 +76,7 @@ def test_the_record_ranks_accounts_and_says_why(told: Any) -> None:
     assert first["crossed_at"] == rfc3339(1_700_000_000 + first["crossed_at_query"] - 1)
     assert first["first_at"] == "2023-11-14T22:13:20.000Z"
     assert [own["score"] for own in others] == sorted((own["score"] for own in others), reverse=True)
-    assert not any(own["stands_out"] for own in others) and len(others) == 14
+    assert not any(own["stands_out"] for own in others) and len(others) == 14 and told["rings"] == []
     assert all(own["crossed_at_query"] is None and own["crossed_at"] is None for own in others)
 
 
@@ -111,6 +112,24 @@ def test_the_profile_leaves_the_suspect_out_and_explains_them(
     assert weirguard("explain", NAME, "--log", log, "--profile", path) == 0
     said = capsys.readouterr().out
     assert "Suspect since query" in said and "sign_steps" in said
+
+
+def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the_profile(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, *ring(12, 120)))
+    assert weirguard("scan", log, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    sentence = f"12 accounts look like one thief: {', '.join(f'ring-{at:03}' for at in range(12))}"
+    assert f"ring        {sentence}" in said and ", 12 look like one thief." in said.splitlines()[0]
+    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    [found] = told["rings"]
+    assert found["members"] == [f"ring-{at:03}" for at in range(12)]
+    assert (found["queries"], found["model"], found["model_version"]) == (120, "credit", "1")
+    assert found["score"] > 1 and found["reasons"] and 1 <= found["crossed_at_query"] <= 120
+    assert sentence in (tmp_path / "out/scan.html").read_text("utf-8")
+    made = Profile.from_bytes((tmp_path / "out" / told["models"][0]["profile"]).read_bytes()).made
+    assert (made["accounts"], made["accounts_left_out"]) == (14, 12)
 
 
 def test_json_is_printed_alone(log: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,6 +125,9 @@ full."""
 _TOGETHER = (4.0, 2.2, 2 * NOTABLE)
 """The same for a group that excuse one another. Evidence other than structure counts half as a second family, because
 tools of honest users show structure alone."""
+_AS_ONE = (5.6, 2.2, 8.0)
+"""The same for a group taken as one account. Only structure is a second family here: honest accounts whose inputs have
+drifted are as far off as a thief's in content and outputs, and there are several of them."""
 _FEW = 6.0
 """This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
 kind."""
@@ -147,15 +150,27 @@ class Rank:
     with_others: tuple[int, ...] = ()
 
 
-def line(result: LargestD, limit: float, measures: Sequence[str], accounts: int, *, together: bool = False) -> float:
-    """Returns the D above which one of ``accounts`` accounts stands out, if the others allow ``limit``."""
+def line(
+    result: LargestD,
+    limit: float,
+    measures: Sequence[str],
+    accounts: int,
+    *,
+    together: bool = False,
+    as_one: bool = False,
+) -> float:
+    """Returns the D above which one of ``accounts`` accounts stands out, if the others allow ``limit``. ``together``:
+    one of those that excuse one another; ``as_one``: several of those, taken as one account."""
     total: dict[str, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in zip(measures, result.contributions.tolist(), strict=True):
         total[FAMILIES[name]] += value
     second = sorted(total.values())[-2]
+    others = sum(total.values()) - total["structure"]
     if together:
-        second = max(second, (sum(total.values()) - total["structure"]) / 2)
-    one, two, enough = _TOGETHER if together else _ALONE
+        second = max(second, others / 2)
+    elif as_one:
+        second = min(total["structure"], others)
+    one, two, enough = _TOGETHER if together else _AS_ONE if as_one else _ALONE
     factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
     return min(limit, _MOST_ALLOWED) * factor
 
@@ -273,15 +288,16 @@ def scan(
     budget: float,
     stage: Stage = lambda _: nullcontext(lambda _: None),
     owner: OwnerInputs = NOTHING,
+    apart: Collection[str] = (),
 ) -> Scan:
     """Returns which of ``accounts`` stand out, each the queries of one principal to one model version. At most a share
     ``budget`` of honest accounts stands out. ``stage`` gets the number of accounts for each calibration; it yields a
-    function that is called with the number replayed since.
+    function that is called with the number replayed since. ``apart``: names of accounts that are left out in any case.
 
     Leaves out the accounts that stand out and calibrates on the others again, until the same accounts stand out.
     Raises ConfigurationError for fewer than three accounts.
     """
-    left_out: frozenset[str] = frozenset()
+    left_out = frozenset(apart)
     cleared: set[str] = set()
     for _ in range(_ROUNDS):
         with stage(len(accounts) - len(left_out)) as progress:
@@ -290,7 +306,7 @@ def scan(
         enough = bool(calibration.long.sum() + len(left_out) >= ENOUGH)
         outside = [_outside(own, calibration, enough) for own in accounts if _name(own) in left_out]
         found = outstanding(calibration, budget) if enough else set()
-        cleared |= {own.name for own in outside if not own.stands_out}
+        cleared |= {own.name for own in outside if not own.stands_out and own.name not in apart}
         after = left_out.union(calibration.accounts[at] for at in found) - cleared
         if after == left_out:
             break
@@ -310,13 +326,20 @@ def _name(account: QueryBatch) -> str:
     return str(account.principals[account.principal_index[0]])
 
 
-def _outside(account: QueryBatch, calibration: Calibration, enough: bool) -> ScannedAccount:
+def judge_as_one(queries: QueryBatch, calibration: Calibration) -> ScannedAccount:
+    """Returns the result of several accounts outside ``calibration``, whose ``queries`` in order of time are taken as
+    those of one account."""
+    alone = replace(queries, principals=[""], principal_index=np.zeros(len(queries), np.int32))
+    return _outside(alone, calibration, enough=True, as_one=True)
+
+
+def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_one: bool = False) -> ScannedAccount:
     """Returns the result of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
     [queries] = record([account], calibration.profile)
     scores = standardised(queries, standards.spread)
     result = calibration.comparison.compare(scores)
-    own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()))
+    own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
     scanned = _scanned(calibration, Rank(result.d / own, own), result, scores, ())
     return replace(scanned, name=_name(account), left_out=True, stands_out=enough and scanned.score > 1)
 

@@ -57,8 +57,8 @@ class _Program:
         """Returns the least t (n, 1): all that may move comes off the likeliest classes, or all are level."""
         k = self.rest.shape[1] + 1
         ordered = np.concatenate([self.top, self.rest[:, ::-1] + self.margin], axis=1)
-        levels = (ordered.cumsum(axis=1) - self.budget) / np.arange(1, k + 1)
-        return np.maximum(levels.max(axis=1, keepdims=True), (1 + (k - 1) * self.margin) / k)  # type: ignore[no-any-return]
+        levels = (np.add.accumulate(ordered, axis=1) - self.budget) / np.arange(1, k + 1)
+        return np.maximum(np.maximum.reduce(levels, axis=1, keepdims=True), (1 + (k - 1) * self.margin) / k)  # type: ignore[no-any-return]
 
     def simple(self, t: Array) -> NDArray[np.bool_]:
         """Returns for the least ``t`` (n, 1) whether it is surely the best (n,): the least likely class takes all that
@@ -98,6 +98,8 @@ def modelguard_w(rows: Array, epsilon: float) -> Array:
     if rows.shape[1] == 1:
         return rows
     step = max(1, _BLOCK // rows.shape[1])
+    if len(rows) <= step:
+        return _solved(rows, epsilon)
     return np.concatenate([_solved(rows[at : at + step], epsilon) for at in range(0, len(rows), step)])
 
 
@@ -119,6 +121,8 @@ def _best(program: _Program) -> Array:
     """Returns the t (n, 1) of least cost."""
     t = program.least()
     rest = ~program.simple(t)
+    if rest.all():
+        return _searched(program, t)
     if rest.any():
         t[rest] = _searched(program.rows(rest), t[rest])
     return t

@@ -77,7 +77,14 @@ def traffic(
     """
     from rich.console import Console
 
-    from detector.lab.traffic import TrafficGenerator, account_table, connections, honest_accounts, jacobian_thief
+    from detector.lab.traffic import (
+        Theft,
+        TrafficGenerator,
+        account_table,
+        connections,
+        honest_accounts,
+        jacobian_thief,
+    )
     from detector.lab.victims.digits import load_split
 
     split = load_split()
@@ -85,7 +92,7 @@ def traffic(
 
     async def send() -> None:
         async with connections() as http:
-            await clients.run(http, seconds, jacobian_thief(split, seed) if thief else None)
+            await clients.run(http, seconds, *([Theft(jacobian_thief(split, seed), 0)] if thief else []))
 
     asyncio.run(send())
     Console().print(account_table(clients.tallies.values()))

@@ -22,7 +22,7 @@ from detector.explain.tables import TextTable
 from detector.explain.words import count, number
 from detector.policy.config import Policy
 from detector.replay.principal import replay_principal
-from detector.replay.rings import AccountRing
+from detector.replay.rings import FoundRing
 from detector.replay.scan import ScannedVersion, ScanReport, times
 from detector.runtime.text import rfc3339
 
@@ -78,13 +78,13 @@ def headline(report: ScanReport) -> str:
     )
 
 
-def ring_sentence(ring: AccountRing) -> str:
+def ring_sentence(ring: FoundRing) -> str:
     """Returns who is in the ring, in one sentence."""
     names, more = ", ".join(ring.members[:_NAMED]), len(ring.members) - _NAMED
     return f"{len(ring.members)} accounts look like one thief: {names}{f' and {more:,} more' if more > 0 else ''}"
 
 
-def ring_score(ring: AccountRing) -> str:
+def ring_score(ring: FoundRing) -> str:
     """Returns how far the queries of the ring stand out together, in one sentence."""
     whole = ring.whole
     crossed = 0 if whole.crossed is None else whole.crossed + 1
@@ -181,7 +181,7 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
     }
 
 
-def _ring_json(version: ScannedVersion, ring: AccountRing) -> dict[str, Any]:
+def _ring_json(version: ScannedVersion, ring: FoundRing) -> dict[str, Any]:
     spans = [times(version.accounts[name]) for name in ring.members]
     whole = ring.whole
     return {
@@ -282,7 +282,7 @@ def _version_section(version: ScannedVersion) -> dict[str, Any]:
     }
 
 
-def _ring_section(ring: AccountRing) -> dict[str, Any]:
+def _ring_section(ring: FoundRing) -> dict[str, Any]:
     return {
         "sentence": f"{ring_sentence(ring)}; {ring_score(ring)}",
         "reasons": reasons(ring.whole),

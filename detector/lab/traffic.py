@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 
@@ -63,6 +63,15 @@ def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]
 def known_false_alarms() -> list[Habit]:
     """Returns the honest habits that ``prada`` alone, at its defaults, takes for theft."""
     return [habit for habit in HABITS.values() if habit.false_alarm]
+
+
+@dataclass(frozen=True, slots=True)
+class Theft:
+    """``thief`` asks as each of ``accounts`` in turn, and is done after ``enough`` queries."""
+
+    thief: Attacker
+    enough: int
+    accounts: tuple[str, ...] = (THIEF,)
 
 
 @dataclass(slots=True)
@@ -124,6 +133,8 @@ class Client:
 
 
 THIEF_BUDGET = 6_400
+RING = tuple(f"ring-{number}" for number in range(1, 11))
+"""Accounts that share one theft."""
 
 _THIEF_PAUSE = 0.1
 _THIEF_PATIENCE = 40
@@ -161,25 +172,24 @@ class TrafficGenerator:
         self._seed = seed
         self._tempo = tempo
         self._finished = asyncio.Event()
-        self._thief_done = asyncio.Event()
         self.tallies = {a.name: Tally(a.name, a.habit.name) for a in accounts}
 
-    async def run(
-        self, http: httpx.AsyncClient, seconds: float, thief: Attacker | None = None, thief_queries: int = 0
-    ) -> None:
-        """Sends for ``seconds`` and waits for the last answers.
+    async def run(self, http: httpx.AsyncClient, seconds: float, *thefts: Theft) -> None:
+        """Sends for ``seconds`` and waits for the last answers. Each of ``thefts`` begins when the one before is done.
 
-        On a slow machine, up to half as long again: until the thief has sent ``thief_queries`` or given up.
+        On a slow machine, up to half as long again: until the thieves have sent enough queries or given up.
         """
+        done = [asyncio.Event() for _ in thefts]
         async with asyncio.TaskGroup() as group:
             for account in self._accounts:
                 group.create_task(self._honest(Client(http, self._url, self.tallies[account.name]), account))
-            if thief is not None:
-                self.tallies[THIEF] = Tally(THIEF, THIEF_HABIT)
-                group.create_task(self._steal(Client(http, self._url, self.tallies[THIEF]), thief, thief_queries))
+            for at, theft in enumerate(thefts):
+                self.tallies |= {name: Tally(name, THIEF_HABIT) for name in theft.accounts}
+                group.create_task(self._steal(http, theft, done[at - 1] if at else None, done[at]))
             await asyncio.sleep(seconds)
-            if thief is not None:
-                await _happened(self._thief_done, _EXTENSION * seconds)
+            late = asyncio.get_running_loop().time() + _EXTENSION * seconds
+            for own in done:
+                await _happened(own, max(late - asyncio.get_running_loop().time(), 0.0))
             self._finished.set()
 
     async def _honest(self, client: Client, account: HonestAccount) -> None:
@@ -190,26 +200,33 @@ class TrafficGenerator:
             if await client.ask(ask.rows) is None:
                 await self._pause(_HONEST_PAUSE_AFTER_REFUSAL)
 
-    async def _steal(self, client: Client, thief: Attacker, enough: int) -> None:
-        """Runs rounds; done after ``enough`` queries, or when the thief gives up."""
+    async def _steal(
+        self, http: httpx.AsyncClient, theft: Theft, before: asyncio.Event | None, done: asyncio.Event
+    ) -> None:
+        """Runs rounds once ``before`` has happened; ``done`` after enough queries, or when the thief gives up."""
+        tallies = [self.tallies[name] for name in theft.accounts]
+        clients, thief = cycle([Client(http, self._url, own) for own in tallies]), theft.thief
         try:
+            if before is not None:
+                await before.wait()
             while len(batch := await asyncio.to_thread(thief.next_batch)):
                 for query in np.split(batch, len(batch)):
-                    answer = await self._insist(client, query)
+                    answer = await self._insist(clients, query)
                     if answer is None:
                         return
                     thief.observe(query, answer)
-                    if client.tally.sent >= enough:
-                        self._thief_done.set()
+                    if sum(own.sent for own in tallies) >= theft.enough:
+                        done.set()
         finally:
-            self._thief_done.set()
+            done.set()
 
-    async def _insist(self, client: Client, query: NDArray[np.float32]) -> Answers | None:
-        """Returns the answer to ``query``, retried until the thief's patience ends; None then, or when time is up."""
+    async def _insist(self, clients: Iterator[Client], query: NDArray[np.float32]) -> Answers | None:
+        """Returns the answer to ``query``, retried with the next of ``clients`` until the thief's patience ends; None
+        then, or when time is up."""
         for _ in range(_THIEF_PATIENCE):
             if not await self._pause(_THIEF_PAUSE):
                 return None
-            answer = await client.ask(query)
+            answer = await next(clients).ask(query)
             if answer is not None:
                 return answer
         return None

@@ -36,7 +36,7 @@ _AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True)
-class AccountRing:
+class FoundRing:
     """Accounts that look like one thief: ``members``, by name, and ``whole``, the result of all their queries as those
     of one account."""
 
@@ -46,11 +46,11 @@ class AccountRing:
 
 def find_rings(
     accounts: Sequence[QueryBatch], budget: float, stage: Stage = lambda _: nullcontext(lambda _: None)
-) -> list[AccountRing]:
+) -> list[FoundRing]:
     """Returns the rings among ``accounts``, each the queries of one principal to one model version. ``stage`` is as in
     ``scan``."""
     accounts = [cut(own, 0, FIRST) for own in accounts]
-    found: list[AccountRing] = []
+    found: list[FoundRing] = []
     if len(accounts) < ENOUGH + FEWEST:
         return found
     with stage(len(accounts)) as progress:
@@ -95,7 +95,7 @@ def _far(reached: Floats, own: Array) -> float:
 
 def _groups_without(
     accounts: Sequence[QueryBatch], left_out: set[str], budget: float, stage: Stage
-) -> Iterator[AccountRing]:
+) -> Iterator[FoundRing]:
     """Yields the groups among ``accounts`` against all but those ``left_out`` that stand out as one account."""
     rest = [own for own in accounts if own.principals[0] not in left_out]
     if len(rest) < ENOUGH:
@@ -115,7 +115,7 @@ def _groups_without(
     for names in members.values():
         whole = judge_as_one(_by_time([own for own in accounts if own.principals[0] in names]), calibration)
         if whole.score > 1:
-            yield AccountRing(tuple(sorted(names)), whole)
+            yield FoundRing(tuple(sorted(names)), whole)
 
 
 def _by_time(accounts: Sequence[QueryBatch]) -> QueryBatch:

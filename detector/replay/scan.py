@@ -21,7 +21,7 @@ from detector.core.calibration.traffic import PlainTraffic, accounts_of, plain_t
 from detector.core.forms import Outputs
 from detector.replay.calibrate import digest_of
 from detector.replay.judging import counts_before
-from detector.replay.rings import AccountRing, find_rings
+from detector.replay.rings import FoundRing, find_rings
 from detector.sources import LogReader, files_of, format_of
 
 Progress = Callable[[int], None]
@@ -113,7 +113,7 @@ class ScannedVersion:
     scan: Scan
     asked: dict[str, int]
     traffic: PlainTraffic
-    rings: list[AccountRing]
+    rings: list[FoundRing]
 
 
 @dataclass(slots=True)

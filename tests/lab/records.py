@@ -7,7 +7,7 @@ from io import StringIO
 
 from rich.console import Console, RenderableType
 
-from detector.contracts.findings import Action, Alert, Cause, Decision, Evidence, Mode, Score
+from detector.contracts.findings import Action, Alert, Cause, Decision, Evidence, GroupAlert, GroupMember, Mode, Score
 from detector.lab.victims.digits import MODEL, MODEL_VERSION
 
 
@@ -64,6 +64,24 @@ def decision(principal: str, action: Action, *, sequence: int, mode: Mode = "enf
         expires_at=3601.0,
         causes=(Cause("cause", "signal:prada", 3601.0),),
         policy_version="p",
+    )
+
+
+def group(*principals: str, revision: int = 1) -> GroupAlert:
+    return GroupAlert(
+        id="c0ffee",
+        revision=revision,
+        occurred_at=1.0,
+        model="tumours",
+        model_version=MODEL_VERSION,
+        severity="high",
+        score=4.5,
+        chance=1e-27,
+        size=len(principals),
+        members=tuple(GroupMember(name, 0.01, 3) for name in principals),
+        evidence=(Evidence("foreign_one_feature", 1.5, "standard deviations"),),
+        configuration="abc",
+        profile="def",
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from detector.contracts.findings import Action, Mode
 from detector.lab.demo.board import Board
-from tests.lab.records import alert, decision, score, suspected
+from tests.lab.records import alert, decision, group, score, suspected
 
 
 def test_the_latest_score_counts_and_the_largest_suspicion_is_kept() -> None:
@@ -33,6 +33,19 @@ def test_an_alert_makes_a_suspect_and_an_event_with_its_evidence() -> None:
     assert event is not None
     assert event.text == "alert: prada at query 170 (0.85, threshold 0.9)"
     assert board.state("mallory") == "suspect"
+
+
+def test_a_group_is_an_event_and_its_members_are_in_it() -> None:
+    board = Board("tumours", "suspicion")
+    event = board.absorb(group("ring-1", "ring-2", "ring-3"), 12.0)
+    assert event is not None and event.grave
+    assert (event.principal, event.text) == (
+        "group c0ffee",
+        "alert: 3 accounts share one theft (score 4.5, limit 1): foreign_one_feature",
+    )
+    board.absorb(group("ring-1", "ring-2", "ring-3", "ring-4", revision=2), 13.0)
+    assert [board.state(name) for name in ("ring-2", "ring-4", "ana")] == ["in a group", "in a group", "too few yet"]
+    assert board.found["c0ffee"].size == 3 and board.group_of("ring-4") == "c0ffee"
 
 
 def test_an_alert_of_suspicion_names_what_adds_to_it() -> None:

@@ -8,10 +8,19 @@ from typing import Any
 import pytest
 
 from detector.lab.attackers.attacker import run_offline
-from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, Promise, ThiefOutcome, render_report
+from detector.lab.demo.report import (
+    HonestOutcome,
+    Leaves,
+    ModelOutcome,
+    Outcome,
+    Promise,
+    RingOutcome,
+    ThiefOutcome,
+    render_report,
+)
 from detector.lab.demo.script import DemoOptions, scripts
 from detector.lab.fidelity import Fidelity, Yardstick
-from tests.lab.records import alert, drawn, suspected
+from tests.lab.records import alert, drawn, group, suspected
 
 THIEF = ThiefOutcome(
     sent=260,
@@ -37,12 +46,23 @@ ANN = HonestOutcome("ann", answered=300, refused=0, flagged=False, most=0.52)
 DIGITS = ModelOutcome(
     "digits", "Jacobian augmentation", Promise("prada", 400), THIEF, (ANN, replace(ANN, account="bob"))
 )
-TUMOURS = ModelOutcome("tumours", "path finding", Promise("suspicion", 200), PATHS, (ANN,))
+RING = RingOutcome(
+    accounts=("ring-1", "ring-2", "ring-3"),
+    sent=50,
+    answered=12,
+    groups=(group("ring-1", "ring-2", "ring-3", "mallory"),),
+    found_at=5,
+    alone=0,
+    hindered=Fidelity(12, 0.43, 0.69, 0.5, 0.6),
+    unhindered=Fidelity(1026, 1.0, 0.99, 1.0, 1.0),
+)
+TUMOURS = ModelOutcome("tumours", "path finding", Promise("suspicion", 200), PATHS, (ANN,), RING)
 AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, (DIGITS, TUMOURS))
 
 
 def observed(own: ModelOutcome) -> ModelOutcome:
-    return replace(own, thief=replace(own.thief, sent=480, answered=480, slowed_at=None, refused_at=None))
+    ring = own.ring and replace(own.ring, sent=300, answered=300)
+    return replace(own, thief=replace(own.thief, sent=480, answered=480, slowed_at=None, refused_at=None), ring=ring)
 
 
 OBSERVED = replace(AS_PROMISED, mode="observe", models=(observed(DIGITS), observed(TUMOURS)))
@@ -88,6 +108,36 @@ def test_each_broken_promise_of_a_run_that_only_observes_is_said(
     model = observed(TUMOURS)
     changed = replace(model, thief=replace(model.thief, **thief), honest=(replace(ANN, **honest),))
     check_it_is_said(replace(OBSERVED, models=(observed(DIGITS), changed)), "tumours: ", sentence)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ring", "sentence"),
+    [
+        (AS_PROMISED, {"groups": ()}, "0 of the ring's 3 accounts were found in a group"),
+        (AS_PROMISED, {"groups": (group("ring-1", "ring-2"),)}, "2 of the ring's 3 accounts"),
+        (AS_PROMISED, {"groups": (group(*RING.accounts, "ann"),)}, "taken for members of the ring: ann"),
+        (AS_PROMISED, {"sent": 300, "answered": 200}, "the ring got 200 answers"),
+        (OBSERVED, {"answered": 299}, "the ring was turned away"),
+    ],
+)
+def test_each_broken_promise_about_the_ring_is_said(outcome: Outcome, ring: dict[str, Any], sentence: str) -> None:
+    digits, tumours = outcome.models
+    assert tumours.ring is not None
+    changed = replace(tumours, ring=replace(tumours.ring, **ring))
+    check_it_is_said(replace(outcome, models=(digits, changed)), "tumours: ", sentence)
+
+
+def test_the_report_says_when_the_ring_was_found_and_what_its_clone_got() -> None:
+    text = " ".join(drawn(render_report(AS_PROMISED), width=240).split())
+    for told in (
+        "3 accounts that share one path finding",
+        "after 5 answers to all of them: 3 of 3 accounts, 0 honest ones; 0 of them flagged alone",
+        "one or two features changed of another account's query: 1.5",
+        "50 queries sent, 12 answered",
+        "agrees on 43.0% of unseen natural inputs and 69.0% of uniform ones; 12 answers",
+        "agrees on 100.0% of unseen natural inputs and 99.0% of uniform ones; 1,026 answers",
+    ):
+        assert told in text
 
 
 def check_it_is_said(outcome: Outcome, model: str, sentence: str) -> None:

@@ -15,7 +15,7 @@ from detector.lab.data import Dataset
 from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.query_log import THIEF
 from detector.lab.server import PREDICT, create_app
-from detector.lab.traffic import Client, Tally, TrafficGenerator, honest_accounts, jacobian_thief
+from detector.lab.traffic import RING, Client, Tally, Theft, TrafficGenerator, honest_accounts, jacobian_thief
 from detector.lab.victims.digits import DIMENSION, DigitsVictim
 
 URL = f"http://server{PREDICT}"
@@ -101,7 +101,7 @@ def test_everybody_works_at_once_and_the_thief_learns(app: Starlette, victim: Di
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-            await traffic.run(http, 1.0, thief, thief_queries=1)
+            await traffic.run(http, 1.0, Theft(thief, enough=1))
 
     asyncio.run(run())
     assert len(traffic.tallies) == 13
@@ -121,9 +121,29 @@ def test_a_refused_thief_gives_up_and_keeps_what_he_got(split: Dataset, victim: 
 
     async def run() -> None:
         async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-            await traffic.run(http, 1.0, jacobian_thief(split, seed=0))
+            await traffic.run(http, 1.0, Theft(jacobian_thief(split, seed=0), enough=0))
 
     asyncio.run(run())
     tally = traffic.tallies[THIEF]
     assert (tally.answered, tally.refused) == (12, 40)
     assert tally.refusals[0][0] == 13
+
+
+def test_a_ring_asks_as_its_accounts_in_turn_and_gives_up_when_all_are_refused(split: Dataset) -> None:
+    refused: set[str] = set()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        account = request.headers[ACCOUNT_HEADER]
+        if account in refused:
+            return httpx.Response(429)
+        refused.add(account)
+        return httpx.Response(200, json={"predictions": [[0.1] * 10]})
+
+    traffic = TrafficGenerator(URL, split, accounts=[], seed=0, tempo=0.001)
+
+    async def run() -> None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+            await traffic.run(http, 1.0, Theft(jacobian_thief(split, seed=0), 0, RING))
+
+    asyncio.run(run())
+    assert {name: (own.answered, own.refused) for name, own in traffic.tallies.items()} == dict.fromkeys(RING, (1, 4))

@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 
 from detector.contracts.queries import QueryBatch
-from detector.replay.rings import AccountRing, find_rings
+from detector.replay.rings import FoundRing, find_rings
 from tests.core.honest import honest
 from tests.groups.rings import others, ring, uniform
 
 HONEST = others(30)
 
 
-def _found(accounts: Sequence[QueryBatch]) -> list[AccountRing]:
+def _found(accounts: Sequence[QueryBatch]) -> list[FoundRing]:
     """The rings among ``accounts``, who all send at the same time."""
     when = [replace(own, occurred_at=1_000 * (np.arange(len(own)) + 0.5) / len(own)) for own in accounts]
     return find_rings(when, 0.01)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from detector.contracts.actions import ACTIONS, describe_action, is_release, name_of
-from detector.contracts.findings import Alert, Decision, Score
+from detector.contracts.findings import Alert, Decision, GroupAlert, Score
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
 from detector.lab.traffic import Tally
@@ -33,7 +33,8 @@ class BoardEvent:
 @dataclass(slots=True)
 class Board:
     """The accounts of ``model`` by name (``tallies``), and by principal the latest score and decision, the largest
-    suspicion and the first alert; and the last 200 events. ``signal``: the signal whose statistic is shown."""
+    suspicion and the first alert; groups by id, as they were found and as they are; and the last 200 events.
+    ``signal``: the signal whose statistic is shown."""
 
     model: str
     signal: str
@@ -42,19 +43,30 @@ class Board:
     most: dict[str, float] = field(default_factory=dict)
     alerts: dict[str, Alert] = field(default_factory=dict)
     decisions: dict[str, Decision] = field(default_factory=dict)
+    found: dict[str, GroupAlert] = field(default_factory=dict)
+    groups: dict[str, GroupAlert] = field(default_factory=dict)
     events: deque[BoardEvent] = field(default_factory=lambda: deque(maxlen=_EVENTS))
 
     @property
     def suspects(self) -> list[str]:
         return [name for name in self.tallies if name in self.alerts]
 
-    def absorb(self, record: Score | Alert | Decision, at: float) -> BoardEvent | None:
+    def group_of(self, principal: str) -> str | None:
+        """Returns the id of the group that ``principal`` is a member of."""
+        return next((own.id for own in self.groups.values() if _is_member(own, principal)), None)
+
+    def absorb(self, record: Score | Alert | Decision | GroupAlert, at: float) -> BoardEvent | None:
         """Adds a record that was read at the wall-clock second ``at``. Returns its event, or None without news."""
         if isinstance(record, Score):
             self.scores[record.principal] = record
             if record.score is not None:
                 self.most[record.principal] = max(record.score, self.most.get(record.principal, record.score))
             return None
+        if isinstance(record, GroupAlert):
+            self.found.setdefault(record.id, record)
+            self.groups[record.id] = record
+            self.events.append(BoardEvent(at, f"group {record.id}", record.model, _group_text(record), grave=True))
+            return self.events[-1]
         if isinstance(record, Alert):
             self.alerts.setdefault(record.principal, record)
             text, grave = _alert_text(record), True
@@ -93,6 +105,8 @@ class Board:
         score = self.scores.get(principal)
         if principal in self.alerts or (score is not None and score.flagged):
             return "suspect"
+        if self.group_of(principal) is not None:
+            return "in a group"
         return "watched" if score is not None and score.score is not None else "too few yet"
 
 
@@ -104,6 +118,15 @@ def _alert_text(alert: Alert) -> str:
     added = [item.name for item in others if item.name in MEASURES or item.name in WEIGHED]
     named = f": {', '.join(added[:_NAMED])}" if added else ""
     return f"alert: {alert.signal} at query {alert.query_index + 1:,} ({first.value:.3g}{threshold}){named}"
+
+
+def _group_text(group: GroupAlert) -> str:
+    shown = f": {', '.join(own.name for own in group.evidence[:_NAMED])}" if group.evidence else ""
+    return f"alert: {group.size} accounts share one theft (score {group.score:.2g}, limit 1){shown}"
+
+
+def _is_member(group: GroupAlert, principal: str) -> bool:
+    return any(own.principal == principal for own in group.members)
 
 
 def _decision_text(decision: Decision) -> str:

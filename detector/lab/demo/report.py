@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from detector.contracts.findings import Alert, Evidence, Mode
+from detector.contracts.findings import Alert, Evidence, GroupAlert, Mode
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
 from detector.lab.fidelity import Fidelity
@@ -29,6 +29,9 @@ _WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
     "unexplained": "deviation that no honest account explains",
     "prada": "distances between queries that are not normally distributed",
     "margin": "queries close to where the tree decides",
+    "foreign_one_feature": "one or two features changed of another account's query",
+    "foreign_sign_steps": "gradient-sign steps from another account's query",
+    "foreign_crossings": "another answer than to another account's near query",
 }
 
 
@@ -93,15 +96,64 @@ class HonestOutcome:
     most: float | None
 
 
+RING_FOUND, RING_ANSWERED = 0.8, 200
+"""The least share of the ring's accounts that are found, and the answers that the ring does not get."""
+
+
+@dataclass(frozen=True, slots=True)
+class RingOutcome:
+    """Accounts that shared one theft, ``accounts`` by name, who ``sent`` and got ``answered`` queries in all.
+
+    ``groups``: those that they were members of, as they were at the end, the largest first; ``found_at``: how many of
+    their queries were answered when the first was found, None for none. ``alone``: those who were flagged themselves.
+    Clones as in ``ThiefOutcome``.
+    """
+
+    accounts: tuple[str, ...]
+    sent: int
+    answered: int
+    groups: tuple[GroupAlert, ...]
+    found_at: int | None
+    alone: int
+    hindered: Fidelity
+    unhindered: Fidelity
+
+    @property
+    def members(self) -> set[str]:
+        """All members of these groups."""
+        return {own.principal for group in self.groups for own in group.members}
+
+    @property
+    def found(self) -> int:
+        """The number of the ring's accounts in groups."""
+        return len(self.members & set(self.accounts))
+
+    def broken_promises(self, mode: Mode) -> Iterator[str]:
+        """Yields a sentence for each broken promise about the ring."""
+        if self.found < RING_FOUND * len(self.accounts):
+            yield f"{self.found} of the ring's {len(self.accounts)} accounts were found in a group"
+        if mode == "enforce" and self.answered >= RING_ANSWERED:
+            yield f"the ring got {self.answered:,} answers, not less than {RING_ANSWERED}"
+        if mode == "observe" and self.answered < self.sent:
+            yield "the ring was turned away though nothing was to be enforced"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelOutcome:
-    """The outcome on one ``model``. ``theft``: the attack, in words."""
+    """The outcome on one ``model``. ``theft``: the attack, in words. ``ring``: None where there was none."""
 
     model: str
     theft: str
     promise: Promise
     thief: ThiefOutcome
     honest: tuple[HonestOutcome, ...]
+    ring: RingOutcome | None = None
+
+    @property
+    def honest_in_ring(self) -> list[str]:
+        """Honest accounts in the ring's groups."""
+        members = set[str]() if self.ring is None else self.ring.members
+        return [own.account for own in self.honest if own.account in members]
 
     @property
     def honest_flagged(self) -> list[str]:
@@ -118,8 +170,11 @@ class ModelOutcome:
         elif self.thief.alert.signal != self.promise.signal:
             yield f"the thief was flagged by {self.thief.alert.signal}, not by {self.promise.signal}"
         yield from self._stopped_late() if mode == "enforce" else self._stopped()
+        if self.ring is not None:
+            yield from self.ring.broken_promises(mode)
         silent = [own.account for own in self.honest if not own.answered]
         accounts = {"were flagged": self.honest_flagged, "were refused": self.honest_refused}
+        accounts["were taken for members of the ring"] = self.honest_in_ring
         for what, names in (accounts | {"got no answer at all": silent}).items():
             if names:
                 yield f"honest accounts {what}: {', '.join(names)}"
@@ -190,12 +245,33 @@ def _column(own: ModelOutcome, mode: Mode) -> dict[str, str]:
         "own inputs alone": f"{_fidelity(thief.own_inputs)} to the thief's own natural inputs"
         if thief.own_inputs
         else "",
+        **_ring_rows(own),
         "honest accounts": str(len(own.honest)),
         "  flagged": _names(own.honest_flagged),
         "  refused": _names(own.honest_refused),
         "  suspicion": f"{max(suspicions):.2f} at most; 1 is the threshold" if suspicions else "none published",
         "decision latency": "not measured" if latency is None else f"{1000 * latency:.0f} ms",
     }
+
+
+def _ring_rows(own: ModelOutcome) -> dict[str, str]:
+    """Returns the figures of the ring; empty where there was none."""
+    names = ("ring", "  found", "  shares", "  answers", "  clone", "  clone without")
+    ring = own.ring
+    if ring is None:
+        return dict.fromkeys(names, "")
+    at = "never" if ring.found_at is None else f"after {ring.found_at:,} answers to all of them"
+    alone = f"{ring.alone} of them flagged alone"
+    evidence = [_evidence(item) for group in ring.groups[:1] for item in group.evidence[:_SHOWN]]
+    values = (
+        f"{len(ring.accounts)} accounts that share one {own.theft}",
+        f"{at}: {ring.found} of {len(ring.accounts)} accounts, {len(own.honest_in_ring)} honest ones; {alone}",
+        "\n".join(evidence),
+        f"{ring.sent:,} queries sent, {ring.answered:,} answered",
+        _fidelity(ring.hindered),
+        _fidelity(ring.unhindered),
+    )
+    return dict(zip(names, values, strict=True))
 
 
 def _query(number: int | None) -> str:
@@ -242,7 +318,7 @@ def _verdict(outcome: Outcome) -> Text:
         return Text("Not as promised: " + "; ".join(broken) + ".", style="bold red")
     done = "refused" if outcome.mode == "enforce" else "flagged and nobody was refused"
     nobody = " and nobody honest was even flagged" if outcome.mode == "enforce" else ", and nobody honest was flagged"
-    return Text(f"As promised: both thieves were {done}{nobody}.", style="bold green")
+    return Text(f"As promised: both thieves and the ring were {done}{nobody}.", style="bold green")
 
 
 def _natural(outcome: Outcome) -> Text:

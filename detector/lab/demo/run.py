@@ -17,7 +17,15 @@ from detector.contracts.findings import Alert
 from detector.core.profile import Profile
 from detector.lab.attackers.attacker import run_offline
 from detector.lab.demo.board import Board, BoardEvent
-from detector.lab.demo.report import HonestOutcome, Leaves, ModelOutcome, Outcome, ThiefOutcome
+from detector.lab.demo.report import (
+    RING_ANSWERED,
+    HonestOutcome,
+    Leaves,
+    ModelOutcome,
+    Outcome,
+    RingOutcome,
+    ThiefOutcome,
+)
 from detector.lab.demo.script import (
     CALIBRATION_ACCOUNTS,
     DemoOptions,
@@ -30,7 +38,7 @@ from detector.lab.demo.stage import Stage, set_stage
 from detector.lab.demo.view import DemoState, Screen
 from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import THIEF
-from detector.lab.traffic import Tally, TrafficGenerator, connections
+from detector.lab.traffic import RING, THIEF_HABIT, Tally, Theft, TrafficGenerator, connections
 from detector.serving import Gate
 
 _FRAME_SECONDS = 0.5
@@ -54,7 +62,7 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
     with set_stage(options.mode, profile) as stage:
         acts = [Act(script, stage, options) for script in played]
         seconds = asyncio.run(_play(acts, stage, options, Screen(console)))
-    console.print("Letting both thieves steal without Weirguard, to compare ...", style="dim")
+    console.print("Letting the thieves steal without Weirguard, to compare ...", style="dim")
     tallies = _tallies(acts)
     return Outcome(
         mode=options.mode,
@@ -128,12 +136,16 @@ class Act:
             stage.url + script.path, script.dataset, accounts=script.accounts, seed=options.seed, tempo=options.tempo
         )
         self._thief = script.thief()
+        self._ring = None if script.ring is None else script.ring()
         self.board = Board(script.model, script.promise.signal, self._traffic.tallies)
         self.obeyed_at: float | None = None
         self.refused_at: float | None = None
 
     async def play(self, http: httpx.AsyncClient, seconds: float) -> None:
-        await self._traffic.run(http, seconds, self._thief, self._script.promise.query)
+        thefts = [Theft(self._thief, self._script.promise.query)]
+        if self._ring is not None:
+            thefts.append(Theft(self._ring, RING_ANSWERED, RING))
+        await self._traffic.run(http, seconds, *thefts)
 
     def watch(self, gate: Gate, stop: threading.Event) -> None:
         """Notes when ``gate`` begins to obey; in its own thread, so that a busy event loop adds no latency."""
@@ -150,10 +162,34 @@ class Act:
         honest = tuple(
             HonestOutcome(name, tally.answered, tally.refused, name in board.alerts, board.most.get(name))
             for name, tally in board.tallies.items()
-            if name != THIEF
+            if tally.habit != THIEF_HABIT
         )
         thief = self._thief_outcome(board.tallies[THIEF], board.alerts.get(THIEF))
-        return ModelOutcome(script.model, script.theft, script.promise, thief, honest)
+        return ModelOutcome(script.model, script.theft, script.promise, thief, honest, self._ring_outcome())
+
+    def _ring_outcome(self) -> RingOutcome | None:
+        script, board = self._script, self.board
+        if self._ring is None or script.ring is None:
+            return None
+        tallies = [board.tallies[name] for name in RING]
+        theirs = [own for own in board.groups.values() if any(one.principal in RING for one in own.members)]
+        groups = sorted(theirs, key=lambda own: -own.size)
+        since = min((board.found[own.id].occurred_at for own in groups), default=None)
+        victim, unhindered = script.victim(), script.ring()
+        answered = sum(own.answered for own in tallies)
+        if not answered:
+            raise WeirguardError(f"the ring got no answer at all from the model server: {tallies[0].last_failure}")
+        yardstick, budget = Yardstick.of(victim, script.dataset, self._seed), run_offline(unhindered, victim)
+        return RingOutcome(
+            accounts=RING,
+            sent=sum(own.sent for own in tallies),
+            answered=answered,
+            groups=tuple(groups),
+            found_at=None if since is None else sum(at <= since for own in tallies for at in own.answered_at),
+            alone=sum(name in board.alerts for name in RING),
+            hindered=yardstick.measure(self._ring.clone(), answered),
+            unhindered=yardstick.measure(unhindered.clone(), budget),
+        )
 
     def _thief_outcome(self, tally: Tally, alert: Alert | None) -> ThiefOutcome:
         if not tally.answered:
@@ -188,7 +224,8 @@ class Act:
         """Returns the seconds from the answer to the flagged query until a gate obeyed, or None if unknown."""
         if self.obeyed_at is None or alert is None or alert.query_index >= len(tally.answered_at):
             return None
-        return self.obeyed_at - tally.answered_at[alert.query_index]
+        seconds = self.obeyed_at - tally.answered_at[alert.query_index]
+        return seconds if seconds >= 0 else None  # negative: a group was found first
 
 
 def _first_refusal(tally: Tally, since: float) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from detector.core.calibration.crossfit import OwnerInputs
 from detector.core.exposure import Validation
 from detector.core.owner_model import OwnerModel
 from detector.core.profile import Profile
+from detector.groups.calibration import crowd_of
 from detector.lab.answers import Victim
 from detector.lab.attackers.attacker import Attacker
 from detector.lab.attackers.substitute import SEEDS
@@ -66,7 +67,8 @@ class Script:
     """``accounts`` query the ``model`` at ``path`` with the honest rows of ``dataset``.
 
     ``theft``: the attack, in words. ``own_inputs``: the same thief with a budget for their own natural inputs alone;
-    None where the attack uses none. ``leaves``: the number of leaves of the model; None where it is no tree.
+    None where the attack uses none. ``leaves``: the number of leaves of the model; None where it is no tree. ``ring``:
+    the thief behind the accounts ``traffic.RING``; None where there is no ring.
     """
 
     model: str
@@ -79,6 +81,7 @@ class Script:
     promise: Promise
     own_inputs: Callable[[], Attacker] | None = None
     leaves: int | None = None
+    ring: Callable[[], Attacker] | None = None
 
 
 def scripts(options: DemoOptions) -> list[Script]:
@@ -114,6 +117,7 @@ def _tumours(options: DemoOptions) -> Script:
         thief=lambda: path_finding_thief(dataset, options.seed),
         promise=Promise("suspicion", 200),
         leaves=victim.leaves,
+        ring=lambda: path_finding_thief(dataset, options.seed + _OTHERS),
     )
 
 
@@ -127,7 +131,8 @@ def profile_of_tumours(seed: int, read: ReadModel, progress: Callable[[int], Non
     validation = Validation.of(rows, victim.answer(rows).labels)
     users = population(dataset, CALIBRATION_ACCOUNTS, seed + _OTHERS)
     accounts = [_queries(user.account, _rows(user.requests), victim) for user in users]
-    return calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation)).profile
+    calibration = calibrate(accounts, BUDGET, progress, OwnerInputs(model, validation))
+    return replace(calibration.profile, crowd=crowd_of(calibration, accounts))
 
 
 def _rows(requests: Iterator[HonestRequest]) -> NDArray[np.float32]:

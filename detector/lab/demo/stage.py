@@ -19,7 +19,7 @@ import httpx
 
 from detector.contracts.codecs.records import KILL_SWITCH_KEY, decode
 from detector.contracts.errors import WeirguardError
-from detector.contracts.findings import Alert, Decision, Mode, Score
+from detector.contracts.findings import Alert, Decision, GroupAlert, Mode, Score
 from detector.contracts.topics import Topics
 from detector.core.profile import Profile
 from detector.lab.server import HEALTH
@@ -35,6 +35,14 @@ _PARTITIONS = 4
 _READY_SECONDS = 60.0
 _BROKER_SECONDS = 5.0
 _HOST = "127.0.0.1"
+
+_SLOW = {"action": "slow", "parameters": {"queries_per_second": 1}}
+_LADDER = [
+    {"name": "rings", "signals": ["group"], "rungs": [{"action": "refuse"}]},
+    {"name": "content", "families": ["content"], "review": True, "rungs": [_SLOW]},
+    {"name": "default", "rungs": [_SLOW, {"action": "refuse", "after_queries": 50}]},
+]
+"""The default ladder, but members of groups are refused at once: slowed, each of ten accounts still gets answers."""
 
 
 class Child:
@@ -103,20 +111,25 @@ def _answers(url: str) -> bool:
 
 
 class Observer:
-    """Reads scores, alerts and decisions from offset 0 on, in the order of arrival, as an external consumer does."""
+    """Reads scores, alerts, groups and decisions from offset 0 on, as they arrive, as an external consumer does."""
 
     def __init__(self, connection: Connection) -> None:
         from kafka import TopicPartition
 
         topics = connection.topics
-        self._types: dict[str, Any] = {topics.scores: Score, topics.alerts: Alert, topics.decisions: Decision}
+        self._types: dict[str, Any] = {
+            topics.scores: Score,
+            topics.alerts: Alert,
+            topics.groups: GroupAlert,
+            topics.decisions: Decision,
+        }
         self._consumer = connection.consumer()
         partitions = [TopicPartition(t, n) for t in self._types for n in self._consumer.partitions_for_topic(t) or ()]
         self._consumer.assign(partitions)
         for partition in partitions:
             self._consumer.seek(partition, 0)
 
-    def read(self) -> list[Score | Alert | Decision]:
+    def read(self) -> list[Score | Alert | Decision | GroupAlert]:
         """Returns the records since the last call; waits for at most 0.1 seconds."""
         from kafka.errors import KafkaError
 
@@ -173,6 +186,7 @@ def set_stage(mode: Mode, profile: Profile) -> Iterator[Stage]:
             "WEIRGUARD_KAFKA__PARTITIONS": str(_PARTITIONS),
             "WEIRGUARD_DETECTION__PROFILES": json.dumps([str(profile_file)]),
             "WEIRGUARD_POLICY__MODE": mode,
+            "WEIRGUARD_POLICY__LADDER": json.dumps(_LADDER),
             "WEIRGUARD_POLICY__ENFORCE_UNCALIBRATED": "true",
             "WEIRGUARD_METRICS__PORT": str(metrics_port),
         }

@@ -23,7 +23,11 @@ _CHROME_LINES = 8
 _SUMMARY_SECONDS = 5.0
 
 _STATISTICS = {"prada": "W {:.3f}", "suspicion": "D {:.1f}"}
-_STATE_STYLES = {"refused": "bold red", "slowed": "red", "suspect": "yellow", "too few yet": "dim"}
+_STATE_STYLES = dict.fromkeys(("suspect", "in a group"), "yellow") | {
+    "refused": "bold red",
+    "slowed": "red",
+    "too few yet": "dim",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def judge_labelled(
             rows = np.flatnonzero(seen.index >= 0)
             account[part.row[rows]] = np.array(own, dtype=np.int64)[seen.key_index[rows]]
             flagged[part.row[rows]] = seen.flagged[rows]
-            grouped[part.row[rows]] = [group is not None for group in judgement.groups.ids[rows].tolist()]
+            grouped[part.row[rows]] = [own is not None for own in judgement.groups.ids[rows].tolist()]
         if progress:
             progress(len(part))
     judged = account >= 0

@@ -23,7 +23,7 @@ from detector.lab.experiment import victim_of
 ACCOUNTS = {1_000: 200, 10_000: 20, 100_000: 3}
 """The queries of each account, by the number of accounts."""
 VECTORS = {32_768: 32 << 20, 200_000: 128 << 20}
-"""The bytes that hold this number of recent queries."""
+"""The bytes of recent queries, by their number."""
 _HONEST = 1_500
 _ROWS = 1_024
 _TIMED = 16_384

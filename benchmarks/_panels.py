@@ -38,8 +38,8 @@ class Panel(NamedTuple):
     lines: Sequence[Line]
 
 
-def picture(panels: Sequence[Panel]) -> str:
-    """One SVG element. All panels share one logarithmic axis of queries."""
+def picture(panels: Sequence[Panel], figure: str) -> str:
+    """One SVG element about ``figure``. All panels share one logarithmic axis of queries."""
     low = min(line.queries[0] for panel in panels for line in panel.lines)
     high = max(line.queries[-1] for panel in panels for line in panel.lines)
     axis = _Axis(math.log10(low), math.log10(high))
@@ -50,7 +50,7 @@ def picture(panels: Sequence[Panel]) -> str:
     ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * _WIDTH} {height}" role="img" '
-        f'aria-label="Exposure in percent over queries">\n<style>{_STYLE}</style>\n'
+        f'aria-label="{figure} in percent over queries">\n<style>{_STYLE}</style>\n'
         '<rect width="100%" height="100%" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>"
     )
 

@@ -1,7 +1,8 @@
 """Thieves who have read the code and shape their queries by it, judged with a profile of fifty honest accounts.
 
 Each thief asks natural rows of their own first. A cell has the queries from the end of these to the first verdict, by
-seed of the thief. Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves
+seed of the thief; and where the last was missed, how well a classifier tells what they asked then from honest queries
+(0.5 is chance). Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves
 of the honest inputs. Run: python -m benchmarks.adaptive
 """
 
@@ -16,17 +17,18 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from benchmarks._detecting import Account, account, judge
+from benchmarks._detecting import Account, account, judge, told_apart
 from benchmarks.calibrated import CALIBRATION, SEED, honest
 from benchmarks.lab._markdown import table
 from detector.core.calibration.calibrate import FlaggedRate, calibrate
 from detector.core.profile import Profile
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.experiment import PAUSE, count_leading, thief_trace, victim_of
+from detector.lab.experiment import PAUSE, Trace, count_leading, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.session import AttackSession, InProcess
 from detector.lab.wrappers import WRAPPERS
@@ -70,11 +72,11 @@ THIEVES = (
 
 
 class Case(NamedTuple):
-    """One victim: the ``profile`` of its owner, and which of the ``judged`` honest accounts are ``flagged``."""
+    """One victim: the ``profile`` of its owner, the ``honest`` accounts that are judged, and those ``flagged``."""
 
     target: tuple[str, str]
     profile: Profile
-    judged: int
+    honest: list[Account]
     flagged: list[Account]
 
 
@@ -83,20 +85,18 @@ def case(target: tuple[str, str]) -> Case:
     calibration = calibrate([own.queries for own in honest(data, victim, 0, CALIBRATION, SEED)], 0.01)
     others = honest(data, victim, 1, JUDGED, SEED + 1)
     flagged = [own for own in others if judge(own, calibration.profile).first]
-    return Case(target, calibration.profile, len(others), flagged)
+    return Case(target, calibration.profile, others, flagged)
 
 
-def found_after(own: Thief, at: Case, seed: int) -> int | None:
-    """Returns how many queries after the natural rows the thief is found; None if never."""
+def carried_out(own: Thief, at: Case, seed: int) -> tuple[Trace, int]:
+    """Returns what the thief asked and was told, and how many natural rows came first."""
     data, model = victim_of(*at.target)
     thief = ATTACKS[own.attack](Knowledge.of(data), own.budget, seed)
-    course = AttackSession(
-        thief, InProcess(model), WRAPPERS[own.wrapper](data, PAUSE, seed), Yardstick.of(model, data, 0, 10), []
-    )
+    disguise = WRAPPERS[own.wrapper](data, PAUSE, seed)
+    course = AttackSession(thief, InProcess(model), disguise, Yardstick.of(model, data, 0, 10), [])
     course.run()
     trace = thief_trace(own.attack, course)
-    first = judge(account("thief", own.name, trace.features, trace.outputs), at.profile).first
-    return None if first is None else first - count_leading(trace.features, data.thief.features)
+    return trace, count_leading(trace.features, data.thief.features)
 
 
 def cells(own: Thief, cases: list[Case], progress: Progress, task: TaskID) -> Iterator[str]:
@@ -104,16 +104,25 @@ def cells(own: Thief, cases: list[Case], progress: Progress, task: TaskID) -> It
     for at in cases:
         found = []
         for seed in SEEDS:
-            found.append(found_after(own, at, seed))
+            trace, natural = carried_out(own, at, seed)
+            first = judge(account("thief", own.name, trace.features, trace.outputs), at.profile).first
+            found.append("missed" if first is None else str(first - natural))
             progress.advance(task)
-        yield ", ".join("missed" if first is None else str(first) for first in found)
+        apart = f" ({told(own, at, trace, natural):.2f})" if first is None else ""
+        yield ", ".join(found) + apart
+
+
+def told(own: Thief, at: Case, trace: Trace, natural: int) -> float:
+    """Returns how well a classifier tells what follows the natural rows from honest queries."""
+    later = account("thief", own.name, trace.features[natural:], trace.outputs[natural:])
+    return told_apart(later, at.honest, np.random.default_rng(0))
 
 
 def flagged_cell(at: Case) -> str:
     """Returns how many honest accounts are flagged, the interval of that share, and their habits."""
-    low, high = FlaggedRate(len(at.flagged), at.judged).interval
+    low, high = FlaggedRate(len(at.flagged), len(at.honest)).interval
     kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(own.kind for own in at.flagged).items())
-    return f"{len(at.flagged)} of {at.judged} ({low:.0%} to {high:.0%}){f': {kinds}' if kinds else ''}"
+    return f"{len(at.flagged)} of {len(at.honest)} ({low:.0%} to {high:.0%}){f': {kinds}' if kinds else ''}"
 
 
 def main() -> None:

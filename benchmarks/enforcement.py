@@ -146,12 +146,19 @@ def thieves_for(number: int, defence: str) -> Sequence[str]:
 
 
 def by_thief(number: int, defence: str, figures: Figures) -> dict[str, NDArray[np.float64]]:
-    """The figures of each thief under ``defence``, the first of them the one who takes answers as served."""
+    """The figures of each thief under ``defence``, the first of them the one who takes answers as served.
+
+    A thief of two classes can also invert the clone: what is wrong about each input is as good as what is right.
+    """
     found = {thief: figures[number, defence, thief] for thief in thieves_for(number, defence)}
     labels = figures[number, NONE, thieves_for(number, NONE)[-1]]
     if not found:
         return {THIEVES[0]: labels}
-    return found if defence == NONE or not RESPONSES[defence].keeps_argmax else {**found, LABELS: labels}
+    if defence != NONE and RESPONSES[defence].keeps_argmax:
+        found[LABELS] = labels
+    if dataset_of(CASES[number]).classes == 2:
+        found["inverting"] = 1 - found[THIEVES[0]]
+    return found
 
 
 def rows_of(number: int, figures: Figures) -> list[list[str]]:
@@ -206,7 +213,7 @@ def main() -> None:
     for number, case in enumerate(CASES):
         print(f"\n### {case.title}\n\n{table(COLUMNS, rows_of(number, figures))}")
     if arguments.picture:
-        arguments.picture.write_text(picture(panels(figures)) + "\n", encoding="utf-8")
+        arguments.picture.write_text(picture(panels(figures), "Natural fidelity") + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

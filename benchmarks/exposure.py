@@ -181,7 +181,7 @@ def main() -> None:
     print(table(columns, [line for name, found in every.items() for line in lines_of_table(name, found)]))
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(picture(panels(every)) + "\n")
+        target.write_text(picture(panels(every), "Exposure") + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from detector.serving.responses import RESPONSES, NoiseKey, Response
+from detector.serving.responses import RESPONSES, Draws, NoiseKey, Response
 
 CLASSES, ROWS, FEATURES = 100, 1_000, 64
 GOAL_MICROSECONDS = 200.0
@@ -32,7 +32,7 @@ def spent(call: Callable[[], object]) -> float:
 
 
 def answered(response: Response, features: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    draws = _KEY.draws("principal", "model", features, len(rows))
+    draws = _KEY.draws("principal", "model", features, len(rows)) if response.keyed else Draws.none(len(rows))
     return response.change(rows, draws, response.checked({}))
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from detector.cli.operator import carry_out, new_id, principal_of, seconds, send
+from detector.cli.operator import carry_out, new_id, principal_of, seconds
 from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_note, table
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Audit, Command
+from detector.contracts.findings import Audit, Command, ExemptionScope
 from detector.contracts.principals import EVERYONE
-from detector.policy.allowlist import MOST_SECONDS, Exemption, parse_allowlist
+from detector.policy.allowlist import MOST_SECONDS, SCOPES, Exemption, parse_allowlist
 from detector.replay.topics import audits_since
 from detector.runtime.settings import Settings, load_settings
 from detector.runtime.text import read_text, rfc3339
@@ -24,6 +25,9 @@ from detector.runtime.text import read_text, rfc3339
 app = typer.Typer(help="Exempt principals from automatic decisions.", no_args_is_help=True)
 
 Model = Annotated[str | None, typer.Option("--model", help="For this model alone; for all if not set.")]
+Scope = Annotated[
+    ExemptionScope, typer.Option("--scope", help="What NAME is; organisations and networks as the queries have them.")
+]
 Owner = Annotated[str, typer.Option("--owner", help="Who answers for the exemption.")]
 
 _FILE = "file"
@@ -31,42 +35,43 @@ _FILE = "file"
 
 @app.command()
 def add(
-    principal: str,
+    name: Annotated[str, typer.Argument(help="A principal, or what --scope says.", show_default=False)],
     *,
     owner: Owner,
     reason: Reason,
     issuer: Issuer,
     expires: Annotated[str, typer.Option(help="For how long: 12h, 30d; at most 90d.")] = "30d",
+    scope: Scope = "principal",
     model: Model = None,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Exempt PRINCIPAL: alerts stay and say so, automatic decisions end at once and none follow.
+    """Exempt NAME: alerts stay and say so, automatic decisions end at once and none follow.
 
     It does not hold against an operator's decision.
     """
     loaded = load_settings(settings)
-    name = principal_of(loaded, principal, api_key)
-    send(loaded, _allow(name, model, owner, reason, issuer, seconds(expires)), wait)
+    meant = Exemption(principal_of(loaded, name, api_key), owner, reason, 0.0, model, scope)
+    _send(loaded, _allow(meant, issuer, seconds(expires)), wait)
 
 
 @app.command()
 def remove(
-    principal: str,
+    name: Annotated[str, typer.Argument(help="A principal, or what --scope says.", show_default=False)],
     *,
     reason: Reason,
     issuer: Issuer,
+    scope: Scope = "principal",
     model: Model = None,
     api_key: ApiKey = False,
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """End the exemption of PRINCIPAL; whoever is a suspect gets a decision at once."""
+    """End the exemption of NAME; whoever is a suspect gets a decision at once."""
     loaded = load_settings(settings)
-    name = principal_of(loaded, principal, api_key)
-    command = Command(new_id(), "disallow", time.time(), issuer, model or EVERYONE, name, reason)
-    send(loaded, command, wait)
+    meant, now = principal_of(loaded, name, api_key), time.time()
+    _send(loaded, Command(new_id(), "disallow", now, issuer, model or EVERYONE, meant, reason, scope=scope), wait)
 
 
 @app.command("import")
@@ -87,10 +92,7 @@ def import_(
         if exempt.expires_at > now + MOST_SECONDS:
             print_note(f"cut to {MOST_SECONDS / 86_400:g} days: the exemption of {exempt.principal}")
         length = min(exempt.expires_at - now, MOST_SECONDS)
-        command = _allow(exempt.principal, exempt.model, exempt.owner, exempt.reason, issuer, length)
-        answer = carry_out(loaded.kafka, command, wait)
-        print_lines(f"{command.model} {command.principal}: {answer.summary}")
-        refused += answer.kind == "command_refused"
+        refused += not _carry_out(loaded, _allow(exempt, issuer, length), wait)
     if refused:
         raise typer.Exit(1)
 
@@ -117,17 +119,19 @@ def list_(
         print_lines("No principal is exempt.")
         return
     rows = [
-        (own.principal, own.model or "all", own.owner, own.reason, rfc3339(own.expires_at), source)
+        (own.principal, own.scope, own.model or "all", own.owner, own.reason, rfc3339(own.expires_at), source)
         for own, source in chosen
     ]
-    console().print(table(("principal", "model", "owner", "reason", "until", "from"), rows))
+    console().print(table(("name", "scope", "model", "owner", "reason", "until", "from"), rows))
 
 
 def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
     """Returns the exemptions that the commands in ``audits`` left in force, each with its issuer."""
-    held: dict[tuple[str, str], tuple[Exemption, str]] = {}
+    held: dict[tuple[str, str, ExemptionScope], tuple[Exemption, str]] = {}
     for audit in sorted(audits, key=lambda audit: audit.occurred_at):
-        key, detail = (audit.principal, audit.model), audit.detail
+        detail = audit.detail
+        scope = next((own for own in SCOPES if own == detail.get("scope")), SCOPES[0])
+        key = audit.principal, audit.model, scope
         if audit.kind != "command":
             continue
         if detail.get("kind") == "disallow":
@@ -135,7 +139,7 @@ def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
         elif detail.get("kind") == "allow":
             model = None if audit.model == EVERYONE else audit.model
             owner, reason, until = (str(detail.get(name, "")) for name in ("owner", "reason", "until"))
-            held[key] = Exemption(audit.principal, owner, reason, float(until), model), audit.actor
+            held[key] = Exemption(audit.principal, owner, reason, float(until), model, scope), audit.actor
     return list(held.values())
 
 
@@ -151,15 +155,37 @@ def _listed(settings: Settings) -> tuple[Exemption, ...]:
         return ()
 
 
-def _allow(principal: str, model: str | None, owner: str, reason: str, issuer: str, length: float) -> Command:
+def _allow(exempt: Exemption, issuer: str, length: float) -> Command:
     return Command(
         new_id(),
         "allow",
         time.time(),
         issuer,
-        model or EVERYONE,
-        principal,
-        reason,
+        exempt.model or EVERYONE,
+        exempt.principal,
+        exempt.reason,
         duration_seconds=length,
-        owner=owner,
+        owner=exempt.owner,
+        scope=exempt.scope,
     )
+
+
+def _send(settings: Settings, command: Command, wait: float) -> None:
+    if not _carry_out(settings, command, wait):
+        raise typer.Exit(1)
+
+
+def _carry_out(settings: Settings, command: Command, wait: float) -> bool:
+    """Sends ``command`` to the owner of its principal, or of each partition, and prints the result. Returns whether
+    none refused it."""
+    everywhere = command.scope not in (None, "principal")
+    partitions = range(settings.kafka.partitions) if everywhere else [None]
+    summaries = Counter[tuple[str, str]]()
+    for partition in partitions:
+        own = command if partition is None else replace(command, id=f"{command.id}-{partition}")
+        answer = carry_out(settings.kafka, own, wait, partition)
+        summaries[answer.kind, answer.summary] += 1
+    for (_, summary), number in summaries.items():
+        where = f" ({number} of {len(partitions)} partitions)" if everywhere else ""
+        print_lines(f"{command.model} {command.principal}: {summary}{where}")
+    return all(kind != "command_refused" for kind, _ in summaries)

@@ -98,10 +98,10 @@ def _profiles() -> tuple[Profile, ...]:
 
 
 def _print_costs(costs: Sequence[ThiefCost], evaluation: Evaluation) -> None:
-    from detector.lab.evaluation.report import cost_table
+    from detector.lab.evaluation.report import cost_tables
 
-    told = cost_table(costs)
-    console().print(table(told.head, told.rows, told.texts))
+    for told in cost_tables(costs):
+        console().print(table(told.head, told.rows, told.texts))
     if evaluation.all_honest:
         honest = evaluation.all_honest
         print_lines(f"honest accounts flagged: {honest.flagged:,} of {honest.accounts:,}")

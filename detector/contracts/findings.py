@@ -12,6 +12,7 @@ Family = Literal["content", "structure", "outputs", "protocol"]
 """The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
 Structure: how queries follow from one another. Protocol: how they are put."""
 CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss", "allow", "disallow"]
+ExemptionScope = Literal["principal", "organisation", "network"]
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
 
@@ -173,7 +174,8 @@ class Command:
     that version, and its ``principal`` is the id of the group.
 
     ``allow``: the principal is exempt from automatic decisions for ``duration_seconds``, for which ``owner`` answers;
-    ``disallow`` ends that. Their ``model`` may be ``*``, for all models.
+    ``disallow`` ends that. Their ``model`` may be ``*``, for all models. With the ``scope`` ``organisation`` or
+    ``network``, ``principal`` names one of these, and the command goes to all partitions.
     """
 
     id: str
@@ -191,6 +193,7 @@ class Command:
     group_size: int | None = None
     model_version: str | None = None
     owner: str | None = None
+    scope: ExemptionScope | None = None
 
 
 @dataclass(frozen=True, slots=True)

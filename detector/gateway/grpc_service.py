@@ -46,7 +46,7 @@ the wire as a list of entries, an enumeration as its number, and fields that are
 
 @asynccontextmanager
 async def answering(authorizer: Authorizer, settings: GateSettings) -> AsyncIterator[int]:
-    """Serves at ``gate.grpc_port``; gives the port. Raises ConfigurationError if it is taken, or without grpcio."""
+    """Serves at ``gate.grpc_port`` and yields the port. Raises ConfigurationError if it is taken, or without grpcio."""
     try:
         import grpc
         import grpc.aio

@@ -73,10 +73,11 @@ class RecentQueries:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
-        fits = all(len(state[name]) == len(getattr(self._pages, name)) for name in ("bucket", "newest"))
-        if fits:
+        pages = self._pages
+        same = all(len(state[name]) == len(getattr(pages, name)) for name in ("bucket", "newest"))
+        if same and all(name in state and state[name].shape[1:] == getattr(pages, name).shape[1:] for name in _ROWS):
             for name in _Pages._fields:
-                getattr(self._pages, name)[state["used"] if name in _ROWS else ...] = state[name]
+                getattr(pages, name)[state["used"] if name in _ROWS else ...] = state[name]
 
     def nearest(self, features: Rows, points: Rows, cells: Array, account: Array, label: Array) -> Nearest:
         """Returns the nearest queries to those given, in stream order, and remembers them. ``features`` float32 (n, d),

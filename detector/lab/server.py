@@ -2,11 +2,12 @@
 
 POST /predict takes {"instances": [[64 numbers], ...]} and returns {"predictions": [[10 probabilities], ...]}: digits.
 POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and returns "leaf" besides: for each
-row, the number of its leaf.
+row, the number of its leaf, unless a decision asks for another answer than the model's: a leaf gives that away.
 """
 
 from __future__ import annotations
 
+import secrets
 from http import HTTPStatus
 from json import JSONDecodeError
 
@@ -22,8 +23,8 @@ from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.victims import digits
 from detector.lab.victims.tabular import TreeVictim
 from detector.runtime.sections import KafkaSettings
-from detector.serving import Connection, Gate, Header, Identity, QueryLogger
-from detector.serving.asgi import Target, WeirguardMiddleware, log
+from detector.serving import Connection, Gate, Header, Identity, QueryLogger, Responder
+from detector.serving.asgi import Target, WeirguardMiddleware, respond
 
 PREDICT = "/predict"
 TUMOURS = "/tumours"
@@ -46,7 +47,7 @@ def create_demo() -> Starlette:
 
 
 def create_app(victim: Victim, dimension: int) -> Starlette:
-    """Returns the application of one model; the one line of Weirguard in it is the call of ``log``."""
+    """Returns the application of one model; the one line of Weirguard in it is the call of ``respond``."""
 
     async def predict(request: Request) -> JSONResponse:
         try:
@@ -57,11 +58,12 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
         answers = victim.answer(rows)
+        own = answers.probabilities
         if answers.leaf is None:
-            log(request.scope, rows, answers.probabilities)
-            return JSONResponse({"predictions": answers.probabilities.tolist()})
-        log(request.scope, rows, answers.probabilities, leaf=answers.leaf)
-        return JSONResponse({"predictions": answers.probabilities.tolist(), "leaf": answers.leaf.tolist()})
+            return JSONResponse({"predictions": respond(request.scope, rows, own).tolist()})
+        served = respond(request.scope, rows, own, leaf=answers.leaf)
+        leaves = {"leaf": answers.leaf.tolist()} if served is own else {}
+        return JSONResponse({"predictions": served.tolist(), **leaves})
 
     async def health(_: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
@@ -76,7 +78,7 @@ def guard(app: Starlette, kafka: KafkaSettings) -> WeirguardMiddleware:
     return WeirguardMiddleware(
         app,
         logger=QueryLogger(connection),
-        gate=Gate(connection),
+        gate=Gate(connection, responder=Responder(secrets.token_bytes(32))),  # one process; several must share a key
         target=lambda scope: _TARGETS.get(scope["path"]),
         identity=Identity((Header(ACCOUNT_HEADER),)),
     )

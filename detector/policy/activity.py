@@ -12,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Alert, Audit, Decision, Finding
+from detector.contracts.findings import Alert, Audit, Decision, Family, Finding
 from detector.contracts.queries import Count
 
 Key = tuple[str, str]
 """(model, principal)."""
+
+Place = tuple[str, str]
+"""(organisation, network prefix) of a query, as it was logged; empty where it was not."""
+NOWHERE: Place = ("", "")
 
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
@@ -72,7 +76,8 @@ class Activity:
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
-    is unknown; None for all.
+    is unknown; None for all. ``places`` (n,): from where each query came; None where no exemption asks for it.
+    ``families``: rows of suspects for content alone at which evidence of another family counts.
 
     Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
     order: a count comes before the row that it names.
@@ -90,6 +95,8 @@ class Activity:
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
     exposure: NDArray[np.float64] | None = None
+    places: Sequence[Place] | None = None
+    families: Mapping[int, Family] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)

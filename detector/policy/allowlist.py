@@ -6,16 +6,20 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
-from typing import Any
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, get_args
 
 import msgspec
 
 from detector.contracts.errors import ConfigurationError
+from detector.contracts.findings import ExemptionScope
 from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
-from detector.policy.activity import Section, decode_section
+from detector.policy.activity import NOWHERE, Place, Section, decode_section
 
-_FIELDS = {"principal", "model", "owner", "reason", "expires"}
-_REQUIRED = _FIELDS - {"model"}
+SCOPES: tuple[ExemptionScope, ...] = get_args(ExemptionScope)
+_REQUIRED = {"owner", "reason", "expires"}
+_FIELDS = {*_REQUIRED, *SCOPES, "model"}
 FORMAT = 1
 MOST_EXEMPTIONS = 10_000
 """Exemptions by command at most, in each partition."""
@@ -25,13 +29,17 @@ MOST_SECONDS = 90 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Exemption:
-    """One principal, of one model or (``model`` None) of all, until ``expires_at`` (seconds UTC)."""
+    """One principal, of one model or (``model`` None) of all, until ``expires_at`` (seconds UTC).
+
+    With another ``scope``, ``principal`` names the organisation or the network of the principals' queries.
+    """
 
     principal: str
     owner: str
     reason: str
     expires_at: float
     model: str | None = None
+    scope: ExemptionScope = "principal"
 
     def __post_init__(self) -> None:
         if not (is_name(self.principal) and is_plain(str(self), NAME_CHARACTERS)):
@@ -39,9 +47,36 @@ class Exemption:
                 f"allowlist entry of {self.principal!r}: principal, or owner and reason together, are empty, hold "
                 f"control characters or are longer than {NAME_CHARACTERS} characters"
             )
+        if self.scope == "network" and _network(self.principal) is None:
+            raise ConfigurationError(
+                f"allowlist entry of {self.principal!r}: this is no network; write it like 203.0.113.0/24"
+            )
+
+    def covers(self, principal: str, place: Place) -> bool:
+        """Returns whether ``principal``, whose last query came from ``place``, is meant."""
+        organisation, network = place
+        if self.scope == "principal":
+            return principal == self.principal
+        return organisation == self.principal if self.scope == "organisation" else _lies_in(network, self.principal)
 
     def __str__(self) -> str:
         return f"allowlist: {self.reason} ({self.owner})"
+
+
+@lru_cache(maxsize=4_096)
+def _network(text: str) -> IPv4Network | IPv6Network | None:
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _lies_in(text: str, other: str) -> bool:
+    """Returns whether the network or address ``text`` is a part of the network ``other``; False for no network."""
+    inner, outer = _network(text), _network(other)
+    if isinstance(inner, IPv4Network) and isinstance(outer, IPv4Network):
+        return inner.subnet_of(outer)
+    return isinstance(inner, IPv6Network) and isinstance(outer, IPv6Network) and inner.subnet_of(outer)
 
 
 @dataclass(frozen=True)
@@ -54,14 +89,24 @@ class Allowlist:
     exemptions: tuple[Exemption, ...] = ()
     unreadable: str | None = None
     _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _wide: list[Exemption] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         for exemption in self.exemptions:
-            self._by_principal.setdefault(exemption.principal, []).append(exemption)
+            if exemption.scope == "principal":
+                self._by_principal.setdefault(exemption.principal, []).append(exemption)
+            else:
+                self._wide.append(exemption)
 
-    def covering(self, model: str, principal: str, now: float) -> Exemption | None:
+    @property
+    def needs_places(self) -> bool:
+        """Whether an organisation or a network is exempt."""
+        return bool(self._wide)
+
+    def covering(self, model: str, principal: str, now: float, place: Place = NOWHERE) -> Exemption | None:
         """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        return longest(self._by_principal.get(principal, ()), model, now)
+        wide = [own for own in self._wide if own.covers(principal, place)]
+        return longest([*self._by_principal.get(principal, ()), *wide], model, now)
 
 
 def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemption | None:
@@ -70,11 +115,11 @@ def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemptio
     return max(current, key=lambda own: own.expires_at, default=None)
 
 
-Name = tuple[str, str | None]
-"""(principal, model), None for all models."""
+Subject = tuple[ExemptionScope, str, str | None]
+"""(scope, principal, model), model None for all."""
 
-Row = tuple[str, str | None, Exemption | None]
-"""(principal, model, exemption), None for one that was removed."""
+Row = tuple[ExemptionScope, str, str | None, Exemption | None]
+"""A subject and its exemption, None for one that was removed."""
 
 _decoder = msgspec.msgpack.Decoder(list[Row])
 
@@ -87,38 +132,50 @@ class CommandedExemptions:
 
     def __init__(self, listed: Allowlist) -> None:
         self._listed = listed
-        self._held: dict[str, dict[str | None, Exemption]] = {}
+        self._held: dict[Subject, Exemption] = {}
+        self._by_principal: dict[str, dict[str | None, Exemption]] = {}
+        self._wide: list[Exemption] = []
 
     def __len__(self) -> int:
-        return sum(map(len, self._held.values()))
+        return len(self._held)
 
-    def covering(self, model: str, principal: str, now: float) -> Exemption | None:
-        """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        held = self._held.get(principal)
-        if held is None:
-            return self._listed.covering(model, principal, now)
-        listed = self._listed.covering(model, principal, now)
-        return longest([*held.values(), *([listed] if listed is not None else [])], model, now)
+    @property
+    def needs_places(self) -> bool:
+        """Whether an organisation or a network is exempt, so that it matters from where queries come."""
+        return bool(self._wide) or self._listed.needs_places
+
+    def covering(self, model: str, principal: str, now: float, place: Place) -> Exemption | None:
+        """Returns the exemption of ``principal``, whose last query came from ``place``, for ``model`` that lasts
+        longest after ``now``, or None."""
+        listed = self._listed.covering(model, principal, now, place)
+        held = self._by_principal.get(principal)
+        if held is None and not self._wide:
+            return listed
+        own = [*(held or {}).values(), *(own for own in self._wide if own.covers(principal, place))]
+        return longest([*own, *([listed] if listed is not None else [])], model, now)
 
     def allow(self, exemption: Exemption, now: float) -> Section:
         """Adds an exemption, or replaces that of the same principal and model, and drops those that have expired.
         Raises ConfigurationError."""
         if not now < exemption.expires_at <= now + MOST_SECONDS:
             raise ConfigurationError(f"not allowed: an exemption lasts at most {MOST_SECONDS / 86_400:g} days")
-        expired = [name for name, own in self._all() if own.expires_at <= now]
+        expired = [subject for subject, own in self._held.items() if own.expires_at <= now]
         if len(self) - len(expired) >= MOST_EXEMPTIONS:
             raise ConfigurationError(f"not allowed: there are {MOST_EXEMPTIONS:,} exemptions; remove some first")
-        return self._change([*((*name, None) for name in expired), (exemption.principal, exemption.model, exemption)])
+        gone: list[Row] = [(*subject, None) for subject in expired]
+        return self._change([*gone, (exemption.scope, exemption.principal, exemption.model, exemption)])
 
-    def disallow(self, principal: str, model: str | None) -> Section:
-        """Removes an exemption. Raises ConfigurationError if there is none by command."""
-        if model not in self._held.get(principal, {}):
+    def disallow(self, subject: Subject) -> tuple[Exemption, Section]:
+        """Removes an exemption and returns it. Raises ConfigurationError if there is none by command."""
+        exemption = self._held.get(subject)
+        if exemption is None:
+            scope, _, model = subject
             raise ConfigurationError(
-                "not removed: no command has exempted the principal for "
+                f"not removed: no command has exempted the {scope} for "
                 + ("all models" if model is None else f"the model {model}")
                 + "; an entry of policy.allowlist is removed from its file"
             )
-        return self._change([(principal, model, None)])
+        return exemption, self._change([(*subject, None)])
 
     def absorb(self, section: Section) -> None:
         """Applies a change or a dump. Raises NewerStateLog, StateLogError."""
@@ -126,25 +183,25 @@ class CommandedExemptions:
 
     def dump(self) -> Section | None:
         """Returns all exemptions by command, None if there are none."""
-        rows = [(*name, own) for name, own in self._all()]
+        rows = [(*subject, own) for subject, own in self._held.items()]
         return (FORMAT, msgspec.msgpack.encode(rows)) if rows else None
-
-    def _all(self) -> list[tuple[Name, Exemption]]:
-        return [((principal, model), own) for principal, held in self._held.items() for model, own in held.items()]
 
     def _change(self, rows: list[Row]) -> Section:
         self._apply(rows)
         return FORMAT, msgspec.msgpack.encode(rows)
 
     def _apply(self, rows: list[Row]) -> None:
-        for principal, model, exemption in rows:
-            held = self._held.setdefault(principal, {})
+        for scope, principal, model, exemption in rows:
             if exemption is not None:
-                held[model] = exemption
+                self._held[scope, principal, model] = exemption
             else:
-                held.pop(model, None)
-            if not held:
-                del self._held[principal]
+                self._held.pop((scope, principal, model), None)
+        self._by_principal, self._wide = {}, []
+        for (scope, principal, model), own in self._held.items():
+            if scope == "principal":
+                self._by_principal.setdefault(principal, {})[model] = own
+            else:
+                self._wide.append(own)
 
 
 def parse_allowlist(text: str) -> Allowlist:
@@ -157,8 +214,9 @@ def parse_allowlist(text: str) -> Allowlist:
         reason = "load test agreed in ticket 812"
         expires = 2027-01-31
 
-    ``expires`` is a day (its start, UTC) or a time with an offset. Raises ConfigurationError for a list that cannot
-    be read: the detector must not start as if the list were empty.
+    ``organisation`` or ``network`` may stand in place of ``principal``. ``expires`` is a day (its start, UTC) or a time
+    with an offset. Raises ConfigurationError for a list that cannot be read: the detector must not start as if the
+    list were empty.
     """
     try:
         document = tomllib.loads(text)
@@ -177,13 +235,15 @@ def _exemption(number: int, table: Any) -> Exemption:
     if not isinstance(table, dict):
         raise ConfigurationError(f"allowlist entry {number} is not a table; write [[allow]] for each entry")
     missing, unknown = sorted(_REQUIRED - set(table)), sorted(set(table) - _FIELDS)
-    if missing or unknown:
+    scopes = [scope for scope in SCOPES if scope in table]
+    if missing or unknown or len(scopes) != 1:
         raise ConfigurationError(
-            f"allowlist entry {number}: missing {missing}, unknown {unknown}; it needs {sorted(_REQUIRED)} and may "
-            "name a model"
+            f"allowlist entry {number}: missing {missing}, unknown {unknown}; it needs {sorted(_REQUIRED)} and one of "
+            f"{', '.join(SCOPES)}, and may name a model"
         )
     words = {name: _word(number, name, value) for name, value in table.items() if name != "expires"}
-    return Exemption(**words, expires_at=_expiry(number, table["expires"]))
+    name = words.pop(scopes[0])
+    return Exemption(name, **words, expires_at=_expiry(number, table["expires"]), scope=scopes[0])
 
 
 def _word(number: int, name: str, value: Any) -> str:

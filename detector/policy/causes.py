@@ -73,7 +73,7 @@ def case_of(model: str, entry: Entry, latch: Latch) -> Case:
     return Case(
         model,
         latch.signal,
-        alert.family,
+        latch.family,
         alert.severity,
         exposure=entry.exposure,
         calibrated=alert.calibrated,

@@ -65,6 +65,9 @@ class Policy:
         if self.ladder == plain_ladder(*rungs) and all(rung.seconds is None for rung in rungs):  # as it used to be
             ladder = [[rung.after_queries, *encoded_action(rung.action)] for rung in rungs]
         exemptions = [asdict(exemption) for exemption in self.allowlist.exemptions]
+        for exemption in exemptions:
+            if exemption["scope"] == "principal":
+                del exemption["scope"]
         modes = [self.mode, sorted(self.model_modes.items()), sorted(self.signal_modes.items())]
         # A setting added later counts only where it changes what happened before: its addition alone changes nothing.
         later: list[object] = [] if self.unjudged_queries == UNJUDGED_QUERIES else [self.unjudged_queries]

@@ -6,8 +6,18 @@ import math
 
 import msgspec
 
-from detector.contracts.findings import GROUP_ORIGIN, HIGH_SCORE, SIGNAL_ORIGIN, Action, Alert, Cause, Decision, Mode
-from detector.policy.activity import Key, Section, decode_section
+from detector.contracts.findings import (
+    GROUP_ORIGIN,
+    HIGH_SCORE,
+    SIGNAL_ORIGIN,
+    Action,
+    Alert,
+    Cause,
+    Decision,
+    Family,
+    Mode,
+)
+from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
 FORMAT = 3
 """Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
@@ -21,13 +31,20 @@ GROUP = "group"
 
 class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
     """A signal's latched verdict on one model version. ``lifted``: an operator deleted its cause. ``alert``: the last
-    revision published; None if there was none, or if the entry was read from format 1."""
+    revision published; None if there was none, or if the entry was read from format 1.
+    ``later_family``: evidence of another family than content, which alone counted at the verdict."""
 
     model_version: str
     signal: str
     episode: int
     lifted: bool = False
     alert: Alert | None = None
+    later_family: Family | None = None
+
+    @property
+    def family(self) -> Family | None:
+        """The family of the evidence so far; None if it is unknown."""
+        return self.later_family or (None if self.alert is None else self.alert.family)
 
     @property
     def origin(self) -> str:
@@ -91,8 +108,9 @@ class Entry(msgspec.Struct, array_like=True):
 
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
-    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached. ``cools_at``: from
-    then on a new suspicion begins at the first rung. The parts are immutable, so that a shallow copy is enough.
+    suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached.
+    ``cools_at``: from then on a new suspicion begins at the first rung. ``place``: from where their last query as a
+    suspect came, while an exemption asks for that. The parts are immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -104,11 +122,17 @@ class Entry(msgspec.Struct, array_like=True):
     groups: tuple[Membership, ...] = ()
     exposure: float = 0.0
     cools_at: float = -math.inf
+    place: Place = NOWHERE
 
     @property
     def members(self) -> tuple[Membership, ...]:
         """The groups that the principal is a member of."""
         return tuple(group for group in self.groups if group.left_at is None)
+
+    @property
+    def by_content_alone(self) -> bool:
+        """Whether a verdict rests on content alone."""
+        return any(latch.family == "content" for latch in self.latches)
 
     @property
     def is_suspect(self) -> bool:

@@ -88,6 +88,11 @@ class Ledger:
         decisions = (entry.decision for entry in self._entries.values())
         return [decision for decision in decisions if decision is not None and decision.expires_at > now]
 
+    def by_content_alone(self, key: Key) -> bool:
+        """Returns whether a principal is a suspect by a verdict that rests on content alone."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.by_content_alone
+
     # -- state
 
     def absorb(self, section: Section) -> None:
@@ -178,19 +183,22 @@ class Ledger:
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:
         """Changes the exemptions of a principal, and what follows from that for those of them who are suspects."""
-        model = None if command.model == EVERYONE else command.model
+        model, scope = None if command.model == EVERYONE else command.model, command.scope or "principal"
         try:
             if command.kind == "allow":
-                exempt = Exemption(command.principal, command.owner or "", command.reason, _ends(command, now), model)
+                ends = now + (command.duration_seconds or 0.0)
+                exempt = Exemption(command.principal, command.owner or "", command.reason, ends, model, scope)
                 section = self.exemptions.allow(exempt, now)
                 summary = f"allowed for {(command.duration_seconds or 0) / 86_400:.3g} days ({command.owner})"
             else:
-                section, summary = self.exemptions.disallow(command.principal, model), "no longer allowed"
+                exempt, section = self.exemptions.disallow((scope, command.principal, model))
+                summary = "no longer allowed"
         except ConfigurationError as refusal:
             return self._conclude([command_audit(command, now, str(refusal), refused=True)], {}, now)
         records: list[Record] = [command_audit(command, now, summary, refused=False)]
         changes: Changes = {}
-        for key in [key for key in self._entries if key[1] == command.principal and model in (None, key[0])]:
+        meant = [key for key, own in self._entries.items() if exempt.covers(key[1], own.place)]
+        for key in (key for key in meant if model in (None, key[0])):
             principal = self._principal(key)
             principal.reconsider(now)
             records += principal.emitted
@@ -219,8 +227,3 @@ class Ledger:
         mode = command.mode or self._policy.mode_of(command.model)
         principal.impose(ActiveCause(Cause(command.id, origin, now + duration, command.reason), action, mode), now)
         return f"added: {describe_action(action)} ({mode}) for {duration:g} seconds"
-
-
-def _ends(command: Command, now: float) -> float:
-    """Returns the time at which an exemption ends."""
-    return now + (command.duration_seconds or 0.0)

@@ -18,15 +18,26 @@ from numpy.typing import NDArray
 
 from detector.contracts.actions import is_release
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import SIGNAL_ORIGIN, Action, Alert, Audit, Cause, Decision, Evidence, Finding, Mode
+from detector.contracts.findings import (
+    SIGNAL_ORIGIN,
+    Action,
+    Alert,
+    Audit,
+    Cause,
+    Decision,
+    Evidence,
+    Family,
+    Finding,
+    Mode,
+)
 from detector.policy.accounting import UNJUDGED
-from detector.policy.activity import Accusation, Key
+from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.causes import Plan, flagging, plan_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
-from detector.policy.records import content_id, decision_audit, first_alert, risen, withheld_audit
+from detector.policy.records import content_id, decision_audit, family_audit, first_alert, risen, withheld_audit
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
@@ -164,7 +175,11 @@ class PrincipalPolicy:
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
         suspect_before = self.entry.is_suspect
+        if event.place is not None and (suspect_before or event.accuses):
+            self.entry.place = event.place
         self._update_latches(event)
+        if event.family is not None:
+            self._add_family(event.model_version, event.family, event.time)
         if event.accusation is not None:
             self._apply_accusation(event.accusation, event.time)
         if self.entry.is_suspect:
@@ -197,7 +212,9 @@ class PrincipalPolicy:
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
-            matters |= self._climbs(rest)
+            matters |= self._climbs(rest) | self._moves(timeline.places, rest["place"])
+        if self.entry.by_content_alone:
+            matters |= timeline.has_family[start:]
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
@@ -209,6 +226,12 @@ class PrincipalPolicy:
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which events come from another place than the last."""
+        known = places.index(self.entry.place) if self.entry.place in places else len(places)
+        moves: NDArray[np.bool_] = (place >= 0) & (place != known)
+        return moves
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -258,6 +281,15 @@ class PrincipalPolicy:
         for latch in entry.latches:
             if latch.model_version == version and latch.signal != UNJUDGED and latch.alert is not None:
                 self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
+
+    def _add_family(self, version: str | None, family: Family, now: float) -> None:
+        """Notes that evidence of ``family`` has joined that of content, on which a verdict rested alone."""
+        latches = self.entry.latches
+        for latch in latches:
+            if latch.model_version == version and latch.family == "content":
+                changed = msgspec.structs.replace(latch, later_family=family)
+                self.entry.latches = tuple(changed if one is latch else one for one in self.entry.latches)
+                self.emitted.append(family_audit(self.key, latch.signal, latch.episode, family, now))
 
     def _apply_accusation(self, accusation: Accusation, now: float) -> None:
         """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""
@@ -319,7 +351,7 @@ class PrincipalPolicy:
         return None if exemption is None else str(exemption)
 
     def _exemption(self, now: float) -> Exemption | None:
-        return self._exemptions.covering(*self.key, now)
+        return self._exemptions.covering(*self.key, now, self.entry.place)
 
     # -- the causes that follow from them
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from detector.contracts.actions import describe_action, is_release, name_of, rate_of
 from detector.contracts.codecs.limits import TEXT_CHARACTERS
-from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Finding, severity_of
+from detector.contracts.findings import Alert, Audit, Command, Decision, Evidence, Family, Finding, severity_of
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Counted, Key
 from detector.policy.allowlist import Exemption
@@ -128,6 +128,20 @@ def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, no
     )
 
 
+def family_audit(key: Key, signal: str, episode: int, family: Family, now: float) -> Audit:
+    """Records that evidence of ``family`` has joined that of content."""
+    return Audit(
+        id=content_id("family", *key, signal, episode),
+        occurred_at=now,
+        kind="evidence",
+        model=key[0],
+        principal=key[1],
+        actor="policy",
+        summary=f"{signal}: evidence of {family} has joined that of content",
+        detail={"signal": signal, "family": family},
+    )
+
+
 def missing_audit(counted: Counted) -> Audit:
     """Records that a logger dropped queries, which therefore count in no verdict."""
     count = counted.count
@@ -150,6 +164,8 @@ def _particulars(command: Command, now: float) -> dict[str, str | float]:
         "group_size": command.group_size,
         "model_version": command.model_version,
     }
+    if command.kind in ("allow", "disallow"):
+        said["scope"] = command.scope
     if command.kind == "allow":
         said |= {"owner": command.owner, "until": now + (command.duration_seconds or 0.0)}
     return {name: value for name, value in said.items() if value is not None}

@@ -19,6 +19,7 @@ from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics
 from detector.core.configuration import EngineConfig
 from detector.core.engine import Engine, Observation, PrincipalKey
+from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.core.signals.base import PRADA
 from detector.core.signals.prada import distances_in
@@ -28,7 +29,7 @@ from detector.policy.ledger import Ledger
 from detector.replay.judging import portions_of
 from detector.sources import LogReader
 from detector.sources.merge import Portion
-from detector.stream.detector import exposure_of
+from detector.stream.detector import exposure_of, later_families, places_of
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -177,7 +178,8 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
     number = np.cumsum(taken) - 1
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
-    for row, own, effects in _policy_by_row(seen, pieces, times, Ledger(policy, engine.configuration_hash())):
+    ledger = Ledger(policy, engine.configuration_hash())
+    for row, own, effects in _policy_by_row(seen, pieces, times, ledger, engine.config.judging):
         findings.update((int(number[row]), finding) for finding in own[:1])
         published: list[Alert | Audit] = [*effects.alerts, *effects.audits]
         records += [(max(int(number[row]), 0), record) for record in published]
@@ -215,14 +217,18 @@ def _judged_keys(observation: Observation) -> list[PrincipalKey]:
 
 
 def _policy_by_row(
-    seen: Sequence[Observation], pieces: Sequence[QueryBatch], times: Floats, ledger: Ledger
+    seen: Sequence[Observation],
+    pieces: Sequence[QueryBatch],
+    times: Floats,
+    ledger: Ledger,
+    profiles: Sequence[Profile],
 ) -> Iterator[tuple[int, list[Finding], Effects]]:
     """Yields each row with its findings and the policy's effects. Policy gets one row at a time, so that the row of
     each record is known."""
     versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
-    start = 0
+    places, start = places_of(pieces), 0
     for one in seen:
-        exposure = exposure_of(one)
+        exposure, families = exposure_of(one), later_families(one, profiles, np.flatnonzero(one.flagged))
         unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in one.refused}
         for row in range(len(one.index)):
             only = slice(row, row + 1)
@@ -238,6 +244,8 @@ def _policy_by_row(
                 score=one.score[only],
                 index=one.index[only],
                 exposure=exposure[only],
+                places=places[start + row : start + row + 1],
+                families={0: families[row]} if row in families else {},
             )
             yield start + row, findings, ledger.observe(activity)
         start += len(one.index)

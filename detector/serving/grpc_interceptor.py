@@ -3,8 +3,8 @@
     interceptor = new_interceptor(logger=..., gate=..., target=route("/shop.Model/Predict", "digits", "1"))
     server = grpc.server(pool, interceptors=[interceptor])
 
-A method calls :func:`log` with its arrays, or ``extract`` reads request and response. :func:`new_aio_interceptor` is
-for ``grpc.aio``. Start and close logger and gate with the server.
+A method calls :func:`log` or :func:`respond` with its arrays, or ``extract`` reads request and response.
+:func:`new_aio_interceptor` is for ``grpc.aio``. Start and close logger and gate with the server.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ from detector.serving.targets import FindTarget, Scope, Target, route
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-__all__ = ["kserve_messages", "kserve_method", "log", "new_aio_interceptor", "new_interceptor", "route", "verdict"]
+__all__ = [
+    "kserve_messages",
+    "kserve_method",
+    "log",
+    "new_aio_interceptor",
+    "new_interceptor",
+    "respond",
+    "route",
+    "specification",
+    "verdict",
+]
 
 _KSERVE_METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _exchange: ContextVar[Exchange | None] = ContextVar("weirguard_exchange", default=None)
@@ -48,6 +58,22 @@ def log(
     """Logs from within a method, as :func:`detector.serving.middleware.log` does from within an endpoint. In the thread
     or task of the call. Never raises."""
     middleware.log({SCOPE_KEY: _exchange.get()}, features, outputs, output_kind=output_kind, **columns)
+
+
+def respond(
+    features: ArrayLike,
+    outputs: Any,
+    *,
+    output_kind: OutputKind = "probabilities",
+    **columns: Unpack[OptionalColumns],
+) -> Any:
+    """Logs as :func:`log` does, and returns what to answer: :func:`detector.serving.middleware.respond`."""
+    return middleware.respond({SCOPE_KEY: _exchange.get()}, features, outputs, output_kind=output_kind, **columns)
+
+
+def specification(features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
+    """Returns what to choose a model of a zoo by: :func:`detector.serving.middleware.specification`."""
+    return middleware.specification({SCOPE_KEY: _exchange.get()}, features, requested, offered)
 
 
 def verdict() -> Verdict:

@@ -13,7 +13,7 @@ from detector.contracts.queries import OutputKind
 from detector.serving.calls import count_rows
 from detector.serving.isolation import suppress_errors
 from detector.serving.metrics import Counters, RateLimitedLogger
-from detector.serving.responses import SPECIFICATION, NoiseKey, Response, response_of
+from detector.serving.responses import SPECIFICATION, Draws, NoiseKey, Response, response_of
 from detector.serving.responses.noise import specification_noise
 from detector.serving.responses.outputs import NoProbabilities, changed
 from detector.serving.responses.response import Parameter
@@ -127,7 +127,7 @@ class Responder:
         self, response: Response, parameters: Mapping[str, float], whose: Whose, features: Any, outputs: Any
     ) -> Any:
         queries = count_rows(features)
-        draws = self._key.draws(*whose, features, queries)
+        draws = self._key.draws(*whose, features, queries) if response.keyed else Draws.none(queries)
 
         def change(rows: Array, numbers: NDArray[np.int64]) -> Array:
             return response.change(rows, draws.take(numbers), parameters)

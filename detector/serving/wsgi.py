@@ -2,7 +2,8 @@
 
     app.wsgi_app = WsgiMiddleware(app.wsgi_app, logger=..., gate=..., target=route("/predict", "digits", "1"))
 
-An endpoint calls :func:`log` with the environment of its request, or ``extract`` reads the JSON bodies. WSGI knows no
+An endpoint calls :func:`log` or :func:`respond` with the environment of its request, or ``extract`` reads the JSON
+bodies. WSGI knows no
 end of an application: call ``close()`` of logger and gate when a process ends, as in gunicorn's ``worker_exit``.
 """
 

@@ -4,19 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from detector.contracts.findings import Family
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
 from detector.core.exposure import EXPOSURES
-from detector.core.profile import ProfileMatcher
-from detector.policy.activity import Activity, Counted, Effects, UnjudgedRow
+from detector.core.measures import MEASURES
+from detector.core.profile import Profile, ProfileMatcher
+from detector.core.signals import WEIGHED
+from detector.core.signals.suspicion import CHANGE, families_of
+from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
+FIGURES = (*MEASURES, *WEIGHED, CHANGE)
+"""The columns of suspicion, in the order of standards."""
+NO_ROWS = np.empty(0, np.int64)
+
 ACCOUNTING_SECTION = "accounting"
 ALLOWLIST_SECTION = "allowlist"
 
@@ -64,7 +72,9 @@ class Detector:
 
     def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
         """Returns the result of the policy for the engine's observation of ``queries``."""
-        effects = self.ledger.observe(_activity(queries, observation))
+        places = places_of(queries.pieces) if self.ledger.exemptions.needs_places else None
+        activity = replace(_activity(queries, observation, places), families=self._families(observation))
+        effects = self.ledger.observe(activity)
         sections = observation.sections | policy_sections(effects)
         judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
         profiles = {
@@ -74,6 +84,28 @@ class Detector:
         }
         return DetectionResult(observation, effects, sections, profiles)
 
+    def _families(self, observation: Observation) -> dict[int, Family]:
+        """Returns the flagged rows of suspects for content alone at which evidence of another family counts."""
+        new = {(one.model, one.principal) for one in observation.findings if one.family == "content"}
+        held = [(key.model, key.principal) for key in observation.keys]
+        asked = np.array([key in new or self.ledger.by_content_alone(key) for key in held], np.bool_)
+        rows = np.flatnonzero(observation.flagged & asked[observation.key_index]) if asked.any() else NO_ROWS
+        return later_families(observation, self.engine.config.judging, rows)
+
+
+def later_families(observation: Observation, profiles: Sequence[Profile], rows: NDArray[np.int64]) -> dict[int, Family]:
+    """Returns those of ``rows`` at which evidence of another family than content counts, with that family."""
+    found: dict[int, Family] = {}
+    for profile in profiles if len(rows) else ():
+        key = (profile.model, profile.model_version)
+        own = [at for at, one in enumerate(observation.keys) if (one.model, one.model_version) == key]
+        of_profile = rows[np.isin(observation.key_index[rows], own)]
+        standards = profile.standards.aligned(FIGURES)
+        scores = np.column_stack([observation.signals[f"suspicion.{name}"][of_profile] for name in FIGURES])
+        families = zip(of_profile.tolist(), families_of(standards, scores), strict=True)
+        found |= {row: family for row, family in families if family != "content"}
+    return found
+
 
 def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
     """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
@@ -81,7 +113,7 @@ def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[Det
     return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
 
 
-def _activity(queries: DetectionInput, observation: Observation) -> Activity:
+def _activity(queries: DetectionInput, observation: Observation, places: Sequence[Place] | None) -> Activity:
     refused = observation.refused
     versions = queries.versions([bad.row for bad in refused]) if refused else []
     return Activity(
@@ -97,7 +129,17 @@ def _activity(queries: DetectionInput, observation: Observation) -> Activity:
         score=observation.score,
         index=observation.index,
         exposure=exposure_of(observation),
+        places=places,
     )
+
+
+def places_of(pieces: Sequence[QueryBatch]) -> list[Place]:
+    """Returns organisation and network prefix of each row, empty where they were not logged."""
+    places: list[Place] = []
+    for piece in pieces:
+        unknown = [""] * len(piece)
+        places += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
+    return places
 
 
 def exposure_of(observation: Observation) -> NDArray[np.float64]:

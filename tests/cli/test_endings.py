@@ -100,6 +100,7 @@ CASES: dict[str, Case] = {
     ),
     "shadow-report": Case([], READS),
     "principals": Case(["top"], READS, more=[["show", "m", "p"], ["clear", "m", "p", "--reason", "r"]]),
+    "groups": Case(["list"], READS, more=[["show", "1f"], ["dismiss", "1f", "--reason", "r"]]),
     "gate": Case(["list"], READS),
     "alerts": Case(["tail"], READS, interrupted=0),
     "notify": Case([], "detector.notify.service.new_receivers", more=[["--test"]]),

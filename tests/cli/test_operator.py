@@ -92,7 +92,7 @@ def _own(
         while not stop.is_set():
             for record in (one for batch in consumer.poll(timeout_ms=50).values() for one in batch):
                 command = decode(Command, record.value)
-                assert record.partition == partition_of(command.principal, PARTITIONS)
+                assert command.scope == "network" or record.partition == partition_of(command.principal, PARTITIONS)
                 assert record.key == command.principal.encode()
                 effects = ledger.command(command, record.timestamp / 1000)
                 obeyed.append(command)
@@ -488,6 +488,17 @@ def test_the_allowlist_is_changed_and_listed_by_command(topics: Topics, owner: l
     run(allowlist.app, "remove", "ada", "--reason", "test is over", "--issuer", "eve")
     assert exempt() == [("bob", "eve")]
     assert "sales" in run(allowlist.app, "list").stdout
+
+
+def test_a_network_is_exempt_in_every_partition(topics: Topics, owner: list[Command], publish: Any) -> None:
+    given = ("--owner", "sales", "--reason", "office", "--issuer", "eve", "--scope", "network")
+    done = run(allowlist.app, "add", "203.0.113.0/24", *given).stdout
+    assert f"({PARTITIONS} of {PARTITIONS} partitions)" in done
+    assert {one.scope for one in owner} == {"network"}
+    assert len(owner) == PARTITIONS
+    assert exempt() == [("203.0.113.0/24", "eve")]
+    with pytest.raises(ConfigurationError, match="no network"):
+        run(allowlist.app, "add", "the office", *given)
 
 
 def test_a_file_is_imported_without_what_has_expired(

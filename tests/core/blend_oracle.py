@@ -38,7 +38,7 @@ class Blender:
             return 0.0, 0.0
         spanned = self._spanned(differing)
         equal, lacking = int((same & unusual).sum()), np.flatnonzero(~same & unusual)
-        if (self.projections is not None and 8 * equal < len(differing)) or equal + len(lacking) < 3:
+        if (self.projections is not None and 8 * equal < len(differing)) or len(lacking) < 3:
             return 0.0, spanned
         return self._recombined(equal, lacking, differing), spanned
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import yaml
 
+from detector.contracts.actions import ACTIONS, RATE, make_action
 from tests.gateway.stage import HASHER, ask_as_it_is, fed_authorizer, served
 from tests.serving.doubles import Clock, FedGate, decision
 
@@ -73,6 +75,20 @@ def test_no_path_reaches_a_page_of_the_service_itself(path: str, port: int) -> N
     """Whatever the answer, it is that of a check of this path."""
     status, headers = checked(port, path, **{"x-account": "honest"})
     assert (status, headers) == (200, {})
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ACTIONS.items() if kind.fallback])
+def test_what_a_proxy_cannot_do_falls_back_to_what_it_can(name: str, port: int, gate: FedGate) -> None:
+    gate.feed(replace(decision("none", epoch=(1, 2)), action=make_action(name)))
+    assert [checked(port, **ACCOUNT)[0] for _ in range(2)] == [200, 200 if ACTIONS[name].fallback == "none" else 429]
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIONS if name != "none"])
+def test_a_decision_of_any_kind_that_observes_changes_no_answer(name: str, port: int, gate: FedGate) -> None:
+    action = make_action(name, {RATE: 1.0} if name == "slow" else {})
+    gate.feed(replace(decision("none", epoch=(1, 2), mode="observe"), action=action))
+    assert [checked(port, **ACCOUNT) for _ in range(3)] == [(200, {})] * 3
+    assert any(total for counter, total in gate.counters.snapshot().items() if counter.startswith("would_have_"))
 
 
 def test_a_gate_without_current_decisions_is_closed_whatever_failure_mode_allow_is(port: int, clock: Clock) -> None:

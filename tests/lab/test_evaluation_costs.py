@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from detector.lab.evaluation.costs import LEVELS, OWN_ROWS, queries_to, thief_costs
-from detector.lab.evaluation.report import cost_table, html, markdown
+from detector.lab.evaluation.costs import LEVELS, OWN_ROWS, cheapest, queries_to, thief_costs
+from detector.lab.evaluation.report import cheapest_table, cost_table, html, markdown
 from detector.lab.evaluation.results import AttackResult
 from tests.lab.labelled import evaluation, fidelity, result, run_of
 
@@ -58,7 +58,9 @@ def test_natural_rows_alone_may_be_the_cheapest_way() -> None:
     [own] = [each for each in thief_costs([thief(90), natural(0.91)]) if each.result.run.attack == "crossover"]
     first, second, _ = own.costs["test"]
     assert first.by_rows
-    assert first.multiplier == pytest.approx((50 + 100 * 0.7 / 0.71) / 300)
+    assert first.multiplier == 1
+    assert first.rows == pytest.approx(50 + 100 * 0.7 / 0.71)
+    assert first.unseen is None
     assert second.unwatched == pytest.approx(475)
     assert (second.unseen, second.multiplier) == (None, None)
     assert not second.by_rows
@@ -71,9 +73,26 @@ def test_natural_rows_that_are_found_are_no_way() -> None:
     assert [cost.rows for cost in own.costs["test"]] == [None] * 3
 
 
-def test_a_thief_without_the_same_attack_unwatched_is_left_out() -> None:
+def test_all_thieves_of_a_victim_are_held_against_the_best_clone_and_the_quickest_way_to_it() -> None:
+    poor = result("poor", curve=(fidelity(50, 0.92, 0.1), fidelity(500, 0.93, 0.1)))
+    costs = {own.result.run.attack: own.costs["test"] for own in thief_costs([poor, thief()])}
+    assert [cost.unwatched for cost in costs["crossover"]] == [50, pytest.approx(475), pytest.approx(495)]
+    assert costs["crossover"][0].multiplier == pytest.approx(300 / 50)
+    assert [cost.multiplier for cost in costs["poor"]] == [1, None, None]
+
+
+def test_a_victim_whom_nobody_attacks_unwatched_is_left_out() -> None:
     assert thief_costs([thief(knows="code"), thief(wrapper="diluted")]) == ()
     assert len(thief_costs([thief(), thief(victim="other", knows="code")])) == 1
+
+
+def test_the_cheapest_is_who_gets_there_unseen_with_the_fewest_queries() -> None:
+    costs = thief_costs([thief(90), thief(wrapper="diluted", curve=SLOW), thief(wrapper="washed", knows="code")])
+    own = cheapest(costs, "test", 0.95)
+    assert own is not None
+    assert own.result.run.wrapper == "washed"
+    assert cheapest([each for each in costs if each.result.run.knows == "none"], "test", 0.95) == costs[1]
+    assert cheapest(costs[:1], "test", 0.95) is None
 
 
 def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() -> None:
@@ -81,10 +100,14 @@ def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() ->
     head, rows = cost_table(costs).head, cost_table(costs).rows
     row = dict(zip(head, next(own for own in rows if own[1] == "crossover" and own[3] == "none"), strict=True))
     assert row["found after"] == "30"
-    assert row["cost, natural"] == "0.5 rows / never / never"
-    assert row["cost, uniform"] == "never / never / never"
-    assert row["cost, natural"].count("/") == len(LEVELS) - 1
+    assert row["cost multiplier, natural"] == "1.0 rows / never / never"
+    assert row["cost multiplier, uniform"] == "never / never / never"
+    assert row["cost multiplier, natural"].count("/") == len(LEVELS) - 1
+    assert cheapest_table(costs).rows == [
+        ("small", "none", "never", "never"),
+        ("small", "code", "1.0 (crossover)", "1.0 (crossover)"),
+    ]
     shown = evaluation(*(own.result for own in costs))
-    assert "0.5 rows / never / never" in html(shown, "", costs)
-    assert "| 0.5 rows / never / never |" in markdown(shown, False, costs)
+    assert "1.0 rows / never / never" in html(shown, "", costs)
+    assert "| 1.0 rows / never / never |" in markdown(shown, False, costs)
     assert "Cost of staying unseen" not in html(shown, "") + markdown(shown, False)

@@ -134,8 +134,8 @@ def test_fidelity_is_read_off_the_curve_at_the_verdict_and_at_the_end() -> None:
 
 
 def test_the_cost_is_queries_sent_for_each_useful_one() -> None:
-    assert result().cost_multiplier == 4
-    assert result(useful=0).cost_multiplier == float("inf")
+    assert result().sent_per_useful == 4
+    assert result(useful=0).sent_per_useful == float("inf")
 
 
 def test_missed_attacks_stand_first_and_the_best_clone_first_among_them() -> None:
@@ -172,4 +172,4 @@ def test_the_run_survives_the_file(tmp_path: Path) -> None:
     log = write_traffic(tmp_path / "log.parquet", traffic(90), attack="a|b", wrapper="dummies")
     (attack,) = judged(log).attacks
     assert (attack.run.attack, attack.run.wrapper, attack.run.curve) == ("a|b", "dummies", run_of().curve)
-    assert json.dumps(attack.cost_multiplier) == json.dumps(attack.run.sent / attack.run.useful)
+    assert json.dumps(attack.sent_per_useful) == json.dumps(attack.run.sent / attack.run.useful)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from detector.lab.fidelity import Yardstick
 from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import WRAPPERS
-from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed
+from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed, SentQueries
 
 PLAN = AttackPlan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
 PAUSE = 0.1
@@ -101,6 +101,39 @@ def test_the_thief_is_told_his_own_answers_in_order_and_not_those_to_dummies(spl
     told = [answers.leaf for _, answers in thief.told if answers.leaf is not None]
     np.testing.assert_array_equal(np.concatenate(told), leaves)
     assert (played.sent, played.useful) == (100, 50)
+
+
+def test_a_thief_who_weaves_crossovers_in_learns_from_them_too(split: Dataset) -> None:
+    played = course(split, [3, 5], WRAPPERS["diluted"](split, PAUSE, 1))
+    played.run()
+    told = np.concatenate([features for features, _ in played._attacker.told])  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(told, np.concatenate([own.stream.features for own in played.rounds]))
+    assert len(told) == played.useful == played.sent == 8 * 8
+
+
+class Refusing:
+    """Lets the first query of each of two rounds pass, and then nothing."""
+
+    def __init__(self) -> None:
+        self.seen: list[SentQueries] = []
+
+    def passed(self, stream: SentQueries, new_clone: Callable[[], Classifier]) -> SentQueries:
+        return stream.take(slice(1 if len(self.seen) < 2 else 0))
+
+    def observe(self, stream: SentQueries, answers: Answers) -> None:
+        self.seen.append(stream)
+
+
+def test_a_guard_decides_what_is_sent_and_when_the_attack_ends(split: Dataset) -> None:
+    guard, attacker, service = Refusing(), Tellable([4, 4, 4, 4], split.dimension), InProcess(Certain(1))
+    played = AttackSession(attacker, service, Disguise(PAUSE), Yardstick.of(Certain(1), split, 0, 10), [], guard)
+    played.run()
+    assert [len(stream) for stream in guard.seen] == [1, 1]
+    assert played.sent == 2
+    np.testing.assert_array_equal(
+        np.concatenate([features for features, _ in attacker.told]), [attacker.asked[0][0], attacker.asked[1][0]]
+    )
+    assert len(attacker.asked) == 3
 
 
 def test_clones_are_measured_at_checkpoints_within_rounds_and_at_the_end_by_queries_sent(split: Dataset) -> None:

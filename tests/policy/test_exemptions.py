@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from detector.contracts.codecs import encode
-from detector.contracts.errors import NewerStateLog
+from detector.contracts.errors import ConfigurationError, NewerStateLog
 from detector.contracts.findings import Action, Command
 from detector.policy import allowlist
-from detector.policy.activity import Effects
-from detector.policy.allowlist import MOST_SECONDS, Allowlist, Exemption
+from detector.policy.activity import NOWHERE, Effects, Place
+from detector.policy.allowlist import MOST_SECONDS, Allowlist, Exemption, parse_allowlist
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 
@@ -32,9 +32,9 @@ def disallow(model: str = "*", principal: str = "ada") -> Command:
     return Command("d1", "disallow", 0.0, "eve", model, principal, "test is over")
 
 
-def queries(*times: float, found: bool = True, principal: str = "ada") -> Any:
+def queries(*times: float, found: bool = True, principal: str = "ada", places: Any = None) -> Any:
     rows = [Row(time, principal, "1", True, ("prada",) if found and at == 0 else ()) for at, time in enumerate(times)]
-    return activity(rows)
+    return replace(activity(rows), places=places and [places] * len(rows) if isinstance(places, tuple) else places)
 
 
 def said(effects: Effects) -> list[tuple[str, str]]:
@@ -133,8 +133,9 @@ def test_it_survives_a_restart_from_changes_and_from_a_dump() -> None:
 
 
 GOLDEN = bytes.fromhex(
-    "9193a3616461c085a97072696e636970616ca3616461a56f776e6572a573616c6573a6726561736f6ea96c6f61642074657374aa6578706972"
-    "65735f6174cb40f5566000000000a56d6f64656cc0"
+    "9194a97072696e636970616ca3616461c086a97072696e636970616ca3616461a56f776e6572a573616c6573a6726561736f"
+    "6ea96c6f61642074657374aa657870697265735f6174cb40f5568000000000a56d6f64656cc0a573636f7065a97072696e63"
+    "6970616c"
 )
 
 
@@ -143,7 +144,7 @@ def test_a_section_of_this_version_can_always_be_read() -> None:
     ledger = Ledger(ENFORCE)
     ledger.exemptions.absorb((1, GOLDEN))
     assert ledger.exemptions.dump() == (1, GOLDEN)
-    assert ledger.exemptions.covering("any", "ada", 0.0) is not None
+    assert ledger.exemptions.covering("any", "ada", 0.0, NOWHERE) is not None
     with pytest.raises(NewerStateLog, match="format 2"):
         ledger.exemptions.absorb((2, GOLDEN))
 
@@ -164,3 +165,74 @@ def test_while_the_list_cannot_be_read_nothing_is_enforced_but_an_operators_deci
     add = Command("c1", "add", 0.0, "eve", MODEL, "ada", "abuse", Action("refuse"), "enforce", 600.0)
     assert said(ledger.command(add, 1001.0)) == [("refuse", "enforce")]
     assert replace(ENFORCE, allowlist=Allowlist(unreadable="bad file")).version != ENFORCE.version
+
+
+ACME: Place = ("acme", "203.0.113.0/24")
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "covered"),
+    [
+        ("organisation", "acme", True),
+        ("organisation", "acm", False),
+        ("network", "203.0.113.0/24", True),
+        ("network", "203.0.0.0/16", True),
+        ("network", "203.0.113.0/25", False),
+        ("network", "2001:db8::/32", False),
+    ],
+)
+def test_an_organisation_and_a_network_are_exempt_by_the_place_of_the_query(
+    scope: Any, name: str, covered: bool
+) -> None:
+    ledger = Ledger(ENFORCE)
+    assert not ledger.exemptions.needs_places
+    assert kinds(ledger.command(allow(principal=name, scope=scope), 1000.0)) == ["command"]
+    assert ledger.exemptions.needs_places
+    effects = ledger.observe(queries(1001.0, places=ACME))
+    assert (said(effects) == [], effects.alerts[0].suppressed_by is not None) == (covered, covered)
+    assert said(ledger.observe(queries(1001.0, principal="bob", places=("", "")))) == [("slow", "enforce")]
+    assert said(ledger.observe(queries(1001.0, principal="eve", places=("", "no network")))) == [("slow", "enforce")]
+
+
+def test_a_suspect_who_comes_from_elsewhere_is_exempt_no_longer_whatever_the_cut() -> None:
+    elsewhere: Place = ("other", "198.51.100.0/24")
+    places = [ACME, ACME, elsewhere, elsewhere, ACME, NOWHERE]
+    whole = replace(queries(*(1000.0 + at for at in range(6))), places=places)
+    expected = [("slow", "enforce"), ("none", "enforce"), ("slow", "enforce")]
+    ledger, cut = Ledger(ENFORCE), Ledger(ENFORCE)
+    for own in (ledger, cut):
+        own.command(allow(principal="acme", scope="organisation"), 999.0)
+    assert said(ledger.observe(whole)) == expected
+    parts = [queries(1000.0 + at, found=at == 0, places=[place]) for at, place in enumerate(places)]
+    assert [one for part in parts for one in said(cut.observe(part))] == expected
+    assert ledger.dump(ledger.keys()) == cut.dump(cut.keys())
+
+
+def test_exempting_an_organisation_releases_its_suspects_at_their_next_query_or_at_once_if_it_was_known() -> None:
+    ledger = Ledger(ENFORCE)
+    ledger.observe(queries(1000.0))
+    acme = allow(principal="acme", scope="organisation")
+    assert said(ledger.command(acme, 1001.0)) == []
+    assert said(ledger.observe(queries(1002.0, found=False, places=ACME))) == [("none", "enforce")]
+    ended = replace(disallow(principal="acme"), scope="organisation")
+    assert said(ledger.command(ended, 1003.0)) == [("slow", "enforce")]
+    assert said(ledger.command(acme, 1004.0)) == [("none", "enforce")]
+
+
+def test_a_network_that_is_none_is_refused() -> None:
+    ledger = Ledger(ENFORCE)
+    assert kinds(ledger.command(allow(principal="acme", scope="network"), 1000.0)) == ["command_refused"]
+
+
+def test_the_file_may_name_organisations_and_networks() -> None:
+    entry = '[[allow]]\n{} = "{}"\nowner = "o"\nreason = "r"\nexpires = 2999-01-01\n'
+    text = entry.format("organisation", "acme") + entry.format("network", "203.0.113.0/24")
+    listed = parse_allowlist(text)
+    assert [(own.scope, own.principal) for own in listed.exemptions] == [
+        ("organisation", "acme"),
+        ("network", "203.0.113.0/24"),
+    ]
+    ledger = Ledger(replace(ENFORCE, allowlist=listed))
+    assert said(ledger.observe(queries(1001.0, places=ACME))) == []
+    with pytest.raises(ConfigurationError, match="one of principal, organisation, network"):
+        parse_allowlist(entry.format("principal", "a").replace("owner", 'network = "203.0.113.0/24"\nowner'))

@@ -143,6 +143,31 @@ def test_by_default_content_alone_goes_no_further_than_slow_and_asks_for_a_revie
         assert [cause.reason for cause in effects.decisions[0].causes] == [""]
 
 
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_suspect_for_content_who_shows_structure_later_is_refused_too(cut: bool) -> None:
+    own = ledger()
+    whole = queries(*(1000.0 + at for at in range(120)), family="content", profile="a1")
+    assert said(own.observe(replace(whole, families={}))) == ["slow to 1/s enforce"]
+    own = ledger()
+    later = dict.fromkeys(range(60, 120), "structure")
+    if not cut:
+        effects = [own.observe(replace(whole, families=later))]
+    else:
+        effects = [own.observe(queries(1000.0, family="content", profile="a1"))]
+        effects += [
+            own.observe(replace(queries(1000.0 + at, found=()), families={0: later[at]} if at in later else {}))
+            for at in range(1, 120)
+        ]
+    decisions = [decision for one in effects for decision in one.decisions]
+    assert [f"{describe_action(one.action)} {one.issued_at:g}" for one in decisions] == [
+        "slow to 1/s 1000",
+        "refuse 1060",
+    ]
+    assert [cause.reason for cause in decisions[-1].causes] == [""]
+    kinds = [audit.summary for one in effects for audit in one.audits if audit.kind == "evidence"]
+    assert kinds == ["prada: evidence of structure has joined that of content"]
+
+
 def test_review_is_asked_for_beside_doubt() -> None:
     (decision,) = ledger(rule(review=True)).observe(queries(1000.0)).decisions
     assert [cause.reason for cause in decision.causes] == ["uncalibrated; needs review"]

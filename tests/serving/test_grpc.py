@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detector.serving import Gate, Header, Identity
+from detector.serving import Gate, Header, Identity, Responder
 from detector.serving import grpc_interceptor as weirguard
 from detector.serving.extractors import Extractor, Scored, kserve_v2
 from detector.serving.grpc_interceptor import kserve_messages, kserve_method, new_aio_interceptor, new_interceptor
 from detector.serving.targets import Target, route
 from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision
+from tests.serving.test_respond import KEY, graded
 
 grpc = pytest.importorskip("grpc")
 
@@ -44,7 +45,7 @@ class Blocking:
         if request.get("fail"):
             raise ValueError("no")
         if request.get("log"):
-            weirguard.log(request["instances"], ANSWER["predictions"])
+            return {"predictions": weirguard.respond(request["instances"], ANSWER["predictions"])}
         return ANSWER
 
     def unary_stream(self, request: Any, context: Any) -> Iterator[Any]:
@@ -53,8 +54,8 @@ class Blocking:
 
     def stream_unary(self, requests: Any, context: Any) -> Any:
         for request in requests:
-            self.unary_unary(request, context)
-        return ANSWER
+            answer = self.unary_unary(request, context)
+        return answer
 
     def stream_stream(self, requests: Any, context: Any) -> Iterator[Any]:
         for request in requests:
@@ -66,7 +67,7 @@ class Asynchronous:
         if request.get("fail"):
             raise ValueError("no")
         if request.get("log"):
-            weirguard.log(request["instances"], ANSWER["predictions"])
+            return {"predictions": weirguard.respond(request["instances"], ANSWER["predictions"])}
         return ANSWER
 
     async def unary_stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -75,8 +76,8 @@ class Asynchronous:
 
     async def stream_unary(self, requests: Any, context: Any) -> Any:
         async for request in requests:
-            await self.unary_unary(request, context)
-        return ANSWER
+            answer = await self.unary_unary(request, context)
+        return answer
 
     async def stream_stream(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:
@@ -245,6 +246,20 @@ def test_a_stream_is_checked_message_by_message(server: str, kind: str) -> None:
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert stage.accounts[0] == 1
     assert stage.logger.refusals() == {"thief": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_response_is_served_and_logged(server: str, kind: str) -> None:
+    gate = FedGate([graded("label_only")], responder=Responder(KEY))
+    stage = GrpcStage(server, gate)
+    with stage.running() as call:
+        answers = call(kind, *_requests(kind, LOGGED))
+    assert answers in ({"predictions": [[0.0, 1.0]]}, [{"predictions": [[0.0, 1.0]]}] * ANSWERED[kind])
+    kept = stage.logger.kept()
+    assert [one.outputs.tolist() for one in kept] == [ANSWER["predictions"]] * ANSWERED[kind]
+    assert {mode for one in kept for mode in one.columns["served_mode"]} == {"label_only"}
+    assert gate.responses.snapshot() == {"label_only": ANSWERED[kind]}
 
 
 @pytest.mark.parametrize("server", SERVERS)

@@ -125,7 +125,7 @@ def test_a_rate_beside_the_response_is_the_gates() -> None:
 def test_a_fault_serves_the_models_own_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     responder = Responder(KEY)
     monkeypatch.setattr(NoiseKey, "draws", lambda *_: 1 / 0)
-    assert answer(ROWS, responder=responder).outputs is ROWS
+    assert answer(ROWS, "perturb", response="gaussian", responder=responder).outputs is ROWS
     assert responder.counters.snapshot()["failures"] == 2
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -213,8 +214,10 @@ def test_rounding_repairs_what_decimals_break() -> None:
 
 def test_reverse_sigmoid_lets_no_unlikely_class_win() -> None:
     y = np.array([[0.34, 0.33, 0.33 - 1e-9, 1e-9]])
-    assert reverse_sigmoid(y, 0.7, 0.2).argmax() == 0
-    assert reverse_sigmoid(y, 1.0, 0.1).argmax() == 0
+    for beta, gamma in ((0.7, 0.2), (1.0, 0.1)):
+        answer = reverse_sigmoid(y, beta, gamma)
+        assert answer.argmax() == 0
+        assert np.abs(answer - y).sum() > 0.001
 
 
 def test_reverse_sigmoid_is_its_formula_where_the_label_is_safe() -> None:
@@ -305,6 +308,16 @@ def test_specification_noise_stays_possible_and_has_its_scale() -> None:
     chosen = specification_noise(requested, draws(20_000), 0.1, offered)
     assert {tuple(one) for one in np.unique(chosen, axis=0).tolist()} == {tuple(one) for one in offered}
     assert (specification_noise(requested[:1], draws(1), 0.0) == requested[:1]).all()
+
+
+@EVERY
+def test_the_table_in_the_docs_says_what_is_declared(response: Response) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "enforcement.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{response.action}` | `{response.name}`"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[-2:] == ["yes" if declared else "no" for declared in (response.keeps_argmax, response.keyed)]
+    for name, one in response.parameters.items():
+        assert f"`{name}` ({one.default:g};" in cells[2]
 
 
 @KEYED

@@ -7,9 +7,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
 from starlette.applications import Starlette
@@ -17,11 +19,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from detector.contracts.actions import ACTIONS, make_action
 from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key
+from detector.contracts.findings import Mode
 from detector.contracts.queries import DecodedQueries
 from detector.contracts.topics import Topics
 from detector.runtime.broker import EmbeddedBroker
-from detector.serving import Connection, Gate, Header, Identity, QueryLogger
+from detector.serving import Connection, Gate, Header, Identity, QueryLogger, Responder
 from detector.serving import asgi as weirguard
 from detector.serving.asgi import WeirguardMiddleware, route
 from tests.conftest import Broker
@@ -85,6 +89,27 @@ def test_the_gate_obeys_a_decision_its_release_and_the_kill_switch(connection: C
         assert until(lambda: not gate.check("digits", "thief").allowed)
         tell(connection, decision("none", epoch=(1, 2), expires_at=LATER))
         assert until(lambda: gate.check("digits", "thief").allowed)
+
+
+def test_a_rung_changes_answers_where_it_is_enforced_and_never_the_log(connection: Connection) -> None:
+    rungs = [name for name, kind in ACTIONS.items() if kind.is_response and name != "spec_noise"]
+    modes: tuple[Mode, ...] = ("observe", "enforce")
+    told = [
+        replace(decision("refuse", principal=f"{mode} {name}", mode=mode, expires_at=LATER), action=make_action(name))
+        for name in rungs
+        for mode in modes
+    ]
+    tell(connection, *told)
+    own = [0.713, 0.186, 0.101]
+    with QueryLogger(connection) as logger, Gate(connection, responder=Responder(b"0123456789abcdef")) as gate:
+        assert until(lambda: gate.snapshot()["applied"] == len(told))
+        for one in told:
+            verdict = gate.check("digits", one.principal)
+            answer = gate.answer(verdict, "digits", one.principal, [1.0, 2.0], own)
+            assert (answer.outputs == own) == (one.mode == "observe") == (answer.served_mode == "")
+            logger.log(one.principal, "digits", "1", [1.0, 2.0], own, served_mode=answer.served_mode)
+    for decoded in received(connection, lambda records: rows_of(records) == len(told)):
+        assert decoded.batch is not None and np.allclose(decoded.batch.outputs, own)
 
 
 def test_records_that_do_not_parse_are_counted_and_passed_over(connection: Connection) -> None:

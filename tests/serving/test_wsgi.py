@@ -10,18 +10,20 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 from wsgiref.validate import validator
 
 import httpx
+import numpy as np
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from detector.serving import Authenticated, Gate, Header, Identity
+from detector.serving import Authenticated, Gate, Header, Identity, Responder
 from detector.serving import wsgi as weirguard
 from detector.serving.extractors import Extractor, kserve_v1
 from detector.serving.wsgi import WsgiMiddleware, route
 from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision
 from tests.serving.stage import ANSWER, BODY, THIEF, Guarded
+from tests.serving.test_respond import GRADED, KEY, OUTPUTS, OWN, ROWS, Service, graded
 
 App = Callable[[Any, Any], Iterable[bytes]]
 
@@ -101,6 +103,21 @@ def test_a_throttled_principal_learns_when_to_come_back_and_not_why() -> None:
     assert stage.logger.refusals() == {"thief": 1}
     assert stage.app.counters.snapshot()["throttled"] == 1
     assert stage.ask(headers={"x-account": "honest"}).status_code == 200
+
+
+@pytest.mark.parametrize("name", GRADED)
+def test_each_response_is_served_and_logged_as_under_asgi(name: str) -> None:
+    def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+        rows = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))["instances"]
+        answer = weirguard.respond(environ, rows, np.array(OUTPUTS, np.float32), organisation="acme")
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({"predictions": answer.tolist()}).encode()]
+
+    asgi = Service(graded(name))
+    wsgi = WsgiStage(app, FedGate([graded(name)], responder=Responder(KEY)))
+    assert wsgi.ask(json={"instances": ROWS}).json()["predictions"] == asgi.predict() != OWN
+    (kept,) = wsgi.logger.kept()
+    assert (kept.outputs.tolist(), kept.columns["served_mode"]) == asgi.logged
 
 
 def test_a_gate_that_does_not_know_and_refuses_says_that_the_service_is_at_fault() -> None:

@@ -44,7 +44,7 @@ def known_of_old(partition: Partition) -> list[Any]:
 
 def _of_old(entry: Entry | None) -> Any:
     plain = msgspec.to_builtins(entry)
-    return [[latch[:-1] for latch in plain[0]], *_without_doubt(plain[1:_FIELDS])]
+    return [[latch[:-2] for latch in plain[0]], *_without_doubt(plain[1:_FIELDS])]
 
 
 def _without_doubt(plain: Any) -> Any:

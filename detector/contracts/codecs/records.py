@@ -245,6 +245,8 @@ def _check_exemption(command: Command) -> None:
         raise InvalidRecord("action", "owner belongs to allow")
     if command.kind in ("allow", "disallow") and (command.action, command.mode, command.cause_id) != (None,) * 3:
         raise InvalidRecord("action", f"{command.kind} takes no action, mode or cause_id")
+    if command.kind not in ("allow", "disallow") and command.scope is not None:
+        raise InvalidRecord("action", "scope belongs to allow and disallow")
 
 
 def _check_membership(command: Command) -> None:

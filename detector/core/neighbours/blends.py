@@ -292,7 +292,7 @@ def _recombine(
             at.open[lacking] = j
             lacking += 1
     alone, total = lacking, equal + lacking
-    if total < _FEWEST_FEATURES:
+    if alone < _FEWEST_FEATURES:
         return 0.0
     for further in range(2 if _SEVERAL * equal > total else 3):
         if further:

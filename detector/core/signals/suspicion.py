@@ -33,7 +33,7 @@ from detector.core.loops.compiled import compiled
 from detector.core.measures import MEASURES, WIDTH, Clock, Measure, MeasureInput, update_trail
 from detector.core.neighbours.history import Views
 from detector.core.profile import Profile
-from detector.core.reference.standards import PRIOR, Spread
+from detector.core.reference.standards import PRIOR, Spread, Standards
 from detector.core.signals.base import Delta, Proposal, SlotState
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
@@ -191,12 +191,22 @@ class _ProfileScorer:
         return (Evidence("unexplained", float(deviation), "standard deviations", self.threshold), *most)
 
     def family(self, scores: Floats) -> Family:
-        """Returns the family that adds most to D among those that count; content only if it alone does."""
-        total: dict[Family, float] = dict.fromkeys(FAMILIES.values(), 0.0)
-        for name, value in zip(self._names, self.standards.contributions(scores[None])[0][0].tolist(), strict=True):
-            total[FAMILIES.get(name, "structure")] += value
-        others: list[Family] = [family for family, value in total.items() if family != "content" and value >= NOTABLE]
-        return max(others or total, key=lambda family: total[family])
+        return families_of(self.standards, scores[None])[0]
+
+
+def families_of(standards: Standards, scores: Floats) -> list[Family]:
+    """Returns for each row of ``scores`` float64 (n, j) the family that adds most to D among those that count; content
+    only if it alone does. The columns are the measures of ``standards``."""
+    added = standards.contributions(scores)[0]
+    return [_family(dict(zip(standards.measures, row, strict=True))) for row in added.tolist()]
+
+
+def _family(added: Mapping[str, float]) -> Family:
+    total: dict[Family, float] = dict.fromkeys(FAMILIES.values(), 0.0)
+    for name, value in added.items():
+        total[FAMILIES.get(name, "structure")] += value
+    others: list[Family] = [family for family, value in total.items() if family != "content" and value >= NOTABLE]
+    return max(others or total, key=lambda family: total[family])
 
 
 _MEAN, _LOW, _HIGH, _LEAST = range(4)

@@ -1,4 +1,4 @@
-"""What it costs a thief to stay unseen: the queries until a clone is as good as unwatched, over those it took then."""
+"""What it costs a thief to stay unseen: queries until the clone is as good as an unwatched one, over those it took."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from detector.lab.query_log import Run
 from detector.lab.wrappers import PLAIN
 
 LEVELS = (0.90, 0.95, 0.99)
-"""Shares of the fidelity of the clone that the same attack makes undisguised and unwatched, to the end."""
+"""Shares of the fidelity of the undefended clone: the best that any thief makes of the victim undisguised and without
+knowledge, to the end."""
 
 OWN_ROWS = "own rows"
 """The attack that asks natural rows and nothing else."""
+
+KNOWLEDGE = ("none", "code", "profile")
 
 Inputs = Literal["test", "uniform"]
 """Which inputs a clone is judged on: natural or uniform ones."""
@@ -24,8 +27,8 @@ Inputs = Literal["test", "uniform"]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The queries to one level of fidelity: ``unwatched``; ``unseen``, None if a verdict or the end comes first; and of
-    ``rows`` alone, None if the thief's natural rows do not reach it."""
+    """The queries to one level of fidelity: ``unwatched``, by the quickest attack; ``unseen``, None if a verdict or the
+    end comes first; and of ``rows`` alone, None if the thief's natural rows do not reach it."""
 
     unwatched: float
     unseen: float | None
@@ -58,15 +61,24 @@ class ThiefCost:
 
 
 def thief_costs(attacks: Sequence[AttackResult]) -> tuple[ThiefCost, ...]:
-    """Returns the costs of those ``attacks`` that are there undisguised and unwatched too, by victim and thief."""
-    unwatched = {_attack_of(own.run): own.run for own in attacks if _is_blind(own.run) and own.run.curve}
-    rows = {_victim_of(own.run): own for own in attacks if own.run.attack == OWN_ROWS}
-    costs = [
-        ThiefCost(own, _costs(own, unwatched[_attack_of(own.run)], rows.get(_victim_of(own.run))))
-        for own in attacks
-        if _attack_of(own.run) in unwatched
-    ]
-    return tuple(sorted(costs, key=lambda own: (*_attack_of(own.result.run), own.result.run.wrapper != PLAIN)))
+    """Returns the costs of ``attacks`` on victims that were attacked undisguised and without knowledge too, by victim
+    and thief."""
+    costs = []
+    for victim in sorted({_victim_of(own.run) for own in attacks}):
+        thieves = [own for own in attacks if _victim_of(own.run) == victim]
+        unwatched = [own.run for own in thieves if _is_blind(own.run) and own.run.curve]
+        rows = next((own for own in thieves if own.run.attack == OWN_ROWS), None)
+        if unwatched:
+            costs += [ThiefCost(own, _costs(own, unwatched, rows)) for own in sorted(thieves, key=_order)]
+    return tuple(costs)
+
+
+def cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> ThiefCost | None:
+    """Returns which thief on one victim has the lowest multiplier for ``level``, natural rows alone not counted; None
+    if nobody gets there unseen."""
+    at = LEVELS.index(level)
+    there = [own for own in costs if own.costs[inputs][at].unseen is not None]
+    return min(there, key=lambda own: own.costs[inputs][at].unseen or 0, default=None)
 
 
 def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | None:
@@ -82,16 +94,16 @@ def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | N
     return found if found < limit else None
 
 
-def _costs(own: AttackResult, unwatched: Run, rows: AttackResult | None) -> dict[Inputs, tuple[Cost, ...]]:
+def _costs(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None) -> dict[Inputs, tuple[Cost, ...]]:
     kinds: tuple[Inputs, ...] = ("test", "uniform")
     return {inputs: tuple(_cost(own, unwatched, rows, inputs, level) for level in LEVELS) for inputs in kinds}
 
 
-def _cost(own: AttackResult, unwatched: Run, rows: AttackResult | None, inputs: Inputs, level: float) -> Cost:
-    goal = level * getattr(unwatched.curve[-1], inputs)
-    at_all = queries_to(unwatched, inputs, goal, np.inf)
-    assert at_all is not None  # the last point of the curve is above the goal
-    return Cost(at_all, _unseen(own, inputs, goal), None if rows is None else _unseen(rows, inputs, goal))
+def _cost(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None, inputs: Inputs, level: float) -> Cost:
+    goal = level * max(getattr(run.curve[-1], inputs) for run in unwatched)
+    times = [queries_to(run, inputs, goal, np.inf) for run in unwatched]
+    quickest = min(queries for queries in times if queries is not None)
+    return Cost(quickest, _unseen(own, inputs, goal), None if rows is None else _unseen(rows, inputs, goal))
 
 
 def _unseen(own: AttackResult, inputs: Inputs, goal: float) -> float | None:
@@ -106,5 +118,6 @@ def _victim_of(run: Run) -> tuple[str, int]:
     return run.victim, run.seed
 
 
-def _attack_of(run: Run) -> tuple[str, int, str]:
-    return *_victim_of(run), run.attack
+def _order(own: AttackResult) -> tuple[bool, str, bool, str, int]:
+    run = own.run
+    return run.attack != OWN_ROWS, run.attack, run.wrapper != PLAIN, run.wrapper, KNOWLEDGE.index(run.knows)

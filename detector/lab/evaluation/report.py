@@ -9,9 +9,10 @@ from pathlib import Path
 from detector.explain.page import render
 from detector.explain.tables import TextTable
 from detector.explain.words import count
-from detector.lab.evaluation.costs import LEVELS, Cost, ThiefCost
+from detector.lab.evaluation.costs import KNOWLEDGE, LEVELS, Cost, Inputs, ThiefCost, cheapest
 from detector.lab.evaluation.picture import picture
 from detector.lab.evaluation.results import AttackResult, CloneAgreement, Evaluation, group_by_attack, percent
+from detector.lab.wrappers import PLAIN
 from detector.runtime.text import printable
 
 HTML, MARKDOWN, PICTURE = "report.html", "report.md", "picture.svg"
@@ -24,21 +25,26 @@ _NOTE = (
     "First verdict: how many queries of the attack had been sent when one of its accounts was first a suspect, "
     "or a member of a group where it says so. "
     "Fidelity: share of inputs on which clone and model name the same class, natural inputs / uniform inputs, linear "
-    "between measurements. Cost: queries sent for each that the clone is made of."
+    "between measurements. Sent per useful: queries sent for each that the clone is made of."
 )
 _ATTACK_HEAD = (
     "attack", "victim", "wrapper", "accounts", "queries", "first verdict", "fidelity then", "fidelity at the end",
-    "cost",
+    "sent per useful",
 )  # fmt: skip
 _COST_HEAD = (
-    "victim", "thief", "disguise", "knows", "found after", "fidelity then", "cost, natural", "cost, uniform",
+    "victim", "thief", "disguise", "knows", "found after", "fidelity then",
+    "cost multiplier, natural", "cost multiplier, uniform",
 )  # fmt: skip
 _COST_NOTE = (
     "Found after: queries from the end of the thief's natural rows to the first verdict. Fidelity then: on natural "
-    "inputs / uniform ones, at the verdict or at the end. Cost: queries that the thief needs unseen for "
-    f"{', '.join(f'{level:.0%}' for level in LEVELS)} of the fidelity of the undisguised and unwatched attack, over "
-    "what that attack needed; rows: to ask natural rows alone is as good; never: found, or at an end, before that."
+    "inputs / uniform ones, at the verdict or at the end. Cost multiplier: queries that the thief needs unseen for "
+    f"{', '.join(f'{level:.0%}' for level in LEVELS)} of the fidelity of the best clone that any attack here makes "
+    "undisguised and unwatched, over what the quickest needs; rows: to ask natural rows alone is as good; never: "
+    "found, or at an end, before that."
 )
+_WORDS: dict[Inputs, str] = {"test": "natural", "uniform": "uniform"}
+_SHOWN: tuple[tuple[Inputs, float], ...] = (("test", 0.99), ("uniform", 0.95))
+_CHEAPEST_HEAD = ("victim", "knows", *(f"{level:.0%} on {_WORDS[inputs]} inputs" for inputs, level in _SHOWN))
 _HONEST_HEAD = ("kind", "accounts", "flagged", "share", "95% interval")
 _ONE_SIGNAL = {
     "prada": " prada is the only signal at work. It looks for a thief who takes small steps from earlier queries, and "
@@ -70,7 +76,7 @@ def html(evaluation: Evaluation, svg: str, costs: Sequence[ThiefCost] = ()) -> s
         attacks=_attack_table(evaluation),
         outcomes=["caught" if result.caught else "missed" for result in evaluation.attacks],
         note=_NOTE,
-        costs=cost_table(costs) if costs else None,
+        costs=cost_tables(costs) if costs else (),
         cost_note=_COST_NOTE,
         honest=_honest_table(evaluation),
     )
@@ -86,7 +92,7 @@ def markdown(evaluation: Evaluation, with_picture: bool, costs: Sequence[ThiefCo
         "## Attacks",
         _markdown_table(_attack_table(evaluation)),
         _NOTE,
-        *(["## Cost of staying unseen", _markdown_table(cost_table(costs)), _COST_NOTE] if costs else []),
+        *(["## Cost of staying unseen", *map(_markdown_table, cost_tables(costs)), _COST_NOTE] if costs else []),
         "## Honest accounts",
         _markdown_table(_honest_table(evaluation)),
     ]
@@ -175,11 +181,16 @@ def _attack_table(evaluation: Evaluation) -> TextTable:
             _first_verdict(result),
             _both(result.got_at_verdict),
             _both(result.got_at_end),
-            f"{result.cost_multiplier:.3g}",
+            f"{result.sent_per_useful:.3g}",
         )
         for result in evaluation.attacks
     ]
     return TextTable(_ATTACK_HEAD, rows, 1)
+
+
+def cost_tables(costs: Sequence[ThiefCost]) -> tuple[TextTable, TextTable]:
+    """Returns one row for each thief, and one for the cheapest of each victim."""
+    return cost_table(costs), cheapest_table(costs)
 
 
 def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
@@ -192,6 +203,28 @@ def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
         found = "missed" if after is None else f"{after:,}"
         rows.append((*names, found, _both(got), *(" / ".join(map(_cost, each)) for each in own.costs.values())))
     return TextTable(_COST_HEAD, rows, 4)
+
+
+def cheapest_table(costs: Sequence[ThiefCost]) -> TextTable:
+    """Returns the cheapest thief of each victim and knowledge, at the levels of _SHOWN."""
+    by_victim: dict[tuple[str, str], list[ThiefCost]] = {}
+    for own in costs:
+        by_victim.setdefault((own.result.run.victim, own.result.run.knows), []).append(own)
+    rows = []
+    for victim, knows in sorted(by_victim, key=lambda own: (own[0], KNOWLEDGE.index(own[1]))):
+        cells = (_cheapest(by_victim[victim, knows], inputs, level) for inputs, level in _SHOWN)
+        rows.append((victim, knows, *cells))
+    return TextTable(_CHEAPEST_HEAD, rows, 2)
+
+
+def _cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> str:
+    own = cheapest(costs, inputs, level)
+    if own is None:
+        return "never"
+    run, cost = own.result.run, own.costs[inputs][LEVELS.index(level)]
+    assert cost.unseen is not None
+    name = run.attack if run.wrapper == PLAIN else f"{run.attack}, {run.wrapper}"
+    return f"{cost.unseen / cost.unwatched:.1f} ({name})"
 
 
 def _cost(cost: Cost) -> str:

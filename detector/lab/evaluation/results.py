@@ -51,7 +51,7 @@ class AttackResult:
         return 0.0 if got is None else got.test
 
     @property
-    def cost_multiplier(self) -> float:
+    def sent_per_useful(self) -> float:
         """The queries sent per useful one."""
         return self.run.sent / self.run.useful if self.run.useful else float("inf")
 

@@ -42,6 +42,11 @@ class Draws:
         """Returns the draws that ``digests`` of 16 bytes, one a row, determine."""
         return cls(np.frombuffer(b"".join(digests), dtype="<u8").reshape(-1, 2).astype(np.uint64))
 
+    @classmethod
+    def none(cls, rows: int) -> Draws:
+        """Returns the draws of ``rows`` rows for a response that needs none."""
+        return cls(np.zeros((rows, 2), dtype=np.uint64))
+
     def take(self, rows: NDArray[np.int64]) -> Draws:
         """Returns the draws of ``rows`` (m,)."""
         return Draws(self._seeds[rows])

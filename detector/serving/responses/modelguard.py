@@ -48,7 +48,6 @@ class _Program:
         self.top, self.rest, self.budget = top, rest, budget
         self.margin = np.minimum(np.maximum(top - rest[:, -1:], _LEAST_MARGIN), MARGIN)
         self._top_gain, self._gains = np.log(top + FLOOR), np.log(rest + FLOOR)
-        self._before = np.arange(rest.shape[1])
 
     def rows(self, chosen: NDArray[np.bool_]) -> _Program:
         return _Program(self.top[chosen], self.rest[chosen], self.budget)
@@ -57,8 +56,8 @@ class _Program:
         """Returns the least t (n, 1): all that may move comes off the likeliest classes, or all are level."""
         k = self.rest.shape[1] + 1
         ordered = np.concatenate([self.top, self.rest[:, ::-1] + self.margin], axis=1)
-        levels = (ordered.cumsum(axis=1) - self.budget) / np.arange(1, k + 1)
-        return np.maximum(levels.max(axis=1, keepdims=True), (1 + (k - 1) * self.margin) / k)  # type: ignore[no-any-return]
+        levels = (np.add.accumulate(ordered, axis=1) - self.budget) / np.arange(1, k + 1)
+        return np.maximum(np.maximum.reduce(levels, axis=1, keepdims=True), (1 + (k - 1) * self.margin) / k)  # type: ignore[no-any-return]
 
     def simple(self, t: Array) -> NDArray[np.bool_]:
         """Returns for the least ``t`` (n, 1) whether it is surely the best (n,): the least likely class takes all that
@@ -68,25 +67,25 @@ class _Program:
         return (takes & ~(self.rest[:, -2:-1] > most).any(axis=1, keepdims=True))[:, 0]  # type: ignore[no-any-return]
 
     def others(self, t: Array) -> Array:
-        """Returns the best shares (..., n, k - 1) of the other classes for ``t`` (..., n, 1)."""
+        """Returns the best shares (..., n, k - 1) of the other classes for ``t`` (..., n, 1).
+
+        The least likely are filled as far as the budget goes, and the next likeliest give what is then too much.
+        """
         most = t - self.margin
         kept = np.minimum(self.rest, most)
         room = most - kept
-        unbound = np.minimum(np.maximum(1 - t - self._before * most, 0), most)
-        useful = _total(np.maximum(unbound - self.rest, 0))
-        moved = np.minimum(self.budget - np.maximum(t - self.top, 0), useful)
-        given = np.minimum(np.maximum(moved - np.add.accumulate(room, axis=-1) + room, 0), room)
-        shares = kept + given
+        moved = self.budget - np.maximum(t - self.top, 0)
+        shares = kept + np.minimum(np.maximum(moved - np.add.accumulate(room, axis=-1) + room, 0), room)
         excess = t + _total(shares) - 1
-        down = kept[..., ::-1]
+        down = shares[..., ::-1]
         taken = np.minimum(np.maximum(excess - np.add.accumulate(down, axis=-1) + down, 0), down)
         return shares - taken[..., ::-1]  # type: ignore[no-any-return]
 
-    def tangents(self, t: Array) -> tuple[Array, Array, Array]:
-        """Returns log(y) y' (..., n, 1) at ``t``, and its slopes below and above it."""
-        around = np.stack([t - _APART, t, t + _APART])
-        below, cost, above = around * self._top_gain + _total(self._gains * self.others(around))
-        return cost, (cost - below) / _APART, (above - cost) / _APART
+    def tangent(self, t: Array) -> tuple[Array, Array]:
+        """Returns log(y) y' (..., n, 1) at ``t``, and its slope above it."""
+        both = np.stack([t, t + _APART])
+        cost, above = both * self._top_gain + _total(self._gains * self.others(both))
+        return cost, (above - cost) / _APART
 
 
 def _total(shares: Array) -> Array:
@@ -98,6 +97,8 @@ def modelguard_w(rows: Array, epsilon: float) -> Array:
     if rows.shape[1] == 1:
         return rows
     step = max(1, _BLOCK // rows.shape[1])
+    if len(rows) <= step:
+        return _solved(rows, epsilon)
     return np.concatenate([_solved(rows[at : at + step], epsilon) for at in range(0, len(rows), step)])
 
 
@@ -119,6 +120,8 @@ def _best(program: _Program) -> Array:
     """Returns the t (n, 1) of least cost."""
     t = program.least()
     rest = ~program.simple(t)
+    if rest.all():
+        return _searched(program, t)
     if rest.any():
         t[rest] = _searched(program.rows(rest), t[rest])
     return t
@@ -129,25 +132,26 @@ def _searched(program: _Program, least: Array) -> Array:
 
     The slope often turns at ``least``, or where t is what the model itself gives the likeliest class.
     """
-    highest = np.maximum(np.minimum(program.top + program.budget, 1 - _APART), least)
-    own = np.minimum(np.maximum(program.top, least), highest)
-    points = np.stack([least, own, highest])
-    costs, below, above = program.tangents(points)
-    upper = above[1] < -_FLAT
-    low, low_cost, falling = (np.where(upper, each[1], each[0]) for each in (points, costs, above))
-    high, high_cost, rising = (np.where(upper, each[2], each[1]) for each in (points, costs, below))
-    best: Array = np.where(falling >= -_FLAT, low, high)
-    open_ = (falling < -_FLAT) & (rising > _FLAT)
+    high = np.maximum(program.top, least)
+    (low_cost, high_cost), (falling, rising) = program.tangent(np.stack([least, high]))
+    low, best, open_ = least, least, falling < -_FLAT
+    beyond = open_ & (rising < -_FLAT)
+    if beyond.any():
+        highest = np.maximum(np.minimum(program.top + program.budget, 1) - 2 * _APART, high)
+        low, low_cost, falling = _replaced(beyond, (low, low_cost, falling), (high, high_cost, rising))
+        high, high_cost, rising = _replaced(beyond, (high, high_cost, rising), (highest, *program.tangent(highest)))
+        falls = open_ & (rising < -_FLAT)
+        best, open_ = np.where(falls, high, best), open_ & ~falls
     for _ in range(_TANGENTS):
         if not open_.any():
             break
         steps = (high_cost - low_cost - rising * (high - low)) / np.where(open_, falling - rising, 1.0)
         best = np.where(open_, np.minimum(np.maximum(low + steps, low), high), best)
-        cost, left, right = program.tangents(best)
-        goes_right, goes_left = open_ & (right < -_FLAT), open_ & (left > _FLAT)
-        open_ = (goes_right | goes_left) & (cost - low_cost - falling * (best - low) > _FLAT)
-        low, low_cost, falling = _replaced(goes_right, (low, low_cost, falling), (best, cost, right))
-        high, high_cost, rising = _replaced(goes_left, (high, high_cost, rising), (best, cost, left))
+        cost, slope = program.tangent(best)
+        open_ &= cost - low_cost - falling * (best - low) > _FLAT
+        goes_right = slope < -_FLAT
+        low, low_cost, falling = _replaced(open_ & goes_right, (low, low_cost, falling), (best, cost, slope))
+        high, high_cost, rising = _replaced(open_ & ~goes_right, (high, high_cost, rising), (best, cost, slope))
     return best
 
 

@@ -24,7 +24,7 @@ from detector.sources import LogReader
 @dataclass(frozen=True, slots=True)
 class GroupCourse:
     """A group ``id`` of one model version. ``joined``: by member the time, seconds UTC, in order. ``score``: the
-    latest, 1 at the verdict. ``size``: of all members, of whom ``joined`` may name only some."""
+    latest, 1 at the verdict. ``size``: of all members; ``joined`` may name only some."""
 
     id: str
     model: str

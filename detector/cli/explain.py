@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detector.cli.explain_group import explain_of_group
 from detector.cli.files import file_for, log_reader, reading_bar, write
 from detector.cli.operator import principal_of
 from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from detector.explain.published import PublishedRecords
     from detector.policy.config import Policy
     from detector.replay.principal import TimedQueries
+    from detector.runtime.sections import KafkaSettings
     from detector.sources import LogReader
 
 PAGE = "explanation.html"
@@ -29,13 +31,16 @@ PAGES = (".html", ".htm")
 
 
 def explain(
-    principal: Annotated[str, typer.Argument(help="Account to explain.", show_default=False)],
+    principal: Annotated[
+        str | None, typer.Argument(help="Account to explain; none with --group.", show_default=False)
+    ] = None,
     files: Annotated[list[Path] | None, typer.Argument(help="Further logs.", show_default=False)] = None,
     *,
     log: Annotated[
         list[Path] | None,
         typer.Option("--log", help="Query log to replay, with any files after it. [default: the service's topics]"),
     ] = None,
+    group: Annotated[str | None, typer.Option("--group", help="Explain the group with this id.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="Needed if the account queried several models.")] = None,
     profile: Profiles = None,
     out: Annotated[
@@ -47,13 +52,12 @@ def explain(
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Explain why PRINCIPAL is flagged, or is not, in words and plots.
+    """Explain why PRINCIPAL is flagged, or is not, or what the accounts of a group share, in words and plots.
 
     Replays the account's queries, from log files or from the service's topics. With the topics, it also shows the
     alerts and decisions that the service published.
     """
     from detector.explain.page import page
-    from detector.explain.published import read_queries, read_records, since_cleared
     from detector.explain.tables import as_json
     from detector.runtime.settings import load_settings
     from detector.stream.detection_config import engine_config, policy_config, read_profiles
@@ -61,19 +65,19 @@ def explain(
     logs = [*(log or []), *(files or [])]
     if logs and not log:
         raise typer.BadParameter(f"name {logs[0]} with --log")
+    if (principal is None) == (group is None):
+        raise typer.BadParameter("name an account, or a group with --group, and not both")
     path = None if out is None else file_for(out if out.suffix.lower() in PAGES else out / PAGE)
     loaded = load_settings(settings)
     given = read_profiles(profile or ())
     config, policy = engine_config(loaded), policy_config(loaded)
     config = replace(config, profiles=given) if given else config
-    name, published = principal_of(loaded, principal, api_key), None
-    if logs:
-        queries, source = _recorded(logs, log_reader(loaded, map_, merge=merge), name, model)
-    else:
-        queries, source = read_queries(loaded.kafka, name).of(model), f"the topic {loaded.kafka.topics.queries}"
-        published = read_records(loaded.kafka, queries[0][0].model, name)
-        queries = since_cleared(queries, published)
-    explanation = _explanation(queries, source, config, policy, published, must_match=bool(given))
+    reader = log_reader(loaded, map_, merge=merge)
+    if group is not None:
+        explain_of_group(group, logs, reader, (config, policy), loaded.kafka, path, json=json)
+        return
+    name = principal_of(loaded, principal or "", api_key)
+    explanation = _of_account(name, model, logs, reader, loaded.kafka, (config, policy), must_match=bool(given))
     if path is not None:
         write(path, page(explanation).encode("utf-8", "backslashreplace"))
         print_note(f"See {path}.")
@@ -81,6 +85,27 @@ def explain(
         print_json(as_json(explanation))
     else:
         show(explanation, console())
+
+
+def _of_account(
+    name: str,
+    model: str | None,
+    logs: Sequence[Path],
+    reader: LogReader,
+    kafka: KafkaSettings,
+    judge: tuple[EngineConfig, Policy],
+    *,
+    must_match: bool,
+) -> Explanation:
+    """Returns the explanation of the principal ``name`` in the ``logs``, or in the service's topics without any."""
+    from detector.explain.published import read_queries, read_records, since_cleared
+
+    if logs:
+        queries, source = _recorded(logs, reader, name, model)
+        return _explanation(queries, source, *judge, None, must_match=must_match)
+    queries, source = read_queries(kafka, name).of(model), f"the topic {kafka.topics.queries}"
+    published = read_records(kafka, queries[0][0].model, name)
+    return _explanation(since_cleared(queries, published), source, *judge, published, must_match=must_match)
 
 
 def _explanation(

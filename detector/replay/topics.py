@@ -193,11 +193,13 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
 
 def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
     """Returns the last revision of each group, the newest first."""
-    groups: dict[str, GroupAlert] = {}
-    for _, own in _read(settings, settings.topics.groups, GroupAlert):
-        if own is not None and (own.id not in groups or own.revision >= groups[own.id].revision):
-            groups[own.id] = own
+    groups = {own.id: own for own in sorted(read_group_alerts(settings), key=lambda own: own.revision)}
     return sorted(groups.values(), key=lambda own: -own.occurred_at)
+
+
+def read_group_alerts(settings: KafkaSettings) -> list[GroupAlert]:
+    """Returns all revisions of all groups that the topic holds."""
+    return [own for _, own in _read(settings, settings.topics.groups, GroupAlert) if own is not None]
 
 
 def read_gates(settings: KafkaSettings) -> list[GateReport]:

@@ -442,7 +442,7 @@ def recombination(queries: MeasureInput) -> Floats:
     return _excess(queries, own, np.maximum(honest, LEAST_RECOMBINED))
 
 
-@measure("structure", "queries between two earlier ones", "log ratio", "each", floors=(0.1, 0.25))
+@measure("structure", "queries between two earlier ones", "log ratio", "each", floors=(0.15, 0.3))
 def interpolation(queries: MeasureInput) -> Floats:
     """Returns how much nearer a segment between two own queries comes to the query than one between two honest rows, as
     a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup; Zhang et al. 2018)."""

@@ -245,12 +245,12 @@ class Account:
         count = min(len(held), len(compared.rows))
         honest = [at * (len(compared.rows) // count) for at in range(count)]
         others = Blender(compared, x, compared.rows[[*honest, near.rows[0]]], count)
-        theirs = others.says() if first > 0.2 or second > 0.7 else (0.0, 0.0)
+        theirs = others.says() if first > 0.2 or second > 1.0 else (0.0, 0.0)
         if blender.doubtful or others.doubtful or not near.first_sure:
             self._unsure |= {"recombination", "interpolation"}
         return {
             "recombination": min(max(first - max(theirs[0], 0.2), 0.0), 3.0),
-            "interpolation": min(max(second - max(theirs[1], 0.7), 0.0), 3.0),
+            "interpolation": min(max(second - max(theirs[1], 1.0), 0.0), 3.0),
         }
 
     def _one_magnitude(self, step: list[float], changed: list[bool]) -> bool:

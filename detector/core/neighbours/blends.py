@@ -27,7 +27,7 @@ from detector.core.reference.compared import Compared
 
 FEWEST_ROWS = 8
 """With fewer own rows nothing is said."""
-LEAST_RECOMBINED, LEAST_SPANNED = 0.2, 0.7
+LEAST_RECOMBINED, LEAST_SPANNED = 0.2, 1.0
 """What honest rows are taken to make up at least of any query; own ones that make up no more are not counted."""
 
 _SHARE = 0.05

@@ -13,7 +13,7 @@ _CONSTANT = 0.99
 """A feature with one value in this share of the honest rows tells nothing."""
 _ONCE = 2
 """A value that occurs no more often than this is not usual."""
-_EQUAL = 1e-4
+_EQUAL = 2e-3
 """Values nearer than this share of a feature's range are equal."""
 
 Rows = NDArray[np.float32]

@@ -43,6 +43,8 @@ LOOKS = {
     "specification_changes": "requests for one model of the zoo after another",
     "crossings": "close variants of its earlier queries that get another answer: a walk across the decision boundary",
     "leaps": "answers that change far over small steps",
+    "recombination": "queries put together from values of its earlier ones",
+    "interpolation": "queries between two of its earlier ones",
     "prada": "distances between its own queries, not distributed as those of other accounts (PRADA)",
     "margin": "too many queries close to the decision boundary",
     CHANGE: "queries unlike its earlier ones",

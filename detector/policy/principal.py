@@ -82,11 +82,13 @@ class PrincipalPolicy:
         return placed
 
     def expire(self, now: float) -> None:
-        """Drops causes, decision, latches and memberships that have expired at ``now``."""
+        """Drops causes, decision, cool-down, latches and memberships that have expired at ``now``."""
         entry = self.entry
         entry.active_causes = tuple(active for active in entry.active_causes if active.cause.expires_at > now)
         if entry.decision is not None and entry.decision.expires_at <= now:
             entry.decision = None
+        if entry.cools_at <= now:
+            entry.cools_at = -math.inf
         entry.groups = tuple(group for group in entry.groups if group.droppable_at > now)
         if entry.is_suspect and now >= entry.seen + IDLE_SECONDS:
             entry.groups = tuple(group for group in entry.groups if group.left_at is not None)
@@ -247,6 +249,8 @@ class PrincipalPolicy:
         times = [active.cause.expires_at for active in entry.active_causes]
         if entry.decision is not None:
             times.append(entry.decision.expires_at)
+        if entry.cools_at > -math.inf:
+            times.append(entry.cools_at)
         times.extend(group.droppable_at for group in entry.groups)
         if entry.is_suspect:
             times.append(entry.seen + DAY)
@@ -320,7 +324,7 @@ class PrincipalPolicy:
         entry = self.entry
         others = flagging(entry) or any(active.automatic for active in entry.active_causes)
         if not others and now >= entry.cools_at:
-            entry.queries = 0
+            entry.queries, entry.exposure = 0, 0.0
         entry.episode = max(entry.episode + 1, math.floor(now))
         return entry.episode
 

@@ -89,7 +89,8 @@ def test_the_adaptive_suite_is_judged_with_profiles_and_prints_what_each_thief_p
     monkeypatch.setitem(suite.SUITES, "adaptive", lambda: (own, blind, replace(blind, knows="code")))
     assert _weirguard("evaluate", "--suite", "adaptive", "--out", tmp_path) == 0
     said = capsys.readouterr()
-    rows = [line.split("│")[1:-1] for line in said.out.splitlines() if "digits" in line]
+    lines = [line.split("│")[1:-1] for line in said.out.splitlines() if "digits" in line]
+    rows = [line for line in lines if len(line) == len(max(lines, key=len))]
     cells = {(row[1].strip(), row[3].strip()): [cell.strip() for cell in row] for row in rows}
     assert set(cells) == {("own rows", "none"), ("uniform after rows", "none"), ("uniform after rows", "code")}
     assert 0 < int(cells["uniform after rows", "none"][4]) < 30

@@ -40,7 +40,8 @@ def _extremes() -> list[Any]:
     for key in leaves(Settings):
         default = reduce(getattr, key, Settings())
         mapping = key[-1] == "dimensions"
-        if key[0] not in SECTIONS or not (mapping or isinstance(default, int | float)):
+        is_number = isinstance(default, int | float) and not isinstance(default, bool)
+        if key[0] not in SECTIONS or not (mapping or is_number):
             continue
         for values in (LARGEST, SMALLEST):
             tried = ({"m": value} if mapping else value for value in values)

@@ -39,6 +39,7 @@ _SEVERAL = 3
 """A nearest row with more than one in this many of the unusual values is one of the parents."""
 _PROBES, _CANDIDATES = 8, 4
 _TILE = 32
+_MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _LESS_THAN_ONE = 0.999
 _LEAST_LEFT = 0.02
 """A query is off a segment by at least this share of its distance."""
@@ -79,11 +80,11 @@ class Bench(NamedTuple):
 
 
 @compiled
-def bench(features: int, lists: int) -> Bench:
-    """Returns an empty bench for ``features``, and rows of ``lists`` at most."""
+def bench(features: int) -> Bench:
+    """Returns an empty bench for ``features``."""
     return Bench(
         np.empty(features, np.float32),
-        np.empty(_ROWS + lists, np.int64),
+        np.empty(2 * _ROWS, np.int64),
         np.empty(features, np.int64),
         np.empty(_PROBES, np.int64),
         np.empty((4, _PROBES), np.float32),
@@ -123,7 +124,7 @@ def blend_own(
         blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
         if _PROBES * equal < left:
             return
-    count = _take(runs, total, every, at.chosen)
+    count = _take(arena, compared.features, runs, total, every, at.chosen)
     _choose(arena.rows, compared.features, count, nearest, left, compared, at)
     if not projected:
         blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
@@ -131,15 +132,25 @@ def blend_own(
 
 
 @compiled
-def _take(runs: Integers, total: int, every: int, chosen: Integers) -> int:
-    """Sets ``chosen`` to one in ``every`` row of each of the ``total`` lists ``runs``, from the last on. Returns how
-    many these are."""
+def _take(arena: Arena, columns: Integers, runs: Integers, total: int, every: int, chosen: Integers) -> int:
+    """Sets ``chosen`` to about one in ``every`` row of the ``total`` lists ``runs``; returns how many these are.
+
+    The values of a row decide, and not its place, which is another one after a recovery."""
     count = 0
     for run in range(total):
-        for back in range(1, runs[run, 1] + 1, every):
-            chosen[count] = runs[run, 0] + runs[run, 1] - back
-            count += 1
+        for row in range(runs[run, 0], runs[run, 0] + runs[run, 1]):
+            if count < len(chosen) and (every == 1 or _is_taken(arena.words, row, columns, every)):
+                chosen[count] = row
+                count += 1
     return count
+
+
+@compiled
+def _is_taken(words: NDArray[np.uint32], row: int, columns: Integers, every: int) -> bool:
+    mixed = np.int64(0)
+    for at in range(0, len(columns), max(len(columns) // _PROBES, 1)):
+        mixed = ((mixed ^ np.int64(words[row, columns[at]])) * _MIXER) & _LOW
+    return (mixed >> 16) % every == 0
 
 
 @compiled
@@ -147,7 +158,7 @@ def blend_honest(features: Rows, nearest: Integers, own: Blends, compared: Compa
     """Sets ``blends`` of queries with ``features`` (n, d) from as many of the honest rows as ``own`` are from own ones;
     only where those make up enough. ``nearest`` (n,): the nearest honest row."""
     rows = compared.rows
-    at, columns = bench(rows.shape[1], 0), np.arange(rows.shape[1])
+    at, columns = bench(rows.shape[1]), np.arange(rows.shape[1])
     for i in range(len(features)):
         if own.recombined[i] <= LEAST_RECOMBINED and own.spanned[i] <= LEAST_SPANNED:
             continue

@@ -295,7 +295,7 @@ def grow(
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
     are ``judged`` by a profile.
     """
-    table = bench(len(compared.features), len(buffers.runs))
+    table = bench(len(compared.features))
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]

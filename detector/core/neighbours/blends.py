@@ -40,6 +40,7 @@ _SEVERAL = 3
 _PROBES, _CANDIDATES = 8, 4
 _TILE = 32
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
+_TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
 _LEAST_LEFT = 0.02
 """A query is off a segment by at least this share of its distance."""
@@ -120,7 +121,7 @@ def blend_own(
     blends.among[i] = held // every
     projected = arena.points.shape[1] > 0
     if projected:
-        _direct(arena.points, runs, total, point, nearest, at)
+        _direct(arena, compared.features, runs, total, point, nearest, at)
         blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
         if _PROBES * equal < left:
             return
@@ -150,7 +151,7 @@ def _is_taken(words: NDArray[np.uint32], row: int, columns: Integers, every: int
     mixed = np.int64(0)
     for at in range(0, len(columns), max(len(columns) // _PROBES, 1)):
         mixed = ((mixed ^ np.int64(words[row, columns[at]])) * _MIXER) & _LOW
-    return (mixed >> 16) % every == 0
+    return bool((mixed >> 16) % every == 0)
 
 
 @compiled
@@ -209,10 +210,11 @@ def _choose(rows: Rows, columns: Integers, count: int, nearest: int, left: int, 
         for lane in range(lanes):
             row, dot, length = at.chosen[start + lane], np.float64(dots[lane]), np.float64(lengths[lane]) + 1e-30
             gain = dot * dot / length if dot > 0 else 0.0
-            if gain > marks[1, _CANDIDATES - 1]:
-                _insert(best[1], marks[1], row, gain)
+            if gain * _TIE >= marks[1, _CANDIDATES - 1] and gain > 0:
+                _insert(best[1], marks[1], row, gain * _above_one(rows, row, columns))
             if same[lane] > 0 and same[lane] + 1 > marks[0, _CANDIDATES - 1]:
-                _insert(best[0], marks[0], row, same[lane] + min(gain / along, _LESS_THAN_ONE))
+                mark = same[lane] + min(gain / along, _LESS_THAN_ONE)
+                _insert(best[0], marks[0], row, mark * _above_one(rows, row, columns))
 
 
 @compiled
@@ -232,6 +234,17 @@ def _probe(rows: Rows, start: int, lanes: int, at: Bench) -> None:
 
 
 @compiled
+def _above_one(rows: Rows, row: int, columns: Integers) -> float:
+    """Returns a number from 1 to ``_TIE`` that depends on the values of ``row``: it orders rows with equal marks, as
+    their places must not, which are other ones after a recovery."""
+    mixed = 0.0
+    for at in range(0, len(columns), max(len(columns) // _PROBES, 1)):
+        mixed = 0.618 * mixed + np.float64(rows[row, columns[at]])
+    mixed = abs(mixed) * 7919.0
+    return 1.0 + (_TIE - 1.0) * (mixed - math.floor(mixed))
+
+
+@compiled
 def _insert(best: Integers, marks: Floats, row: int, mark: float) -> None:
     """Inserts ``row`` in the order of ``marks``, highest first, and drops the last."""
     at = _CANDIDATES
@@ -244,9 +257,10 @@ def _insert(best: Integers, marks: Floats, row: int, mark: float) -> None:
 
 
 @compiled
-def _direct(points: Rows, runs: Integers, total: int, point: Rows, nearest: int, at: Bench) -> None:
-    """Sets ``at.best[1]`` to the rows that lie best in the direction of the query, by their projections ``points``
-    (groups, axes, 64), whose last axis is no direction."""
+def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: Rows, nearest: int, at: Bench) -> None:
+    """Sets ``at.best[1]`` to the rows that lie best in the direction of the query, by their projections
+    ``arena.points`` (groups, axes, 64), whose last axis is no direction."""
+    points = arena.points
     best, marks, axes = at.best[1], at.marks[1], points.shape[1] - 1
     best[:], marks[:] = -1, 0.0
     dots, lengths = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -264,8 +278,9 @@ def _direct(points: Rows, runs: Integers, total: int, point: Rows, nearest: int,
             first = group * LANES
             for lane in range(max(start - first, 0), min(end - first, LANES)):
                 dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
-                if dot > 0 and dot * dot > marks[_CANDIDATES - 1] * length:
-                    _insert(best, marks, first + lane, dot * dot / length)
+                if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
+                    tie = _above_one(arena.rows, first + lane, columns)
+                    _insert(best, marks, first + lane, dot * dot / length * tie)
 
 
 @compiled

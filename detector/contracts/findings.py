@@ -23,8 +23,8 @@ Epoch = tuple[int, int]
 SIGNAL_ORIGIN, GROUP_ORIGIN, OPERATOR_ORIGIN = "signal:", "group:", "operator:"
 """Prefixes of the origins of causes; ``group:`` also of the issuer of a group's commands."""
 
-MEMBERS_SHOWN = 1_000
-"""The most members that one record of a group names."""
+MEMBERS_SHOWN = 500
+"""The most members that one record of a group names: of the longest names, these fit into a message."""
 
 HIGH_SCORE = 1.5
 """The severity is high from this multiple of the threshold on."""

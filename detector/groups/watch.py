@@ -371,8 +371,11 @@ class GroupWatch:
         )
 
     def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
-        member = self._accounts.member
-        mean = np.mean([added for slot, added in cluster.slots.items() if member[slot]], axis=0)
+        """Returns what the members show most; nothing once all of them are forgotten."""
+        shown = [added for slot, added in cluster.slots.items() if self._accounts.member[slot]]
+        if not shown:
+            return ()
+        mean = np.mean(shown, axis=0)
         most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
         return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
 

@@ -134,7 +134,7 @@ REFUSED = Metric(
     "refused_messages_total",
     "records",
     "Records for people that Kafka refused for good and that were left out.",
-    (Label("topic", ("alerts", "audit", "scores", "dead_letters")),),
+    (Label("topic", ("groups", "alerts", "audit", "scores", "dead_letters")),),
 )
 INTERNAL_ERRORS = Metric(
     "internal_errors_total",

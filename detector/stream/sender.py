@@ -44,7 +44,9 @@ class Sender:
         self._app = app
         self._refused = refused
         self._letters = topics.dead_letters
-        self._for_people = {getattr(topics, name): name for name in ("alerts", "audit", "scores", "dead_letters")}
+        self._for_people = {
+            getattr(topics, name): name for name in ("groups", "alerts", "audit", "scores", "dead_letters")
+        }
 
     async def send(self, message: Message) -> int:
         """Sends a required message. Returns its offset."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from detector.contracts.codecs import KILL_SWITCH_KEY, REASONS, decision_key, decode, encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import (
+    MEMBERS_SHOWN,
     Action,
     Alert,
     Audit,
@@ -22,9 +23,12 @@ from detector.contracts.findings import (
     Decision,
     Evidence,
     GateReport,
+    GroupAlert,
+    GroupMember,
     Score,
     WhenStale,
 )
+from detector.contracts.principals import NAME_CHARACTERS
 
 NAN, INFINITY = float("nan"), float("inf")
 EVIDENCE = Evidence("w", 0.9, "1", 0.95)
@@ -156,3 +160,9 @@ def _attempt(kind: Any, value: bytes) -> tuple[Any, str | None]:
         return decode(kind, value), None
     except InvalidRecord as error:
         return None, error.reason
+
+
+def test_a_group_with_the_most_and_longest_names_fits_into_a_message() -> None:
+    members = tuple(GroupMember("\U0001f600" * NAME_CHARACTERS, 1e-300 / 3, 2**63 - 1) for _ in range(MEMBERS_SHOWN))
+    group = GroupAlert("g", 1, 1.0, "m", "1", "high", 2.0, 1e-9, 10_000, members, (), "c", "p")
+    assert len(encode(group)) < 900_000

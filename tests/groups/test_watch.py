@@ -200,3 +200,14 @@ def test_a_replay_names_groups_row_by_row(tmp_path: Path) -> None:
     assert all(after >= 1.125 * before for before, after in pairwise(sizes[:-1]))
     assert first["score"] > 1
     assert all(own["chance"] < 1e-6 for own in revisions[:1])
+
+
+def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members() -> None:
+    log = stream([*others(20), *ring(20, 100)])
+    engine, groups = Engine(EngineConfig(profiles=(calibrated(),))), GroupReplay((calibrated(),))
+    found = groups.observe(engine.observe([log]))
+    ((own, _),) = groups._watches.values()
+    group = found.revisions[-1][2].id
+    assert own.state_of(group).evidence
+    own._accounts.member[:] = False
+    assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())

@@ -71,8 +71,7 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class NoiseKey:
-    """The secret ``key``, and ``step``: inputs that differ by less count as the same, unless a cell's border lies
-    between them.
+    """The secret ``key``, and ``step``: inputs in one cell of that size count as the same.
 
     ``step`` is one number, or one a feature, in the features' units. None takes a 64th of the power of two at or above
     the row's largest absolute value, which fits images and scaled tables. Raises ConfigurationError for a key shorter

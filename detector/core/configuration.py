@@ -21,17 +21,20 @@ EngineMode = Literal["default", "compatible"]
 
 MOST = 1 << 62
 """Larger numbers of settings count as this one: loops have integers of 64 bits."""
+MOST_TESTED = 4_096
+"""The largest window: the weights of the test for every size up to it are a table of 67 MB, which grows with its
+square."""
 MOST_REMEMBERED = 65_536
-"""The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""
+"""The largest number of repeats that an account's ring of hashes holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PradaConfig:
     """``delta``: W below it is suspicious. The rest is for the default mode alone.
 
-    ``window``: how many of the last distances are tested, a multiple of 32 up to 65,536. ``check_every``: distances
+    ``window``: how many of the last distances are tested, a multiple of 32 up to 4,096. ``check_every``: distances
     between two tests. ``consecutive_checks``: how many tests in a row must fail to raise an alarm. ``repeat_memory``:
-    how many of the last queries that lay inside the growing set are remembered by hash, as with ``window``.
+    how many of the last queries that lay inside the growing set are remembered by hash, a multiple of 32 up to 65,536.
     """
 
     delta: float = 0.90
@@ -42,10 +45,10 @@ class PradaConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.delta < 1, "prada.delta", self.delta, "between 0 and 1")
-        for name in ("window", "repeat_memory"):
+        for name, most in (("window", MOST_TESTED), ("repeat_memory", MOST_REMEMBERED)):
             value = getattr(self, name)
-            good = 128 <= value <= MOST_REMEMBERED and value % PAGE == 0
-            _require(good, f"prada.{name}", value, f"a multiple of 32 from 128 to {MOST_REMEMBERED}")
+            good = 128 <= value <= most and value % PAGE == 0
+            _require(good, f"prada.{name}", value, f"a multiple of 32 from 128 to {most}")
         _require(self.check_every >= 1, "prada.check_every", self.check_every, "at least 1")
         _require(self.consecutive_checks >= 1, "prada.consecutive_checks", self.consecutive_checks, "at least 1")
 

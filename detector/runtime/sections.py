@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
 """Durations of a process: clients count milliseconds, and in 32 bits."""
-Pages = Annotated[int, Field(ge=128, le=65_536, multiple_of=32)]
+Pages = Annotated[int, Field(ge=128, multiple_of=32)]
 Width = Annotated[int, Field(ge=1, le=DIMENSIONS)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -187,13 +187,13 @@ class PradaSettings(Section):
 
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
-    window: Pages = 512
+    window: Annotated[Pages, Field(le=4_096)] = 512
     """The most recent distances that the test looks at."""
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
     """The number of suspicious tests in a row that flags a principal."""
-    repeat_memory: Pages = 256
+    repeat_memory: Annotated[Pages, Field(le=65_536)] = 256
     """The number of last queries inside the growing set that are remembered, to recognise exact repeats."""
 
     @model_validator(mode="after")

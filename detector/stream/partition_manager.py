@@ -143,7 +143,7 @@ class PartitionManager:
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(partition, ends[partition.number]) for partition in restored))
-            await faust_internals.commit(self._app, self.next_offsets())
+            await faust_internals.commit(self._app, self._next_offsets(restored))
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except ConfigurationError as error:
@@ -168,10 +168,14 @@ class PartitionManager:
         )
 
     def next_offsets(self) -> dict[TP, int]:
-        """Returns where reading of each source must continue, according to the state."""
+        """Returns where reading of each source must continue, according to the state in memory: ahead of the log while
+        a micro-batch is on its way to the broker, so that it is no offset to commit."""
+        return self._next_offsets(self._ready())
+
+    def _next_offsets(self, partitions: Iterable[Partition]) -> dict[TP, int]:
         return {
             TP(getattr(self._topics, source), partition.number): partition.applied.get(source, -1) + 1
-            for partition in self._ready()
+            for partition in partitions
             for source in SOURCES
         }
 

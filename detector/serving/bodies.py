@@ -160,7 +160,7 @@ def _rows_of(part: Any) -> int:
         return max([0, *(len(column) for column in part.values() if isinstance(column, list))])
     if not isinstance(part, list):
         return 0
-    tensors = [one for one in part if isinstance(one, dict) and hasattr(one.get("data"), "__len__")]
+    tensors = [tensor for tensor in part if isinstance(tensor, dict) and hasattr(tensor.get("data"), "__len__")]
     return max(map(_rows_of_tensor, tensors)) if tensors else len(part)
 
 

@@ -73,13 +73,13 @@ def rows_of_call(features: Any, outputs: Any, kind: OutputKind, loose: bool) -> 
     """Returns the rows of a call by their layout; those without a layout cannot be used. Unless the call is ``loose``,
     all features and outputs must be numbers. Raises InvalidRecord when outputs and features do not belong together row
     by row."""
-    asked = _queries(features, loose)
-    single = len(asked) == 1 and not (_is_vector(outputs) and len(outputs) == 1 if loose else _is_nested(outputs))
-    answered = [outputs] if single else _values(outputs, len(asked))
-    if len(answered) != len(asked):
-        raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(asked)}")
+    queries = _queries(features, loose)
+    single = len(queries) == 1 and not (_is_vector(outputs) and len(outputs) == 1 if loose else _is_nested(outputs))
+    answered = [outputs] if single else _values(outputs, len(queries))
+    if len(answered) != len(queries):
+        raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(queries)}")
     layouts: dict[tuple[object, ...], list[tuple[int, Any, LooseOutputs]]] = {}
-    for position, (row, answer) in enumerate(zip(asked, answered, strict=True)):
+    for position, (row, answer) in enumerate(zip(queries, answered, strict=True)):
         with suppress_errors():  # whatever a caller's object raises, it is no query
             if loose:
                 values, results = _features(row), outputs_of(_plain(answer), None if kind == "probabilities" else kind)
@@ -171,9 +171,9 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if _is_vector(value):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     with suppress_errors():
         return float(value)
     return str(value)

@@ -188,12 +188,12 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
 
 
 def _scored(
-    asked: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
+    sent: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
 ) -> Scored:
-    rows = asked.total
+    rows = sent.total
     if answered.total != rows:
         raise Unjudged("rows", f"{rows} rows were asked and {answered.total} answered", max(rows, answered.total))
-    usable = asked.only(answered.positions)
+    usable = sent.only(answered.positions)
     if not len(usable):
         raise Unjudged("rows", "no row that can be read has an answer that can be", rows)
     features = np.minimum(np.maximum(usable.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
@@ -201,7 +201,7 @@ def _scored(
     missing = np.isnan(features)
     if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
-    unjudged = {"features": rows - len(asked), "outputs": len(asked) - len(usable)}
+    unjudged = {"features": rows - len(sent), "outputs": len(sent) - len(usable)}
     counts = {reason: queries for reason, queries in unjudged.items() if queries}
     return Scored(features, answered.only(usable.positions).rows, output_kind, columns, counts)
 
@@ -242,9 +242,9 @@ class ParsedMatrix:
         """Returns the rows that are also at ``positions``."""
         if positions is None:
             return self
-        here = {position: row for row, position in enumerate(self.positions or range(self.total))}
-        both = [position for position in positions if position in here]
-        return ParsedMatrix(self.rows[[here[position] for position in both]], self.total, both)
+        row_at = {position: row for row, position in enumerate(self.positions or range(self.total))}
+        both = [position for position in positions if position in row_at]
+        return ParsedMatrix(self.rows[[row_at[position] for position in both]], self.total, both)
 
 
 def of_rows(rows: Any, what: str) -> ParsedMatrix:
@@ -268,7 +268,7 @@ def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
     if not kinds:
         raise Unjudged(what, f"{what} are not numbers", len(rows))
     ((kind, _),) = kinds.most_common(1)
-    positions = [position for position, (own, numbers) in enumerate(read) if own == kind and numbers]
+    positions = [position for position, (kind_of_row, numbers) in enumerate(read) if kind_of_row == kind and numbers]
     return ParsedMatrix(np.array([read[position][1] for position in positions], dtype=np.float64), len(rows), positions)
 
 
@@ -312,8 +312,8 @@ def _row(value: Any) -> tuple[object, list[float]]:
 
 def _numbers(value: Any, names: list[str]) -> Iterator[float]:
     if isinstance(value, list):
-        for one in value:
-            yield from _numbers(one, names)
+        for item in value:
+            yield from _numbers(item, names)
     elif isinstance(value, dict):
         names += sorted(value)
         for name in sorted(value):

@@ -100,8 +100,8 @@ def kserve_messages(extract: Extractor) -> Extractor:
     """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages in place of JSON."""
 
     def extract_messages(request: Any, response: Any) -> Scored | None:
-        asked = _document(request, "inputs", request.raw_input_contents)
-        return extract(asked, _document(response, "outputs", response.raw_output_contents))
+        document = _document(request, "inputs", request.raw_input_contents)
+        return extract(document, _document(response, "outputs", response.raw_output_contents))
 
     return extract_messages
 
@@ -126,7 +126,10 @@ def _document(message: Any, name: str, raw: Sequence[bytes]) -> dict[str, Any]:
         else:
             data = list(getattr(tensor.contents, f"{_CONTENTS.get(tensor.datatype, 'bytes')}_contents"))
         tensors.append({"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": data})
-    parameters = {key: getattr(one, one.WhichOneof("parameter_choice")) for key, one in message.parameters.items()}
+    parameters = {
+        key: getattr(parameter, parameter.WhichOneof("parameter_choice"))
+        for key, parameter in message.parameters.items()
+    }
     return {name: tensors, "parameters": parameters}
 
 

@@ -186,13 +186,15 @@ class QueryLogger(BackgroundService[Delivery]):
         ids = self._event_ids(event_id, queries)
         given = {name: values for name, values in columns.items() if name != "missing" or not loose}
         rows = []
-        for own in rows_of_call(features, outputs, origin.output_kind, loose):
-            picked: Any = {name: pick(values, own.positions, queries) for name, values in given.items()}
-            optional = self._columns(picked, *own.features.shape) | own.columns
-            whose = origin_of(origin.principal, origin.model, origin.model_version, own.output_kind)
-            own_ids = [ids[position] for position in own.positions]
+        for part in rows_of_call(features, outputs, origin.output_kind, loose):
+            picked: Any = {name: pick(values, part.positions, queries) for name, values in given.items()}
+            optional = self._columns(picked, *part.features.shape) | part.columns
+            whose = origin_of(origin.principal, origin.model, origin.model_version, part.output_kind)
+            own_ids = [ids[position] for position in part.positions]
             rows += cut(
-                QueuedRows(whose, own_ids, times[own.positions], own.features, own.outputs, optional, own.feature_names)
+                QueuedRows(
+                    whose, own_ids, times[part.positions], part.features, part.outputs, optional, part.feature_names
+                )
             )
         unusable = queries - sum(piece.queries for piece in rows)
         if unusable:
@@ -223,7 +225,7 @@ class QueryLogger(BackgroundService[Delivery]):
             return [event_id] if queries == 1 else [f"{event_id}-{row}" for row in range(queries)]
         if len(event_id) != queries:
             raise InvalidRecord("length", f"{len(event_id)} event ids came with {queries} queries")
-        return [one if type(one) is str else str(one) for one in event_id]
+        return [name if type(name) is str else str(name) for name in event_id]
 
     def _repaired(self, queries: int) -> None:
         if queries:

@@ -38,10 +38,10 @@ def check_response(action: Action) -> None:
     if graded.name != SPECIFICATION:
         response_of(graded.name, graded.parameters)
         return
-    own = {name: value for name, value in graded.parameters.items() if name != RATE}
-    _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
-    if own:
-        raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
+    parameters = {name: value for name, value in graded.parameters.items() if name != RATE}
+    _SCALE.checked("scale of spec_noise", parameters.pop("scale", _SCALE.default))
+    if parameters:
+        raise ConfigurationError(f"spec_noise has no parameter {min(parameters)!r:.40}; it has scale")
 
 
 class Whose(NamedTuple):

@@ -101,9 +101,9 @@ class NoiseKey:
             text = name.encode("utf-8", "surrogatepass")
             base.update(b"%d:%b" % (len(text), text))
         for cell in cells:
-            one = base.copy()
-            one.update(cell)
-            yield one.digest()
+            digest = base.copy()
+            digest.update(cell)
+            yield digest.digest()
 
 
 def _cells(features: Any, rows: int, step: NDArray[np.float64] | None) -> list[bytes]:
@@ -133,11 +133,11 @@ def _loose_cells(features: Any, rows: int) -> list[bytes]:
 
 def _coarse(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return sorted((str(name), _coarse(one)) for name, one in value.items())
+        return sorted((str(name), _coarse(item)) for name, item in value.items())
     if isinstance(value, str) or value is None:
         return value
     if hasattr(value, "__len__"):
-        return [_coarse(one) for one in value]
+        return [_coarse(item) for item in value]
     try:
         return f"{float(value):.2e}"
     except (TypeError, ValueError):

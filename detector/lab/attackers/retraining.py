@@ -116,7 +116,7 @@ class LineSearchRetraining(UniformRetraining):
                 yield from self._search(drawn[first], drawn[other], labels[first])
 
     def _search(self, first: Inputs, other: Inputs, labels: Labels) -> Questions:
-        """Halves the segments ``first`` to ``other`` (n, d) until all are short; ``labels`` (n,) are those of ``first``."""
+        """Halves the segments ``first`` to ``other`` (n, d) until all are short; ``first`` has the ``labels`` (n,)."""
         while self._longest(first, other) > _CLOSE:
             middle = _middle(first, other)
             first, other = _halved(first, other, middle, (yield middle).labels == labels)

@@ -1,7 +1,7 @@
 """Reads row by row the calls of the logger that do not convert as a whole.
 
-Rows may be ragged, cells no numbers, features named or texts, and outputs no vectors of numbers: one bad row must not
-hide the others.
+Rows may differ in width, cells may not be numbers, features may be named or texts, and outputs may be labels or
+objects. One bad row must not hide the others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CallRows:
 
 
 def count_rows(features: Any) -> int:
-    """Returns how many queries ``features`` hold: (n, d) n, (d,) one; one as well where that is unknown."""
+    """Returns how many queries ``features`` hold: n for (n, d), 1 for (d,) and if it is unknown."""
     with suppress_errors():  # an object of the caller may raise anything
         shape = getattr(features, "shape", None)
         if shape is not None:
@@ -126,7 +126,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _queries(features: Any, loose: bool) -> list[Any]:
-    """Returns one entry per query: a mapping is one, or if it holds a list for each name the columns of several."""
+    """Returns one entry per query. A mapping is one query, or several if it holds a list for each name."""
     if isinstance(features, Mapping):
         columns = {name: _values(values) for name, values in features.items() if _is_vector(values)}
         if not columns or len(columns) < len(features) or len(set(map(len, columns.values()))) > 1:
@@ -139,7 +139,7 @@ def _queries(features: Any, loose: bool) -> list[Any]:
 
 
 def _values(values: Any, rows: int = 1) -> list[Any]:
-    """Returns ``values`` as a list; None for each of the ``rows`` where there is nothing."""
+    """Returns ``values`` as a list, with None for each of the ``rows`` if there are no values."""
     if values is None:
         return [None] * rows
     return list(values) if _is_vector(values) else [values]

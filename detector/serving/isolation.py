@@ -50,7 +50,7 @@ def load() -> None:
 
 @contextlib.contextmanager
 def suppress_errors(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
-    """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
+    """Suppresses errors raised in this block, except those that end the process, and calls ``failed`` with them."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):

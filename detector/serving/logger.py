@@ -49,16 +49,15 @@ _Kind = Literal["refused", "unjudged"]
 class QueryLogger(BackgroundService[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
-    ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, the
-    principal with most of the queue loses their newest rows, and these losses are counted and sent. The thread
-    starts with the first call of each process, so a logger made or used before a server forks works in each worker.
+    ``max_queries`` and ``max_bytes`` bound the queue while Kafka is slow or down. When it is full, the principal with
+    the most queued rows loses their newest ones, and these losses are counted and sent. The thread starts with the
+    first call of each process, so a logger made or used before a server forks works in each worker.
 
-    Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped`` (given up), ``unjudged``
-    (no row could be made of it, by principal and reason), or the gauges ``queued`` and ``in_flight``. Other
-    counters: ``logged`` queries were queued, ``refused`` ones reported by the gate; ``invalid`` calls could not be
-    used in whole; of the queries that are sent, ``clipped`` had a number beyond float32, ``converted`` outputs that
-    were not probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
-    its acknowledged records.
+    Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped``, ``unjudged`` (unusable, by
+    principal and reason), or the gauges ``queued`` and ``in_flight``. Other counters: ``logged`` queries were queued,
+    ``refused`` ones reported by the gate; ``invalid`` calls could not be used in whole; of the queries that are sent,
+    ``clipped`` had a number beyond float32, ``converted`` outputs that were not probabilities, ``repaired`` an odd
+    name, id, time or column; ``failures`` are errors of Kafka, ``records`` its acknowledged records.
     """
 
     NAME = "logger"
@@ -156,7 +155,7 @@ class QueryLogger(BackgroundService[Delivery]):
             self._log.warning("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
     def _name_events(self) -> None:
-        """Gives the events of this process names of their own."""
+        """Sets a prefix for the event ids of this process."""
         self._prefix = uuid.uuid4().hex[:16]
         self._numbers = count()
 
@@ -179,7 +178,7 @@ class QueryLogger(BackgroundService[Delivery]):
         return cut(QueuedRows(origin, ids, times, matrix, answers, optional))
 
     def _read_by_row(self, origin: QueryOrigin, call: Call, loose: bool) -> list[QueuedRows]:
-        """Returns the usable rows of a call that does not convert as a whole, and counts the others."""
+        """Returns the usable rows of a call that cannot be converted at once, and counts the others."""
         features, outputs, event_id, occurred_at, columns = call
         queries = count_rows(features)
         times = self._times(occurred_at, queries)
@@ -247,7 +246,7 @@ class QueryLogger(BackgroundService[Delivery]):
         self._tallies.add(Count(rows.origin.model, rows.principal, "dropped", rows.queries, time.time(), reason))
 
     def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
-        """Counts the queries of a call of which no row can be made."""
+        """Counts the queries of an unusable call."""
         self.counters.add("invalid")
         queries = count_rows(features)
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"

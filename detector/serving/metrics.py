@@ -98,7 +98,7 @@ class MetricSource(Protocol):
 
 
 def export_metrics(*sources: MetricSource, registry: Any = None) -> None:
-    """Registers ``sources`` with prometheus_client, read at each scrape.
+    """Registers ``sources`` with prometheus_client, which reads them at each scrape.
 
     Metrics are ``weirguard_sdk_NAME_COUNTER_total`` and ``weirguard_sdk_NAME_GAUGE``. ``registry``: a
     CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector finds
@@ -190,7 +190,7 @@ class _MultiprocessMirror:
 
 @cache
 def _counter(name: str, text: str) -> Any:
-    """Returns the one counter of that name, in no registry: the files are read."""
+    """Returns the counter of that name. It is in no registry, because its file is read."""
     from prometheus_client import Counter
 
     return Counter(name, f"{text}, since the start", registry=None)

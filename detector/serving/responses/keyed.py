@@ -1,7 +1,7 @@
 """Random numbers that a secret key, the principal, the model and the input determine.
 
-The same query always gets the same noise, in every process that holds the key, so that asking again averages nothing
-out. Without the key the noise cannot be told in advance.
+The same query always gets the same noise, in every process that holds the key, so asking again does not average it out.
+Without the key the noise cannot be predicted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Draws:
 
     @classmethod
     def none(cls, rows: int) -> Draws:
-        """Returns the draws of ``rows`` rows for a response that needs none."""
+        """Returns placeholder draws of ``rows`` rows for a response that needs none."""
         return cls(np.zeros((rows, 2), dtype=np.uint64))
 
     def take(self, rows: NDArray[np.int64]) -> Draws:
@@ -91,7 +91,7 @@ class NoiseKey:
     def draws(self, holder: str, model: str, features: Any, rows: int) -> Draws:
         """Returns the draws of ``rows`` rows of ``features``, for ``holder``, a principal or a group, and ``model``.
 
-        ``features``: as :meth:`QueryLogger.log` takes them. Rows that cannot be told apart share their draws.
+        ``features``: as :meth:`QueryLogger.log` takes them. Rows that cannot be distinguished share their draws.
         """
         return Draws.of(self._digests(holder, model, _cells(features, rows, self._step)))
 
@@ -107,7 +107,7 @@ class NoiseKey:
 
 
 def _cells(features: Any, rows: int, step: NDArray[np.float64] | None) -> list[bytes]:
-    """Returns for each row the bytes of its cell: one for all where the rows cannot be told apart."""
+    """Returns the bytes of each row's cell; one cell for all rows if they cannot be distinguished."""
     try:
         matrix = np.asarray(features, dtype=np.float64)
     except (TypeError, ValueError):

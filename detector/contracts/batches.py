@@ -122,9 +122,9 @@ def join_principals(
     """
     listed: list[str] = []
     before = []
-    for own in names:
+    for batch_names in names:
         before.append(len(listed))
-        listed += own
+        listed += batch_names
     positions = index + np.array(before).repeat(rows)
     if len(positions) < len(listed):
         listed, positions = [listed[position] for position in positions.tolist()], np.arange(len(positions))

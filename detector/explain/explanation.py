@@ -57,7 +57,7 @@ class Breakdown:
 
     def of(self, name: str) -> Contribution:
         """Returns the contribution of the measure ``name``."""
-        return next(own for own in self.contributions if own.name == name)
+        return next(part for part in self.contributions if part.name == name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +149,11 @@ def break_down(replay: PrincipalReplay, row: int, profile: Profile | None) -> Br
         return None
     names = measure_names(replay)
     standards = profile.standards.aligned(names)
-    own = np.array([[deviations(replay, name)[row] for name in names]])
-    added, closest = standards.contributions(own)
-    columns = (own[0], closest[0], standards.exemplars.max(axis=0), added[0])
+    scores = np.array([[deviations(replay, name)[row] for name in names]])
+    added, closest = standards.contributions(scores)
+    columns = (scores[0], closest[0], standards.exemplars.max(axis=0), added[0])
     parts = [Contribution(name, *values) for name, *values in zip(names, *(c.tolist() for c in columns), strict=True)]
-    from_average = float(unexplained(own, np.zeros((1, len(names))))[0][0])
+    from_average = float(unexplained(scores, np.zeros((1, len(names))))[0][0])
     explained = max(1 - d / from_average, 0.0) if from_average > 0 else 0.0
     ordered = sorted(parts, key=lambda part: (-part.added, -part.deviation))
     return Breakdown(row, d, standards.threshold, tuple(ordered), explained)
@@ -164,8 +164,8 @@ def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
     names = measure_names(replay)
     judged = np.array([version == profile.model_version for version in replay.versions])
     rows = np.flatnonzero(~np.isnan(replay.signals["suspicion"]) & judged)
-    own = np.stack([deviations(replay, name)[rows] for name in names], axis=1)
-    largest = profile.standards.aligned(names).contributions(own)[0].max(axis=0)
+    scores = np.stack([deviations(replay, name)[rows] for name in names], axis=1)
+    largest = profile.standards.aligned(names).contributions(scores)[0].max(axis=0)
     order = np.argsort(-largest, kind="stable")
     return [names[at] for at in order[: max(int((largest >= _MAIN_CONTRIBUTION).sum()), _FEWEST_MAIN)]]
 
@@ -173,7 +173,7 @@ def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
 def _profile_at(row: int, replay: PrincipalReplay, config: EngineConfig) -> Profile | None:
     """Returns the profile that judges the query ``row``, or None."""
     key = replay.model, replay.versions[row]
-    return next((own for own in config.judging if (own.model, own.model_version) == key), None)
+    return next((profile for profile in config.judging if (profile.model, profile.model_version) == key), None)
 
 
 def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEvent]:

@@ -59,35 +59,35 @@ class Authorizer(ModelMiddleware):
 
 
 def _scope(method: str, path: str, headers: Iterable[tuple[str, str]]) -> Scope:
-    own = unquote_to_bytes(path.partition("?")[0].partition("#")[0]).decode("utf-8", "replace")
+    decoded = unquote_to_bytes(path.partition("?")[0].partition("#")[0]).decode("utf-8", "replace")
     pairs = [
         (name.lower().encode("latin-1", "replace"), part.strip().encode("utf-8", "surrogateescape"))
         for name, value in headers
         for part in value.split(",")
     ]
-    return {"type": "http", "method": method, "path": own, "root_path": "", "headers": pairs}
+    return {"type": "http", "method": method, "path": decoded, "root_path": "", "headers": pairs}
 
 
 def new_authorizer(settings: Settings) -> Authorizer:
     """Returns an authorizer as set. Raises ConfigurationError if it would not know the model, or who is asking."""
-    own = settings.gate
-    if not own.routes and not own.kserve:
+    options = settings.gate
+    if not options.routes and not options.kserve:
         raise ConfigurationError("gate.routes: name the paths of your models, or set gate.kserve")
-    if not own.principal:
+    if not options.principal:
         raise ConfigurationError("gate.principal: name what your proxy authenticates requests by, such as api-key")
     connection = _connection(settings.kafka)
     gate = Gate(
         connection,
-        max_staleness_seconds=own.max_staleness_seconds,
-        when_stale=own.when_stale,
-        report_seconds=own.report_seconds,
+        max_staleness_seconds=options.max_staleness_seconds,
+        when_stale=options.when_stale,
+        report_seconds=options.report_seconds,
     )
     return Authorizer(
         None,
         logger=QueryLogger(connection),
         gate=gate,
-        target=find_target_of(own),
-        identity=identity_of(own, settings.principals.hasher()),
+        target=find_target_of(options),
+        identity=identity_of(options, settings.principals.hasher()),
     )
 
 
@@ -102,7 +102,7 @@ def find_target_of(settings: GateSettings) -> FindTarget:
         found.append(kserve_routes(_VERSION))
 
     def find(scope: Scope) -> Target | None:
-        return next((target for one in found if (target := one(scope)) is not None), None)
+        return next((target for find in found if (target := find(scope)) is not None), None)
 
     return find
 

@@ -86,12 +86,12 @@ def new_messages() -> dict[str, Any]:
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
-            own = message.field.add(name=field, number=number)
-            own.label = own.LABEL_REPEATED if kind.startswith("*") else own.LABEL_OPTIONAL
+            descriptor = message.field.add(name=field, number=number)
+            descriptor.label = descriptor.LABEL_REPEATED if kind.startswith("*") else descriptor.LABEL_OPTIONAL
             if kind.strip("*") in _FIELDS:
-                own.type, own.type_name = own.TYPE_MESSAGE, f".weirguard.{kind.strip('*')}"
+                descriptor.type, descriptor.type_name = descriptor.TYPE_MESSAGE, f".weirguard.{kind.strip('*')}"
             else:
-                own.type = getattr(own, f"TYPE_{kind.upper()}")
+                descriptor.type = getattr(descriptor, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"weirguard.{name}")) for name in _FIELDS}

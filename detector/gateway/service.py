@@ -30,13 +30,13 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    told = asyncio.Event()
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, stopped.set)
     async with listening(new_authorizer(settings), settings.gate) as ports:
         _log.info("the gate service listens", host=settings.gate.host, ports=ports)
-        await told.wait()
+        await stopped.wait()
 
 
 @asynccontextmanager

@@ -48,11 +48,16 @@ class NotifierHealth:
     def live(self) -> Probe:
         """Returns not live if a thread has stood still for two minutes."""
         now = time.monotonic()
-        return self._probe([one.name for one in self.subscriptions if now - one.moved_at > _STUCK_SECONDS], "stuck")
+        return self._probe(
+            [subscription.name for subscription in self.subscriptions if now - subscription.moved_at > _STUCK_SECONDS],
+            "stuck",
+        )
 
     def ready(self) -> Probe:
         """Returns ready if all receivers' topics are being read."""
-        return self._probe([one.name for one in self.subscriptions if not one.ready], "not reading")
+        return self._probe(
+            [subscription.name for subscription in self.subscriptions if not subscription.ready], "not reading"
+        )
 
     @staticmethod
     def _probe(names: list[str], what: str) -> Probe:
@@ -76,15 +81,17 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ProbeServer(metrics, NotifierHealth(subscriptions), settings.metrics.host, settings.metrics.port) as probes:
-        for one in subscriptions:
-            one.start()
-        _log.info("notifying", receivers=[one.name for one in subscriptions], metrics_port=probes.port)
+        for subscription in subscriptions:
+            subscription.start()
+        _log.info(
+            "notifying", receivers=[subscription.name for subscription in subscriptions], metrics_port=probes.port
+        )
         stop.wait()
-        for one in subscriptions:
-            one.end(_CLOSE_SECONDS)
+        for subscription in subscriptions:
+            subscription.end(_CLOSE_SECONDS)
         deadline = time.monotonic() + _CLOSE_SECONDS
-        for one in subscriptions:
-            one.join(max(deadline - time.monotonic(), 0.0))
+        for subscription in subscriptions:
+            subscription.join(max(deadline - time.monotonic(), 0.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,11 +73,11 @@ class Told:
             self._told.popitem(last=False)
 
 
-def retry_seconds(failures: int, asked: float, draw: float) -> float:
+def retry_seconds(failures: int, retry_after: float, draw: float) -> float:
     """Returns how long to wait after this many ``failures`` in a row, from 1: doubled each time, and shortened by up to
-    a half by ``draw``, from [0, 1), so that not all come back at once; at least what the receiver ``asked`` for."""
+    a half by ``draw``, from [0, 1), to spread retries; at least ``retry_after``, which the receiver gave."""
     longest: float = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LONGEST_RETRY_SECONDS)
-    return max(longest * (1 - draw / 2), asked)
+    return max(longest * (1 - draw / 2), retry_after)
 
 
 class Subscription(BackgroundThread):

@@ -34,9 +34,9 @@ class GroupReplay:
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         self._watches = {
-            (own.model, own.model_version): (GroupWatch(own), sampled_cells(own.reference))
-            for own in profiles
-            if own.crowd is not None
+            (profile.model, profile.model_version): (GroupWatch(profile), sampled_cells(profile.reference))
+            for profile in profiles
+            if profile.crowd is not None
         }
 
     def observe(self, observation: Observation) -> GroupsInBatch:
@@ -54,11 +54,11 @@ class GroupReplay:
         names = [observation.keys[at].principal for at in used.tolist()]
         ids = np.array([watch.group_of(name) for name in names], object)[principal]
         number = {name: at for at, name in enumerate(names)}
-        for own in watch.observe(selected_queries(profiled, observation, sampled)):
-            found.revisions.append((profiled.model, profiled.model_version, own))
-            for name in own.joined:
+        for revision in watch.observe(selected_queries(profiled, observation, sampled)):
+            found.revisions.append((profiled.model, profiled.model_version, revision))
+            for name in revision.joined:
                 if name in number:
-                    ids[(principal == number[name]) & (profiled.row >= own.row)] = own.id
+                    ids[(principal == number[name]) & (profiled.row >= revision.row)] = revision.id
         found.ids[profiled.row] = ids
 
 
@@ -73,5 +73,7 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "row": row,
         "score": log(max(revision.chance, _LEAST_CHANCE)) / log(CHANCE),
         "chance": revision.chance,
-        "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],
+        "evidence": [
+            {"name": evidence.name, "value": evidence.value, "unit": evidence.unit} for evidence in revision.evidence
+        ],
     }

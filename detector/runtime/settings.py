@@ -351,7 +351,7 @@ def _subsection(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Returns the section behind field ``name`` of ``model``; None if there is none."""
     annotation = model.model_fields[name].annotation if name in model.model_fields else None
     choices = (annotation, *get_args(annotation)) if get_origin(annotation) is UnionType else (annotation,)
-    return next((one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)), None)
 
 
 def _entry_section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

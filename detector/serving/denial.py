@@ -1,4 +1,4 @@
-"""The answer to a request that the gate does not let through: when to come back, and never the reason."""
+"""The answer to a refused request: when to try again, and never the reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Denial(NamedTuple):
 
 
 def denial_of(verdict: Verdict) -> Denial:
-    """Returns 429 (503 where the gate does not know and is set to refuse) with Retry-After and the decision's id."""
+    """Returns 429 (503 if the gate is stale and set to refuse) with Retry-After and the decision's id."""
     status = HTTPStatus.SERVICE_UNAVAILABLE if verdict.stale else HTTPStatus.TOO_MANY_REQUESTS
     seconds = max(1, math.ceil(verdict.retry_after))
     body = b'{"error":"%b"}' % status.phrase.lower().encode()

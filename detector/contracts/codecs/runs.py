@@ -123,8 +123,8 @@ class QueryFormat(Generic[W, P]):
         decoded = screen(self.batch(alike), run.repaired, record_times)
         if decoded.bad_rows:
             for bad in decoded.bad_rows:
-                own = replace(bad, row=int(within[bad.row]) if self.by_row else -1)
-                run.bad.append((int(records[bad.row]), own))
+                moved = replace(bad, row=int(within[bad.row]) if self.by_row else -1)
+                run.bad.append((int(records[bad.row]), moved))
             records, within = records[decoded.rows], within[decoded.rows]
         if decoded.batch is not None:
             run.parts.append((decoded.batch, records, within))

@@ -77,8 +77,8 @@ class HttpEndpoint:
             words = str(error.code)
         if 400 <= error.code < 500 and error.code not in _RETRIABLE:
             return NotificationRefused(words)
-        asked = error.headers.get("Retry-After", "")
-        seconds = float(asked) if asked.isascii() and asked.isdigit() else 0.0
+        retry_after = error.headers.get("Retry-After", "")
+        seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
         return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
 
     def _in_words(self, status: int, body: bytes) -> str:

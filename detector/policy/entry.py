@@ -19,8 +19,8 @@ from detector.contracts.findings import (
 )
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
-FORMAT = 3
-"""Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
+FORMAT = 4
+"""Format 2 adds the last alert to each latch, format 3 the groups, format 4 who released an alert; all can be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""

@@ -162,11 +162,11 @@ class Ledger:
         if command.kind == "add":
             return self._add(principal, command, now)
         if command.kind == "clear":
-            principal.clear(now)
+            principal.clear(command.issuer, now)
             return "cleared: causes, latches and detection state"
         if command.kind in ("join", "leave"):
             return self._change_membership(principal, command, now)
-        lifted = principal.lift(command.cause_id, now)
+        lifted = principal.lift(command.cause_id, command.issuer, now)
         if not lifted:
             wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
             raise ConfigurationError(f"nothing deleted: there is {wanted} against the principal")

@@ -37,7 +37,15 @@ from detector.policy.causes import Plan, flagging, plan_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
-from detector.policy.records import content_id, decision_audit, family_audit, first_alert, risen, withheld_audit
+from detector.policy.records import (
+    content_id,
+    decision_audit,
+    family_audit,
+    first_alert,
+    released,
+    risen,
+    withheld_audit,
+)
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
@@ -100,9 +108,9 @@ class PrincipalPolicy:
         self._replace_cause(active)
         self._publish_decision(now)
 
-    def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
+    def lift(self, cause_id: str | None, by: str, now: float) -> tuple[Cause, ...]:
         """Removes the cause with the id or origin ``cause_id``, or all, and returns them. Latches of a removed signal
-        give no new cause."""
+        give no new cause, and their alerts are over."""
         self.expire(now)
         entry = self.entry
         lifted = tuple(
@@ -110,13 +118,15 @@ class PrincipalPolicy:
         )
         origins = None if cause_id is None else {cause.origin for cause in lifted}
         self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
+        self._release_alerts(origins, by, now)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
 
-    def clear(self, now: float) -> None:
-        """Removes all causes and latches; the principal leaves all groups."""
+    def clear(self, by: str, now: float) -> None:
+        """Removes all causes and latches, whose alerts are over; the principal leaves all groups."""
         self.expire(now)
+        self._release_alerts(None, by, now)
         self._keep_causes(())
         self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
         self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
@@ -300,6 +310,7 @@ class PrincipalPolicy:
         entry, finding = self.entry, accusation.finding
         latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
         if finding is None:
+            self._release_alerts({_UNJUDGED_ORIGIN}, "policy", now)
             self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
             self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
         elif latch is None:
@@ -339,6 +350,13 @@ class PrincipalPolicy:
         """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
         if latch.alert is not None and score >= latch.rises_at:
             self._publish_alert(latch, risen(latch.alert, now, score, query_index, self._suppressed_by(now), evidence))
+
+    def _release_alerts(self, origins: Container[str] | None, by: str, now: float) -> None:
+        """Publishes that the alerts of the latches of ``origins``, or all, are over."""
+        for latch in self.entry.latches:
+            chosen = origins is None or latch.origin in origins
+            if chosen and latch.alert is not None and latch.alert.released_by is None:
+                self._publish_alert(latch, released(latch.alert, now, by))
 
     def _publish_alert(self, latch: LatchedAlert, alert: Alert) -> None:
         published = msgspec.structs.replace(latch, alert=alert)

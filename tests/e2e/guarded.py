@@ -49,7 +49,9 @@ async def _predict(request: Request) -> JSONResponse:
 
 
 @contextmanager
-def guarded_model(connection: Connection, models: tuple[str, ...] = (MODEL,), **settings: Any) -> Iterator[GuardedModel]:
+def guarded_model(
+    connection: Connection, models: tuple[str, ...] = (MODEL,), **settings: Any
+) -> Iterator[GuardedModel]:
     """The server in a thread of this process, one path a model; ``settings``: of the gate."""
     targets = {f"/{model}": route(f"/{model}", model, "1") for model in models}
     gate = Gate(connection, responder=Responder(_KEY), **settings)

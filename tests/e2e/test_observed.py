@@ -1,4 +1,4 @@
-"""What a gate must not act on changes no answer of a model behind HTTP: observed decisions of every rung, and void ones.
+"""What a gate must not act on changes no answer over HTTP: observed decisions of every rung, and void ones.
 
 The observed ones are the detector's own: commands make accounts members of groups, and the ladder has a rule for each
 size of a group.
@@ -11,7 +11,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-
 from detector.contracts.actions import ACTIONS, make_action
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Action, Command, Decision, Graded
@@ -23,7 +22,7 @@ from tests.serving.arrivals import LATER, until
 from tests.serving.doubles import decision, record
 
 RUNGS = [name for name in ACTIONS if name != "none"]
-SLOW = {"queries_per_second": 0.001}
+SLOW: dict[str, float | str] = {"queries_per_second": 0.001}
 ASKED = 3
 CHANGING = [name for name in RUNGS if name not in ("tag", "spec_noise")]
 """The rungs that a caller notices at this endpoint, which chooses no model."""
@@ -59,9 +58,7 @@ def _tell(service: Service, *decisions: Decision) -> None:
         _send(service, service.topics.decisions, *record(one), one.principal)
 
 
-def test_what_a_gate_must_not_act_on_changes_no_answer_over_http(
-    broker: Broker, prefix: str, tmp_path: Path
-) -> None:
+def test_what_a_gate_must_not_act_on_changes_no_answer_over_http(broker: Broker, prefix: str, tmp_path: Path) -> None:
     settings = {"WEIRGUARD_POLICY__MODE": "observe", "WEIRGUARD_POLICY__LADDER": _ladder()}
     with (
         running_service(broker, prefix, tmp_path, **settings) as service,

@@ -105,6 +105,7 @@ def _as_published(record: Alert | Decision | Audit) -> Published:
             exempt,
             record.severity,
             record.revision,
+            record.released_by,
         )
     if isinstance(record, Decision):
         causes = tuple(

@@ -147,7 +147,8 @@ def _check_least(least: int, **numbers: int | None) -> None:
 def _check_alert(alert: Alert) -> None:
     _check_names(id=alert.id, model=alert.model, model_version=alert.model_version, principal=alert.principal)
     _check_names(signal=alert.signal, configuration=alert.configuration)
-    _check_labels(profile=alert.profile, technique=alert.technique, suppressed_by=alert.suppressed_by)
+    _check_labels(profile=alert.profile, technique=alert.technique)
+    _check_labels(suppressed_by=alert.suppressed_by, released_by=alert.released_by)
     _check_times(occurred_at=alert.occurred_at)
     _check_least(0, episode=alert.episode, query_index=alert.query_index)
     _check_least(1, revision=alert.revision)

@@ -33,7 +33,7 @@ from detector.contracts.findings import (
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
-from detector.policy.causes import Plan, flagging, plan_of
+from detector.policy.causes import Plan, flagging, plan_of, weight_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
@@ -233,11 +233,16 @@ class PrincipalPolicy:
 
     def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
         """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
-        step, entry = self._policy.next_step(self.entry.queries), self.entry
-        most = math.inf if step is None else step - entry.queries
+        entry = self.entry
+        most = min(self._left_to_climb(weight) for weight in {1, *map(weight_of, entry.members)})
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _left_to_climb(self, weight: int) -> float:
+        """Returns how many further queries, each of ``weight``, bring a suspect to the next step of a rule."""
+        step = self._policy.next_step(self.entry.queries * weight)
+        return math.inf if step is None else math.ceil(step / weight) - self.entry.queries
 
     def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns which events come from another place than the last."""

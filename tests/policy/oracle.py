@@ -73,7 +73,7 @@ class Person:
     episode: int = -1
     seen: float = 0.0
     cools_at: float = -math.inf
-    # group -> [issued_at, lifted, left_at or None]
+    # group -> [issued_at, lifted, left_at or None, accounts]
     groups: dict[str, list[Any]] = field(default_factory=dict)
 
     def flagging(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Person:
         return found | {f"group:{group}": "group" for group in self.in_groups() if not self.groups[group][1]}
 
     def in_groups(self) -> list[str]:
-        return [group for group, (_, _, left_at) in self.groups.items() if left_at is None]
+        return [group for group, (_, _, left_at, _) in self.groups.items() if left_at is None]
 
     def suspect(self) -> bool:
         return bool(self.latches or self.in_groups())
@@ -278,7 +278,8 @@ class OracleLedger:
             rule = next((rule for rule in self.policy.ladder if rule.matches(case)), None)
             if rule is None:
                 continue
-            rung = next(rung for rung in reversed(rule.rungs) if person.queries >= rung.after_queries)
+            count = person.queries * (person.groups[origin[6:]][3] if signal == "group" else 1)
+            rung = next(rung for rung in reversed(rule.rungs) if count >= rung.after_queries)
             old, life = person.wishes.get(origin), rung.seconds or self.policy.decision_seconds
             doubtful = case.calibrated is False and not self.policy.enforce_uncalibrated
             mode = "observe" if doubtful or rule.mode == "observe" else self.policy.mode_of(self.model, signal)
@@ -352,8 +353,8 @@ class OracleLedger:
                 over += self._over(person, command.principal, at, now, command.issuer)
             person.latches, person.wishes, person.cools_at = {}, {}, -math.inf
             person.groups = {
-                group: [issued, False, now if left is None else left]
-                for group, (issued, _, left) in person.groups.items()
+                group: [issued, False, now if left is None else left, size]
+                for group, (issued, _, left, size) in person.groups.items()
             }
             self.accounts.people.pop(command.principal, None)
         elif command.kind in ("join", "leave"):
@@ -378,15 +379,15 @@ class OracleLedger:
     def _group(self, person: Person, now: float, command: Command) -> list[Published]:
         records: list[Published] = [("command", now, command.principal, command.id, False)]
         assert command.group is not None
-        known = person.groups.get(command.group, [-1.0, False, 0.0])
+        known, size = person.groups.get(command.group, [-1.0, False, 0.0, 1]), command.group_size or 1
         if command.kind == "leave" and command.issued_at >= known[0]:
-            person.groups[command.group] = [command.issued_at, False, now]
+            person.groups[command.group] = [command.issued_at, False, now, size]
         elif command.kind == "join" and command.issued_at > known[0] and known[2] is None:
-            known[0] = command.issued_at
+            known[0], known[3] = command.issued_at, size
         elif command.kind == "join" and command.issued_at > known[0]:
             exempt = self.policy.allowlist.covering(self.model, command.principal, now) is not None
             self._begin(person, now)
-            person.groups[command.group] = [command.issued_at, False, None]
+            person.groups[command.group] = [command.issued_at, False, None, size]
             person.seen = now
             self._wish(person, now, False, exempt)
             records += [("withheld", now, command.principal, "group:" + command.group)] if exempt else []

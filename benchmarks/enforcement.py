@@ -58,6 +58,8 @@ CALIBRATION = 40
 HONEST, HONEST_ROWS, TESTED_ROWS = 20, 100, 300
 STEP = 25
 """Rows in a request."""
+EARLY = (100, 200)
+"""Queries at which the picture begins."""
 _AT_ONCE = 16
 """Callers."""
 
@@ -316,7 +318,7 @@ def rows_of(found: Figures, effects: Mapping[tuple[Model, str], Effect]) -> Iter
         for defence in DEFENCES:
             outcomes = by_thief(theft, defence, found)
             served, (name, best) = outcomes[THIEVES[0]], best_of(outcomes)
-            pairs = zip(served.fidelity.ravel(), best.ravel(), strict=True)
+            pairs = zip(served.fidelity[len(EARLY) :].ravel(), best[len(EARLY) :].ravel(), strict=True)
             effect = effects[theft.target, defence]
             changes = [f"{100 * effect.accuracy:+.1f}", f"{effect.distance:.2f}", percent(effect.labels)]
             yield [
@@ -340,9 +342,13 @@ def panels(found: Figures, checkpoints: Sequence[int]) -> list[Panel]:
     for theft in THEFTS:
         best = {name: best_of(by_thief(theft, name, found))[1][:, 0] for name in DEFENCES}
         names = dict.fromkeys((NONE, min(CHANGING, key=lambda name: best[name][-1]), "ladder"))
-        lines = [Line(name, checkpoints, (100 * np.nan_to_num(best[name])).tolist()) for name in names]
-        drawn.append(Panel(theft.title, lines))
+        drawn.append(Panel(theft.title, [_line(name, checkpoints, best[name]) for name in names]))
     return drawn
+
+
+def _line(name: str, checkpoints: Sequence[int], shares: NDArray[np.float64]) -> Line:
+    known = [(at, 100 * share) for at, share in zip(checkpoints, shares.tolist(), strict=True) if share == share]
+    return Line(name, *zip(*known, strict=True))
 
 
 def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[tuple[Model, str], Effect]]:
@@ -397,11 +403,12 @@ def main() -> None:
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
     started = time.monotonic()
-    checkpoints = (500, 2_000, 5_000) if arguments.full else (500, 2_000)
+    shown = (500, 2_000, 5_000) if arguments.full else (500, 2_000)
+    checkpoints = (*EARLY, *shown)
     found, effects = measured(arguments.broker, checkpoints)
     columns = (
         *("theft", "defence", "answers"),
-        *(f"{what} at {at:,}" for at in checkpoints for what in ("natural", "uniform")),
+        *(f"{what} at {at:,}" for at in shown for what in ("natural", "uniform")),
         *("best thief", "honest accounts touched", "honest accuracy", "L1", "labels changed"),
     )
     print(table(columns, rows_of(found, effects)))

@@ -182,7 +182,7 @@ def test_members_of_a_group_climb_as_one() -> None:
     """Each query of a member counts as many times as the group has accounts."""
     own = ledger(refuse_after_queries=50)
     assert said(own.command(join(10), 1000.0)) == ["slow to 1/s enforce"]
-    later = {"found": (), "flagged": False}
+    later: dict[str, Any] = {"found": (), "flagged": False}
     assert said(own.observe(queries(*[1001.0] * 4, **later))) == []
     assert said(own.observe(queries(1002.0, **later))) == ["refuse enforce"]
 
@@ -190,7 +190,7 @@ def test_members_of_a_group_climb_as_one() -> None:
 def test_a_group_that_grows_climbs_at_the_next_query() -> None:
     own = ledger(refuse_after_queries=50)
     own.command(join(3), 1000.0)
-    later = {"found": (), "flagged": False}
+    later: dict[str, Any] = {"found": (), "flagged": False}
     assert said(own.observe(queries(*[1001.0] * 5, **later))) == []
     own.command(join(9, issued_at=2.0), 1002.0)
     assert said(own.observe(queries(1003.0, **later))) == ["refuse enforce"]

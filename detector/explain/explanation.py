@@ -191,6 +191,8 @@ def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEv
 
 
 def _alert_sentence(alert: Alert) -> str:
+    if alert.released_by is not None:
+        return f"alert: {alert.signal} is over, released by {alert.released_by}"
     withheld = "" if alert.suppressed_by is None else f" (withheld: {alert.suppressed_by})"
     severity = f"severity {alert.severity}" if alert.revision == 1 else f"severity rises to {alert.severity}"
     return f"alert: {alert.signal}, {severity}, {alert.score:.2f} times the threshold{withheld}"

@@ -52,7 +52,7 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
     if rule is None:
         return None
     active = next((one for one in entry.active_causes if one.cause.origin == latch.origin), None)
-    rung, mode = rule.rung_after(entry.queries), policy.mode_for(case, rule)
+    rung, mode = rule.rung_after(entry.queries * weight_of(latch)), policy.mode_for(case, rule)
     if learning and not (active is not None and active.mode == "enforce"):
         mode = "observe"
     reasons = [UNCALIBRATED] * (case.calibrated is False) + [REVIEW] * rule.review
@@ -63,10 +63,16 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
     return Plan(action, mode, seconds, "; ".join(reasons), latch.episode, outlived)
 
 
+def weight_of(latch: Latch) -> int:
+    """Returns for how many queries each of the suspect's counts on the ladder: members of a group climb it as one, so
+    that it is as many as the group has accounts."""
+    return max(1, latch.size) if isinstance(latch, Membership) else 1
+
+
 def case_of(model: str, entry: Entry, latch: Latch) -> Case:
     """Returns ``latch`` as rules match it."""
     if isinstance(latch, Membership):
-        return Case(model, latch.signal, group_size=latch.size, exposure=entry.exposure)
+        return Case(model, latch.signal, latch.family, group_size=latch.size, exposure=entry.exposure)
     alert = latch.alert
     if alert is None:
         return Case(model, latch.signal, exposure=entry.exposure)

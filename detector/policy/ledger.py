@@ -162,11 +162,11 @@ class Ledger:
         if command.kind == "add":
             return self._add(principal, command, now)
         if command.kind == "clear":
-            principal.clear(now)
+            principal.clear(command.issuer, now)
             return "cleared: causes, latches and detection state"
         if command.kind in ("join", "leave"):
             return self._change_membership(principal, command, now)
-        lifted = principal.lift(command.cause_id, now)
+        lifted = principal.lift(command.cause_id, command.issuer, now)
         if not lifted:
             wanted = "no cause" if command.cause_id is None else f"no cause {command.cause_id}"
             raise ConfigurationError(f"nothing deleted: there is {wanted} against the principal")
@@ -178,7 +178,8 @@ class Ledger:
         if command.kind == "leave":
             changed = principal.leave(group, command.issued_at, now)
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
-        changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
+        joined = Membership(group, command.issued_at, command.group_size or 0, family=command.family)
+        changed = principal.join(joined, now)
         return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:

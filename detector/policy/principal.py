@@ -33,11 +33,19 @@ from detector.contracts.findings import (
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
-from detector.policy.causes import Plan, flagging, plan_of
+from detector.policy.causes import Plan, flagging, plan_of, weight_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
-from detector.policy.records import content_id, decision_audit, family_audit, first_alert, risen, withheld_audit
+from detector.policy.records import (
+    content_id,
+    decision_audit,
+    family_audit,
+    first_alert,
+    released,
+    risen,
+    withheld_audit,
+)
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
@@ -100,9 +108,9 @@ class PrincipalPolicy:
         self._replace_cause(active)
         self._publish_decision(now)
 
-    def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
+    def lift(self, cause_id: str | None, by: str, now: float) -> tuple[Cause, ...]:
         """Removes the cause with the id or origin ``cause_id``, or all, and returns them. Latches of a removed signal
-        give no new cause."""
+        give no new cause, and their alerts are over."""
         self.expire(now)
         entry = self.entry
         lifted = tuple(
@@ -110,13 +118,15 @@ class PrincipalPolicy:
         )
         origins = None if cause_id is None else {cause.origin for cause in lifted}
         self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
+        self._release_alerts(origins, by, now)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
 
-    def clear(self, now: float) -> None:
-        """Removes all causes and latches; the principal leaves all groups."""
+    def clear(self, by: str, now: float) -> None:
+        """Removes all causes and latches, whose alerts are over; the principal leaves all groups."""
         self.expire(now)
+        self._release_alerts(None, by, now)
         self._keep_causes(())
         self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
         self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
@@ -223,11 +233,16 @@ class PrincipalPolicy:
 
     def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
         """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
-        step, entry = self._policy.next_step(self.entry.queries), self.entry
-        most = math.inf if step is None else step - entry.queries
+        entry = self.entry
+        most = min(self._left_to_climb(weight) for weight in {1, *map(weight_of, entry.members)})
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _left_to_climb(self, weight: int) -> float:
+        """Returns how many further queries, each of ``weight``, bring a suspect to the next step of a rule."""
+        step = self._policy.next_step(self.entry.queries * weight)
+        return math.inf if step is None else math.ceil(step / weight) - self.entry.queries
 
     def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns which events come from another place than the last."""
@@ -300,6 +315,7 @@ class PrincipalPolicy:
         entry, finding = self.entry, accusation.finding
         latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
         if finding is None:
+            self._release_alerts({_UNJUDGED_ORIGIN}, "policy", now)
             self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
             self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
         elif latch is None:
@@ -339,6 +355,13 @@ class PrincipalPolicy:
         """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
         if latch.alert is not None and score >= latch.rises_at:
             self._publish_alert(latch, risen(latch.alert, now, score, query_index, self._suppressed_by(now), evidence))
+
+    def _release_alerts(self, origins: Container[str] | None, by: str, now: float) -> None:
+        """Publishes that the alerts of the latches of ``origins``, or all, are over."""
+        for latch in self.entry.latches:
+            chosen = origins is None or latch.origin in origins
+            if chosen and latch.alert is not None and latch.alert.released_by is None:
+                self._publish_alert(latch, released(latch.alert, now, by))
 
     def _publish_alert(self, latch: LatchedAlert, alert: Alert) -> None:
         published = msgspec.structs.replace(latch, alert=alert)

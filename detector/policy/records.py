@@ -70,7 +70,13 @@ def risen(
         evidence=_floats(evidence),
         suppressed_by=suppressed_by,
         revision=alert.revision + 1,
+        released_by=None,
     )
+
+
+def released(alert: Alert, now: float, by: str) -> Alert:
+    """Returns the next revision of ``alert``: its decision was released."""
+    return replace(alert, occurred_at=now, revision=alert.revision + 1, released_by=by)
 
 
 def shortened(text: str) -> str:

@@ -47,9 +47,8 @@ def add(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Exempt NAME: alerts stay and say so, automatic decisions end at once and none follow.
-
-    It does not hold against an operator's decision.
+    """Exempt NAME from automatic decisions: current ones end at once, and alerts say that decisions are withheld. An
+    operator's decision still applies.
     """
     loaded = load_settings(settings)
     meant = Exemption(principal_of(loaded, name, api_key), owner, reason, 0.0, model, scope)
@@ -68,7 +67,7 @@ def remove(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """End the exemption of NAME; whoever is a suspect gets a decision at once."""
+    """End the exemption of NAME; a suspect gets a decision at once."""
     loaded = load_settings(settings)
     meant, now = principal_of(loaded, name, api_key), time.time()
     _send(loaded, Command(new_id(), "disallow", now, issuer, model or EVERYONE, meant, reason, scope=scope), wait)
@@ -82,7 +81,7 @@ def import_(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Exempt all principals of FILE. What has expired is left out; what lasts longer than 90 days is cut to that."""
+    """Exempt all principals of FILE. Expired entries are left out; those longer than 90 days are cut to 90 days."""
     loaded, now = load_settings(settings), time.time()
     allowlist, refused = parse_allowlist(read_text(file, "allowlist")), 0
     for exempt in allowlist.exemptions:
@@ -103,7 +102,7 @@ def list_(
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
-    """List all exemptions in force, of the settings' file and by command, and who answers for each."""
+    """List all exemptions in force, from the settings' file and by command, with the person responsible for each."""
     loaded, now = load_settings(settings), time.time()
     exemptions = [(exemption, _FILE) for exemption in _listed(loaded)]
     exemptions += commanded(audits_since(loaded.kafka, now - MOST_SECONDS))
@@ -157,7 +156,7 @@ def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
 
 
 def _listed(settings: Settings) -> tuple[Exemption, ...]:
-    """Returns the exemptions of the settings' file. A list that cannot be read is named, and has none."""
+    """Returns the exemptions of the settings' file. Names a list that cannot be read, and treats it as empty."""
     path = settings.policy.allowlist
     if path is None:
         return ()

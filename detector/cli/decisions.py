@@ -130,7 +130,8 @@ def delete(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
+    """Delete one cause, or all causes, against PRINCIPAL of MODEL; a signal's cause returns only if the signal fires
+    again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
     command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
@@ -176,7 +177,7 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
 
 
 def _parameters(given: Iterable[str]) -> Parameters:
-    """Returns ``name=value`` by name; a value that writes a number is that number."""
+    """Returns the values of ``name=value`` by name; a text that is a number becomes that number."""
     parameters: Parameters = {}
     for text in given:
         name, separator, value = text.partition("=")

@@ -1,6 +1,6 @@
 """Turns models of scikit-learn, ONNX and treelite into owner models: trees, ensembles of trees, linear classifiers.
 
-Trees of files are first read as nodes by number, in whatever order they come, and then numbered from the root.
+Trees in files are first read as nodes by number, in any order, and then numbered from the root.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def from_onnx(path: Path) -> OwnerModel:
 
 
 def from_treelite(path: Path) -> OwnerModel:
-    """Returns the tree ensemble in a checkpoint of treelite, or in a .json file that holds what its ``dump_as_json``
-    gave. Raises ConfigurationError."""
+    """Returns the tree ensemble in a checkpoint of treelite, or in a .json file written by its ``dump_as_json``. Raises
+    ConfigurationError."""
     if path.suffix.lower() == ".json":
         text = read_text(path, "treelite's JSON")
     else:
@@ -261,7 +261,7 @@ def _split_by(comparison: str, feature: int, threshold: float, yes: int, no: int
 
 
 def _root(nodes: Nodes) -> int:
-    """Returns the node that is no other's child."""
+    """Returns the node that is not the child of another."""
     splits = [node for node in nodes.values() if isinstance(node, TreeSplit)]
     roots = set(nodes) - {child for split in splits for child in (split.left, split.right)}
     if len(roots) != 1:

@@ -55,7 +55,7 @@ def list_(
 
 
 def state(report: GateReport, now: float) -> str:
-    """Returns in words how the gate is doing, by its last report and its age at ``now``, seconds UTC."""
+    """Returns the state of the gate in words, by its last report and its age at ``now``, seconds UTC."""
     if not report.running:
         return "closed"
     age = now - report.occurred_at

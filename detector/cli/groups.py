@@ -83,7 +83,7 @@ def dismiss(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Dismiss GROUP: release its members, and those who would join. What they do alone is judged as before."""
+    """Dismiss GROUP: release its members and those who join later. Each account is still judged alone."""
     loaded = load_settings(settings)
     found = _find(loaded.kafka, group)
     partition = watch_partition(
@@ -106,7 +106,7 @@ def dismiss(
 
 
 def _find(kafka: KafkaSettings, group: str) -> GroupAlert:
-    """Returns the group whose id begins with ``group``. Raises ConfigurationError unless there is just one."""
+    """Returns the group whose id begins with ``group``. Raises ConfigurationError unless there is exactly one."""
     found = [found_group for found_group in read_groups(kafka) if found_group.id.startswith(group)]
     if len(found) == 1:
         return found[0]

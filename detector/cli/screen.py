@@ -49,7 +49,7 @@ def print_note(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Returns the console for tables and progress bars; lines are not wrapped if the output is no terminal."""
+    """Returns the console for tables and progress bars; lines are wrapped only on a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout

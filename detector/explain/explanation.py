@@ -76,7 +76,7 @@ class TimelineEvent:
 class Explanation:
     """``source``: where the queries come from, in words. ``row``: the first verdict or, without one, the query with the
     largest score; ``at_verdict``: the contributions to D there, and ``at_end`` those at the last query, both None
-    without a profile. ``main_measures``: those whose contribution is ever large, largest first, which get a plot.
+    without a profile. ``main_measures``: those with a large contribution at some query, largest first; they get a plot.
     ``last_decision``: on record, in words. ``notes``: sentences on possible differences from the running service."""
 
     replay: PrincipalReplay
@@ -138,7 +138,7 @@ def measure_names(replay: PrincipalReplay) -> list[str]:
 
 
 def deviations(replay: PrincipalReplay, name: str) -> Floats:
-    """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
+    """Returns float64 (n,): the deviation in the measure ``name`` after each query."""
     return replay.signals[f"{_PREFIX}{name}"]
 
 
@@ -160,7 +160,8 @@ def break_down(replay: PrincipalReplay, row: int, profile: Profile | None) -> Br
 
 
 def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
-    """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
+    """Returns the measures with a large contribution to D under ``profile`` at some query, at least three, largest
+    first."""
     names = measure_names(replay)
     judged = np.array([version == profile.model_version for version in replay.versions])
     rows = np.flatnonzero(~np.isnan(replay.signals["suspicion"]) & judged)

@@ -81,7 +81,7 @@ def headline(report: ScanReport) -> str:
 
 
 def ring_sentence(ring: FoundRing) -> str:
-    """Returns who is in the ring, in one sentence."""
+    """Returns the members of the ring in one sentence."""
     names, more = ", ".join(ring.members[:_NAMED]), len(ring.members) - _NAMED
     return f"{len(ring.members)} accounts look like one thief: {names}{f' and {more:,} more' if more > 0 else ''}"
 
@@ -193,7 +193,7 @@ def _ring_json(version: ScannedVersion, ring: FoundRing) -> dict[str, Any]:
         "members": list(ring.members),
         "score": whole.score,
         "reasons": reasons(whole),
-        "queries": sum(version.asked[name] for name in ring.members),
+        "queries": sum(version.query_counts[name] for name in ring.members),
         "queries_looked_at": whole.queries,
         "crossed_at_query": None if whole.crossed is None else whole.crossed + 1,
         "first_at": rfc3339(min(first for first, _ in spans)),
@@ -218,7 +218,7 @@ def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
         "accounts_left_out": len(screened.left_out),
         "accounts_too_short": int((~calibration.long).sum()),
         "accounts_enough": version.scan.enough,
-        "queries": sum(version.asked.values()),
+        "queries": sum(version.query_counts.values()),
         "queries_of_another_form": version.traffic.left_out,
         "queries_median": screened.length,
         "threshold": calibration.profile.standards.threshold,
@@ -244,7 +244,7 @@ def _account_json(version: ScannedVersion, account: ScannedAccount) -> dict[str,
         "score": account.score,
         "reasons": reasons(account),
         "look_at": look_at(account),
-        "queries": version.asked[account.name],
+        "queries": version.query_counts[account.name],
         "queries_looked_at": account.queries,
         "crossed_at_query": None if crossed is None else crossed + 1,
         "crossed_at": None if crossed is None else rfc3339(float(queries.occurred_at[crossed])),
@@ -326,7 +326,7 @@ def _account_row(version: ScannedVersion, account: ScannedAccount) -> tuple[str,
         account.name,
         largest or "-",
         f"{account.score:.2f}",
-        f"{version.asked[account.name]:,}",
+        f"{version.query_counts[account.name]:,}",
         crossed,
         first,
         last,

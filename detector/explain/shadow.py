@@ -33,8 +33,8 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShadowedPrincipal:
-    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``forgiven``: an operator deleted a cause
-    or cleared the principal since, which says that they are honest."""
+    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``forgiven``: an operator has since
+    deleted a cause or cleared the principal, which suggests that they are honest."""
 
     model: str
     principal: str
@@ -60,7 +60,7 @@ class ShadowedPrincipal:
 
     @property
     def calibrated(self) -> bool:
-        """Whether some verdict rests on a profile; without one, nothing is enforced unless the owner says so."""
+        """Whether a verdict rests on a profile; without one, nothing is enforced unless the owner says so."""
         return any(alert.calibrated is not False for alert in self.alerts) or not self.alerts
 
 

@@ -1,4 +1,4 @@
-"""Whether a request that a proxy asks about may pass: the same target, identity and gate as in a middleware."""
+"""Decides for a proxy whether a request may pass, with the target, identity and gate of a middleware."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ _VERSION = "unknown"
 
 
 class Authorizer(ModelMiddleware):
-    """Asks the gate for a proxy: whoever is refused is counted for the detector, as in a middleware.
-
-    The proxy does not tell how many rows a request has, so a slowed principal is charged one.
+    """Asks the gate for a proxy; refusals are counted for the detector, as in a middleware. A proxy does not give the
+    number of rows, so a slowed principal is charged one per request.
     """
 
     @property
@@ -32,16 +31,16 @@ class Authorizer(ModelMiddleware):
 
     @property
     def parts(self) -> tuple[MetricSource, ...]:
-        """What has counters."""
+        """The objects with counters."""
         return self._gate, self._logger, self._identity, self
 
     def start(self) -> None:
-        """Starts to follow the decisions. Returns at once."""
+        """Starts to read the decisions. Returns at once."""
         self._gate.start()
         self._logger.start()
 
     def close(self) -> None:
-        """Sends what is counted, and the gate's last report."""
+        """Sends the counts and the gate's last report."""
         self._logger.close()
         self._gate.close()
 
@@ -69,7 +68,8 @@ def _scope(method: str, path: str, headers: Iterable[tuple[str, str]]) -> Scope:
 
 
 def new_authorizer(settings: Settings) -> Authorizer:
-    """Returns an authorizer as set. Raises ConfigurationError if it would not know the model, or who is asking."""
+    """Returns the authorizer of ``settings``. Raises ConfigurationError if they name no model, or no source of
+    principals."""
     options = settings.gate
     if not options.routes and not options.kserve:
         raise ConfigurationError("gate.routes: name the paths of your models, or set gate.kserve")

@@ -129,7 +129,7 @@ class Checks:
 
 
 def _headers(http: Any) -> Iterator[tuple[str, str]]:
-    """Yields the headers of the client, in either of the forms that Envoy sends them in."""
+    """Yields the headers of the client, in either of the forms that Envoy uses."""
     for header in http.headers:
         yield header.key, header.value
     for header in http.header_map.headers:

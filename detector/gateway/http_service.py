@@ -1,4 +1,4 @@
-"""The HTTP side of the gate service: what NGINX and Envoy ask, and what a supervisor looks at."""
+"""The HTTP side of the gate service: requests of NGINX and Envoy, health and metrics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class HttpService:
     """Answers ``/nginx``, ``/envoy`` followed by the path that a client asks for, ``/metrics``, ``/livez`` and
     ``/readyz``.
 
-    The path is taken as it came: a router would tidy what follows ``/envoy``, and answer for another page.
+    The path is used unchanged: a router would normalise what follows ``/envoy``, and answer for another page.
     """
 
     def __init__(self, authorizer: Authorizer) -> None:

@@ -1,4 +1,4 @@
-"""Runs the gate service: one process that listens until it is told to end."""
+"""Runs the gate service: one process that listens until it is stopped."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ async def _serve(settings: Settings) -> None:
 
 @asynccontextmanager
 async def listening(authorizer: Authorizer, settings: GateSettings) -> AsyncIterator[dict[str, int]]:
-    """The gate service as set, listening; gives its ports, ``http`` and maybe ``grpc``.
-
-    At the end open requests get two seconds. Raises ConfigurationError if it cannot listen.
+    """Runs the gate service of the settings; yields its ports, ``http`` and maybe ``grpc``. At the end, open requests
+    get two seconds. Raises ConfigurationError if it cannot listen.
     """
     async with AsyncExitStack() as stack:
         stack.callback(authorizer.close)

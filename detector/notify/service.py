@@ -1,4 +1,4 @@
-"""``weirguard notify`` as a process: one thread a receiver, metrics and probes, until it is told to stop."""
+"""``weirguard notify`` as a process: one thread per receiver, metrics and probes, until it is stopped."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def new_receivers(settings: Settings) -> dict[str, Receiver]:
 
 @dataclass(frozen=True, slots=True)
 class NotifierHealth:
-    """Whether the threads of ``subscriptions`` move, and are in their groups. A receiver that is away counts as
-    neither: to restart would not help."""
+    """Whether the threads of ``subscriptions`` make progress, and are in their groups. A receiver that does not answer
+    changes neither, since a restart would not help."""
 
     subscriptions: Sequence[Subscription]
 
@@ -65,7 +65,7 @@ class NotifierHealth:
 
 
 def new_subscriptions(settings: Settings, metrics: Metrics) -> list[Subscription]:
-    """Returns one subscription a receiver. Raises ConfigurationError if there is none, or one cannot be built."""
+    """Returns one subscription per receiver. Raises ConfigurationError if there is none, or one cannot be built."""
     receivers = new_receivers(settings)
     if not receivers:
         raise ConfigurationError(_NOBODY)
@@ -96,7 +96,7 @@ def run(settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of one example: ``ok``, and the receiver's answer or the error."""
+    """The result of one example: ``ok``, and the receiver's answer or the error."""
 
     receiver: str
     ok: bool
@@ -104,7 +104,7 @@ class Trial:
 
 
 def try_receivers(settings: Settings) -> list[Trial]:
-    """Sends one example alert to each receiver, whatever it selects, once. Raises ConfigurationError."""
+    """Sends one example alert to each receiver, whatever its filters. Raises ConfigurationError."""
     example = of_alert(example_value(time.time()))
     receivers = new_receivers(settings)
     if not receivers:

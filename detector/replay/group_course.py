@@ -1,5 +1,5 @@
-"""Who joined a group when, and the queries of its members: from log files, judged as ``replay`` does, or from the
-service's topics; for ``explain``."""
+"""The course of a group for ``explain``: when each member joined, and their queries. It comes from log files, judged as
+``replay`` does, or from the service's topics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detector.sources import LogReader
 
 @dataclass(frozen=True, slots=True)
 class GroupCourse:
-    """A group ``id`` of one model version. ``joined``: by member the time, seconds UTC, in order. ``score``: the
+    """A group ``id`` of one model version. ``joined``: when each member joined, seconds UTC, in order. ``score``: the
     latest, 1 at the verdict. ``size``: of all members; ``joined`` may name only some."""
 
     id: str
@@ -70,7 +70,7 @@ def courses_in_alerts(alerts: Iterable[GroupAlert]) -> list[GroupCourse]:
 
 
 def chosen(courses: Sequence[GroupCourse], group: str) -> GroupCourse:
-    """Returns the one of ``courses`` whose id begins with ``group``. Raises ConfigurationError unless there is just
+    """Returns the one of ``courses`` whose id begins with ``group``. Raises ConfigurationError unless there is exactly
     one."""
     found = [course for course in courses if course.id.startswith(group)]
     if len(found) == 1:

@@ -22,8 +22,8 @@ _LEAST_CHANCE = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class GroupsInBatch:
-    """``ids`` object (n,): for each row of a micro-batch the group under a verdict that its principal belongs to as of
-    that row, or None. ``revisions``, each with its model and version."""
+    """``ids`` object (n,): for each row of a micro-batch, the group under a verdict to which its principal belongs
+    after that row, or None. ``revisions``, each with its model and version."""
 
     ids: NDArray[np.object_]
     revisions: list[tuple[str, str, GroupRevision]]
@@ -40,7 +40,7 @@ class GroupReplay:
         }
 
     def observe(self, observation: Observation) -> GroupsInBatch:
-        """Learns from the judged queries of ``observation`` and returns the groups as of each of its rows."""
+        """Learns from the judged queries of ``observation`` and returns the groups after each of its rows."""
         found = GroupsInBatch(np.full(len(observation.index), None, object), [])
         for profiled in observation.profiled:
             self._observe(profiled, observation, found)

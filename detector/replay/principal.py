@@ -113,8 +113,8 @@ def queries_in_logs(
 ) -> Iterator[TimedQueries]:
     """Yields the good rows that ``reader`` reads from files, with the times of ``replay``.
 
-    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
-    file is missing or of no known format.
+    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once if a
+    file is missing or has no known format.
     """
     return _timed(portions_of(paths, reader), progress)
 
@@ -166,7 +166,7 @@ def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQue
 def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
     """Returns the results for the principal with these ``queries``, of one model, at least one.
 
-    Raises ConfigurationError if the engine does not take any of them.
+    Raises ConfigurationError if the engine refuses all of them.
     """
     pieces = list(concatenate(batch for batch, _ in queries))
     times = np.concatenate([piece_times for _, piece_times in queries])

@@ -96,7 +96,7 @@ class ReplayReport:
         self._open.close()
 
     def clamp(self, rows: int) -> None:
-        """Counts rows with a time too far in the future."""
+        """Counts rows whose time is too far in the future."""
         self._counts["clamped"] += rows
 
     def add(self, batch: LogBatch, judged: ReplayResult | None) -> None:
@@ -221,9 +221,9 @@ class _AccountCounts:
 
 class VerdictFile:
     """``verdicts.parquet``: model, principal, index, event_id, flagged, score, one column per signal, and group; null
-    while a score or signal has no value. ``group``: the id of the group under a verdict that the principal belongs to
-    as of the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
-    ``uncalibrated`` there is a JSON list of the model versions that were judged without a profile."""
+    while a score or signal has no value. ``group``: the id of the group under a verdict to which the principal belongs
+    after the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says; ``uncalibrated`` there
+    is a JSON list of the model versions that were judged without a profile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,9 +1,9 @@
 """Rings in an unlabelled log: accounts of one model version that share one theft.
 
-Accounts of a ring excuse one another, and their queries are among those that all are compared with. So accounts that
-are alike in what they do are left out of a calibration together, and all accounts are watched against the rest, as a
-replay does (``groups.watch``). An honest habit that several accounts share would be a group as well: the queries of a
-group, taken as those of one account, must stand out as a thief's do.
+Accounts of a ring excuse one another, and their queries are among those that all are compared with. So accounts with
+similar behaviour are left out of a calibration together, and all accounts are watched against the rest, as a replay
+does (``groups.watch``). An honest habit that several accounts share would be a group as well: the queries of a group,
+taken as those of one account, must stand out as a thief's do.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def find_rings(
 
 
 def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[set[str]]:
-    """Returns sets of names of accounts that may be a ring, the likeliest first: alike in what they do, and far from
-    what all others do."""
+    """Returns sets of names of accounts that may be a ring, the likeliest first: their behaviour is similar, and far
+    from that of all others."""
     links = crowd_of(calibration, accounts).link_exemplars
     reached = np.maximum(np.concatenate((calibration.comparison.reached, links), axis=1), 0.0)
     shown = np.clip(reached - np.median(reached, axis=0), 0.0, MAX_CONTRIBUTION)

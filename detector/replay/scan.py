@@ -89,7 +89,7 @@ def _bytes(batch: QueryBatch) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ScanInput:
-    """The content of files: the ``sieve`` with their queries, ``refused`` rows by reason, and the file digests."""
+    """The content of log files: the ``sieve`` with their queries, ``refused`` rows by reason, and the file digests."""
 
     sieve: Sieve
     refused: Counter[str]
@@ -104,21 +104,21 @@ class ScanInput:
 @dataclass(frozen=True, slots=True)
 class ScannedVersion:
     """One model version: the plain queries of its ``accounts`` by name, its ``scan``, and the ``rings`` among them.
-    ``asked``: the number of queries of each account, including those beyond the limit. ``traffic``: the form of the
-    queries, one piece of them, and the number of queries left out because of another form."""
+    ``query_counts``: queries by account, including those beyond the limit. ``traffic``: the form of the queries, one
+    piece of them, and the number of queries left out because of another form."""
 
     model: str
     version: str
     accounts: dict[str, QueryBatch]
     scan: Scan
-    asked: dict[str, int]
+    query_counts: dict[str, int]
     traffic: PlainTraffic
     rings: list[FoundRing]
 
 
 @dataclass(slots=True)
 class ScanReport:
-    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over``."""
+    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over`` (not scanned)."""
 
     log: ScanInput
     budget: float

@@ -147,7 +147,7 @@ class KafkaSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How one worker process takes its share."""
+    """One worker process."""
 
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
@@ -204,7 +204,7 @@ class PradaSettings(Section):
 
 
 class LimitSettings(Section):
-    """What state may grow to; beyond it the least suspicious principals are forgotten, and counted."""
+    """Limits of the state; beyond them the least suspicious principals are evicted and counted."""
 
     principals: Count = 50_000
     """Principals per partition."""
@@ -251,7 +251,7 @@ class RungSettings(Section):
 
 
 class RuleSettings(Section):
-    """A rule of the ladder. It holds for the suspicions that match all of its fields; a field that is not set matches
+    """A rule of the ladder. It applies to suspects that match all of its fields; a field that is not set matches
     any."""
 
     name: str
@@ -279,7 +279,7 @@ class RuleSettings(Section):
 
 
 class PolicySettings(Section):
-    """What follows from a verdict. Of the modes that apply the most cautious wins, and observe is that."""
+    """What follows from a verdict. Of the modes that apply, the most cautious one wins, which is observe."""
 
     mode: Mode = "observe"
     """observe publishes decisions that gates do not act on; enforce has them act."""
@@ -407,9 +407,8 @@ def secret(section: Section, section_name: str, key: str) -> str | None:
 
 
 def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """Returns the context for connections to the brokers; None where they do without TLS.
-
-    Raises ConfigurationError where a file holds no certificate, or the key does not open or fit.
+    """Returns the TLS context for connections to the brokers, or None without TLS. Raises ConfigurationError if a file
+    holds no certificate, or the key cannot be opened or does not match.
     """
     if not kafka.security_protocol.endswith("SSL"):
         return None

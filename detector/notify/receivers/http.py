@@ -26,15 +26,15 @@ _LONGEST_RETRY_AFTER = 300.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, or carry what is secret elsewhere."""
+    """Refuses redirects: a redirected POST would become a GET, or carry secrets to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class HttpEndpoint:
-    """One URL that takes posts. ``key``: the setting that holds it, for errors, which never show the URL. ``secrets``:
-    what else an answer may repeat and must not be shown.
+    """One URL that accepts posts. ``key``: the setting that holds it, for errors, which never show the URL.
+    ``secrets``: other texts that an answer may repeat and that must not be shown.
 
     user:password@ in it becomes basic authentication. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
     """
@@ -70,7 +70,7 @@ class HttpEndpoint:
             raise ReceiverAway(f"no answer: {why(error)}") from None
 
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
-        """Returns what a status other than 2xx means: the client's fault is for good, all else may pass."""
+        """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
         try:
             words = self._in_words(error.code, error.read(_MOST_READ))
         except (OSError, http.client.HTTPException):

@@ -53,6 +53,31 @@ def test_the_nearest_query_of_another_account_is_found(index: ReferenceIndex) ->
     assert np.delete(signs, stepped).mean() < 0.05
 
 
+def test_among_many_equally_near_ones_the_nearest_is_found() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(300, 37)).astype(np.float32)
+    index = ReferenceIndex(reference(features[:40]))
+    scaled, points, cells = linkable(index, features)
+    account, label = np.arange(300) % 7, np.zeros(300, np.int64)
+    found = RecentQueries(index.reference).nearest(scaled, points, np.zeros_like(cells), account, label)
+    for row in range(1, 300):
+        gap = np.linalg.norm(scaled[:row].astype(np.float64) - scaled[row], axis=1)
+        gap[account[:row] == account[row]] = np.inf
+        assert found.distance[row] == pytest.approx(gap.min(), rel=1e-12)
+        np.testing.assert_array_equal(found.step[row], scaled[row] - scaled[np.argmin(gap)])
+
+
+def test_a_dump_of_an_older_version_is_read(index: ReferenceIndex) -> None:
+    features, account, label = _stream(200, 5)
+    live, restored = Linker(index.reference), Linker(index.reference)
+    _link(live, index, features, account, label)
+    dump = live.recent.dump()
+    restored.recent.load(dump | {"features": dump.pop("by_feature").transpose(0, 2, 1)})
+    now, then = (_link(own, index, features[:50], account[:50] + 5, label[:50]) for own in (live, restored))
+    np.testing.assert_array_equal(now.partner, then.partner)
+    assert (then.partner >= 0).any()
+
+
 def test_any_cut_gives_the_same_links(index: ReferenceIndex) -> None:
     features, account, label = _stream(300, 5)
     whole = _link(Linker(index.reference), index, features, account, label)

@@ -31,9 +31,9 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WINDOW = int(VOLUMES[-1])
-ALWAYS = 16
+ALWAYS = 8
 """The first queries of an account in each 256 that are linked in any cell."""
-SHARE = 8
+SHARE = 16
 """Later queries are linked in one of this number of cells."""
 _IS_DUE = np.isin(np.arange(WINDOW) + 1, VOLUMES)
 

@@ -203,10 +203,9 @@ class Partition:
             decoded.reject(bad)
         records, last = decoded.records, last_rows(result.observation)
         self.applied[records[0].source] = records[-1].offset
-        judged = tuple(self._outlet.messages(decoded, result.observation))
-        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded), judged)
+        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded))
         self._bury(unit, records, decoded.rejected)
-        unit.before += decoded.misrouted
+        unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, result.observation)]
         unit.after.extend(self._scores.due(result.observation, last, decoded))
         unit.count_batch(decoded, result, last)
         for misfit in self._fitting.mismatches(decoded.pieces):

@@ -278,6 +278,24 @@ class RuleSettings(Section):
     """From the mildest to the harshest; the first after 0 queries."""
 
 
+class BudgetSettings(Section):
+    """How much each account may learn of a model, in effective queries: near repeats cost next to nothing. It covers
+    the accounts that match all fields; a field that is not set matches any."""
+
+    name: str
+    """The budget's name, for messages."""
+    per_window: Positive | None = None
+    """Effective queries in a window."""
+    window_seconds: Annotated[float, Field(ge=60, le=10 * 365 * 86_400)] = 86_400.0
+    """The length of a window."""
+    for_life: Positive | None = None
+    """Effective queries in all."""
+    models: tuple[str, ...] = ()
+    """Models."""
+    principals: tuple[str, ...] = ()
+    """Accounts, such as those of a tier."""
+
+
 class PolicySettings(Section):
     """What follows from a verdict. Of the modes that apply, the most cautious one wins, which is observe."""
 
@@ -302,6 +320,10 @@ class PolicySettings(Section):
     """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
+    budgets: tuple[BudgetSettings, ...] = ()
+    """How much accounts may learn of a model, of which the first that covers an account holds."""
+    notice_percent: Annotated[float, Field(gt=0, le=100)] = 80.0
+    """The used share of a budget, in percent, from which on gates tell the account how much is left."""
     allowlist: Path | None = None
     """File of principals whose decisions are withheld; their alerts are published. While it cannot be read, a worker
     only observes. `weirguard allowlist` changes the list of a running detector."""

@@ -6,7 +6,7 @@ record; then its outbox and the scores; then ``confirm``. Only after that may th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -19,7 +19,7 @@ from detector.core.profile import ProfileMatcher
 from detector.groups.judged_record import JudgedRecord, decode_judged
 from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.groups.owner import GroupEffects, GroupOwner
-from detector.policy.activity import Effects
+from detector.policy.activity import Effects, Section
 from detector.runtime import metric_defs as names
 from detector.stream import source_checks
 from detector.stream.checkpoint import Checkpointer
@@ -28,6 +28,7 @@ from detector.stream.dead_letters import DeadLetters, LetterLimits
 from detector.stream.detector import (
     ACCOUNTING_SECTION,
     ALLOWLIST_SECTION,
+    BUDGETS_SECTION,
     POLICY_SECTION,
     DetectionResult,
     Detector,
@@ -117,22 +118,23 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        own = (POLICY_SECTION, ACCOUNTING_SECTION, ALLOWLIST_SECTION, source_checks.SECTION, GROUPS_SECTION)
-        policy, accounting, allowlist, sources, groups = (sections.pop(name, None) for name in own)
         replaces = record.kind == "chunk"
         engine, ledger = self.detector.engine, self.detector.ledger
+        absorbing: dict[str, Callable[[Section], None]] = {
+            POLICY_SECTION: ledger.absorb,
+            ACCOUNTING_SECTION: ledger.accounting.absorb,
+            BUDGETS_SECTION: ledger.budgets.absorb,
+            ALLOWLIST_SECTION: ledger.exemptions.absorb,
+            GROUPS_SECTION: self.groups.absorb,
+        }
+        own = {name: sections.pop(name) for name in absorbing if name in sections}
+        sources = sections.pop(source_checks.SECTION, None)
         if sections:
             (engine.load if replaces else engine.absorb)(sections)
         if sources is not None:
             self.identities = source_checks.decode_identities(sources)
-        if policy is not None:
-            ledger.absorb(policy)
-        if accounting is not None:
-            ledger.accounting.absorb(accounting)
-        if allowlist is not None:
-            ledger.exemptions.absorb(allowlist)
-        if groups is not None:
-            self.groups.absorb(groups)
+        for name, section in own.items():
+            absorbing[name](section)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Becomes the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.

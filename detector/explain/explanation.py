@@ -28,6 +28,8 @@ _DESCRIPTIONS = {
     "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
     "margin": "queries close to the decision boundary",
     CHANGE: "queries unlike the account's earlier ones",
+    "extreme_content": "single queries unlike any honest one, among ordinary ones",
+    "extreme_interpolation": "single queries between two earlier ones, among ordinary ones",
 } | {name: measure.about for name, measure in MEASURES.items()}
 
 

@@ -48,6 +48,8 @@ LOOKS = {
     "prada": "distances between its own queries, not distributed as those of other accounts (PRADA)",
     "margin": "too many queries close to the decision boundary",
     CHANGE: "queries unlike its earlier ones",
+    "extreme_content": "single queries unlike those of all other accounts, among ordinary ones",
+    "extreme_interpolation": "single queries between two of its earlier ones, among ordinary ones",
 }
 """Describes the queries of an account with a large deviation in a measure."""
 

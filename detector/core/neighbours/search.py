@@ -249,8 +249,8 @@ class Chains(NamedTuple):
 
 class QueryArrays(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
-    are, ``length`` float64 (n,), -1 for none; the model's ``answer`` float32 (n,); the ``slot`` of the principal and the
-    ``pool``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
+    are, ``length`` float64 (n,), -1 for none; the model's ``answer`` float32 (n,); the ``slot`` of the principal and
+    the ``pool``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
 
     features: Matrix
     points: Matrix
@@ -263,9 +263,9 @@ class QueryArrays(NamedTuple):
 
 class NearestOwn(NamedTuple):
     """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
-    (n,), and the ``block`` int64 (n,) that it joined. ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
-    query itself where there is none, and the ``answer`` to that query, float32 (n,), NaN where unknown. ``blends``:
-    what own queries make up of it."""
+    (n,), and the ``block`` int64 (n,) that it joined. ``distance`` float64 (n,): that to the nearest own query of any
+    class, ``step`` float32 (n, d) from it, the query itself where there is none, and the ``answer`` to that query,
+    float32 (n,), NaN where unknown. ``blends``: what own queries make up of it."""
 
     grown: Floats
     joined: NDArray[np.bool_]

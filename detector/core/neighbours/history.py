@@ -1,10 +1,10 @@
 """The recent new queries of each principal: the growing sets of the previous and the current block of them, with the
 thresholds of their admission.
 
-A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. A block ends when so
-many rows have joined it, so that repeats and near repeats, which join none, drive out nothing. When a principal enters
-a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
-on the principal's own queries alone. If a signal needs it, each row has a note with the model's output.
+A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. A block ends when it is
+full of rows that joined, so that repeats and near repeats, which join nothing, drive out nothing. When a principal
+enters a block, the lists of that parity still hold the block before the previous one and are dropped: what is kept
+depends on the principal's own queries alone. If a signal needs it, each row has a note with the model's output.
 """
 
 from __future__ import annotations

@@ -351,6 +351,7 @@ class Judge:
         groups = {
             "extreme_content": ["novelty", "unseen_values", "outlyingness"],
             "extreme_interpolation": ["interpolation"],
+            "extreme_steps": ["sign_steps"],
         }
         for name, members in groups.items():
             before = self.evidence.setdefault(name, 0.0)
@@ -358,10 +359,20 @@ class Judge:
                 continue
             beyond = [self._beyond(own, values, weights) for own in members]
             nats = log(15 / 16)
-            if beyond[0] > 0:
-                excess = sum(max(own, 0.0) for own in beyond) / 1.2
-                nats = min(log(15 / 16 + exp(excess * 3 / 4) / (4 * 0.03) / 16), 3.5)
+            excess = sum(max(own, 0.0) for own in beyond) / 1.2
+            if excess > 0 and self._is_extreme(members[0], values, weights):
+                nats = min(log(15 / 16 + exp(excess * 3 / 4) / (4 * self._share(members[0])) / 16), 3.5)
             self.evidence[name] = min(max(before + weights["effective"] * nats, 0.0), 24.0)
+
+    def _share(self, name: str) -> float:
+        tails = self.standards.tails
+        assert tails is not None
+        return float(max(0.01 if name == "sign_steps" else 0.03, tails.share[tails.measures.index(name)]))
+
+    def _is_extreme(self, name: str, values: dict[str, float], weights: dict[str, float]) -> bool:
+        own = next(measure for measure in self.measures if measure.name == name)
+        tails = self.standards.tails
+        return tails is not None and weights[own.clock] > 0 and values[name] > tails.start[tails.measures.index(name)]
 
     def _beyond(self, name: str, values: dict[str, float], weights: dict[str, float]) -> float:
         """How far beyond the start of the tail, in mean excesses, as seen from the account's average."""
@@ -372,7 +383,7 @@ class Judge:
         at = tails.measures.index(name)
         self.totals.setdefault((name, 32.0), 0.0)
         self.weights.setdefault((name, 32.0), 0.0)
-        shift = self._average(own, 32.0)[0] - tails.mean[at]
+        shift = self._average(own, 32.0)[0] - tails.mean[at] if name != "sign_steps" else 0.0
         return float(min((values[name] - max(shift, 0.0) - tails.start[at]) / tails.excess[at], 20.0))
 
     def _average(self, measure: Measure, memory: float) -> tuple[float, float]:

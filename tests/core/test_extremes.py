@@ -14,7 +14,7 @@ from detector.core.state.arrays import Array
 
 NAMES, OWN = list(MEASURES), list(MEASURES.values())
 COUNT = len(NAMES)
-TAILS = Tails(tuple(NAMES), np.zeros(COUNT), np.full(COUNT, 2.0), np.ones(COUNT))
+TAILS = Tails(tuple(NAMES), np.zeros(COUNT), np.full(COUNT, 2.0), np.ones(COUNT), np.full(COUNT, 0.02))
 VERDICT = 5.0
 
 
@@ -24,7 +24,7 @@ def _evidence(
     """Returns the score as of each query of one principal, of which the leading measure has ``scores``, and all other
     measures what is given in ``others`` wherever that is above 0. ``varied``: that of ``one_feature``."""
     values = np.where(scores[:, None] > 0, others, np.zeros((len(scores), COUNT)))
-    values[:, NAMES.index(EXTREMES[name][1][0])] = scores
+    values[:, NAMES.index(EXTREMES[name].measures[0])] = scores
     values[:, NAMES.index("one_feature")] = varied
     states = np.zeros((len(scores), len(WEIGHED)))
     weights = np.zeros((len(scores), len(CLOCKS))) + np.reshape(weight, (-1, 1))

@@ -25,7 +25,9 @@ NAMES = list(MEASURES)
 CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
 COUNT = len(OWN)
 COLUMNS = COUNT + len(WEIGHED) + len(FOLLOWING)
-TAILS = Tails(tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT))
+TAILS = Tails(
+    tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT), np.linspace(0, 0.05, COUNT)
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Stream:
     def scored(self, cuts: list[int]) -> tuple[Array, Array]:
         """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
         count, scoring = int(self.slot.max()) + 1, Scales.of(OWN, self.spread, TAILS)
-        held, extremes = np.zeros((count, width(OWN))), np.zeros((count, 2))
+        held, extremes = np.zeros((count, width(OWN))), np.zeros((count, 3))
         parts = []
         for own in np.split(np.arange(len(self.slot)), cuts):
             slots, slot = np.unique(self.slot[own], return_inverse=True)
@@ -69,7 +71,7 @@ class Oracle:
 
     def __init__(self, spread: Spread) -> None:
         self._of, self._states = spread.at(slice(COUNT)), spread.at(slice(COUNT, -len(FOLLOWING)))
-        self._evidence = np.zeros(2)
+        self._evidence = np.zeros(3)
         self._total, self._weight = np.zeros((COUNT, DEPTH)), np.zeros((COUNT, DEPTH))
 
     def query(self, values: Array, weights: Array, states: Array) -> Array:
@@ -89,14 +91,18 @@ class Oracle:
 
     def _add_extremes(self, values: Array, weights: Array) -> None:
         average = (self._total[:, 1] + PRIOR * TAILS.mean) / (self._weight[:, 1] + PRIOR)
-        beyond = (values - np.maximum(average - TAILS.mean, 0) - TAILS.start) / TAILS.excess
+        shift = np.maximum(average - TAILS.mean, 0) * np.array([name != "sign_steps" for name in NAMES])
+        beyond = (values - shift - TAILS.start) / TAILS.excess
         counts = weights[[CLOCKS.index(measure.clock) for measure in OWN]] > 0
         beyond = np.where(np.isnan(values) | ~counts, 0, np.clip(beyond, 0, 20))
         if values[NAMES.index("one_feature")] > 0:
             return
-        for group, names in enumerate((["novelty", "unseen_values", "outlyingness"], ["interpolation"])):
-            own = beyond[[NAMES.index(name) for name in names]]
-            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / 0.03 if own[0] > 0 else 0.0
+        groups = (["novelty", "unseen_values", "outlyingness"], 0.03), (["interpolation"], 0.03), (["sign_steps"], 0.01)
+        for group, (names, least) in enumerate(groups):
+            own, at = beyond[[NAMES.index(name) for name in names]], NAMES.index(names[0])
+            share = max(least, TAILS.share[at])
+            extreme = values[at] > TAILS.start[at] and counts[at] and own.sum() > 0
+            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / share if extreme else 0.0
             nats = min(np.log(15 / 16 + ratio / 16), 3.5)
             self._evidence[group] = np.clip(self._evidence[group] + weights[0] * nats, 0, 24)
 
@@ -126,7 +132,7 @@ def test_the_streams_reach_what_they_are_for() -> None:
     """Scores are on both sides of 0, and those with a cap reach it."""
     scores = np.concatenate([Stream.of(seed).scored([])[0] for seed in range(4)])
     assert (scores.max(axis=0) > 0).all() and (scores.min(axis=0) <= 0).all()
-    assert scores.max(axis=0)[COUNT:-1].tolist() == [2.0, 2.0, 3.0, 20.0]
+    assert scores.max(axis=0)[COUNT:-2].tolist() == [2.0, 2.0, 3.0, 20.0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -183,7 +189,7 @@ def _scored(queries: MeasuredQueries, between: float = 5.0, within: float = 5.0)
     """As of each query of one principal, where honest accounts average 0."""
     spread = Spread(np.zeros(COLUMNS), np.full(COLUMNS, between), np.full(COLUMNS, within))
     alone = np.zeros(len(queries.values), np.int64)
-    return Scales.of(OWN, spread, TAILS).update(alone, queries, np.zeros((1, width(OWN))), np.zeros((1, 2)))
+    return Scales.of(OWN, spread, TAILS).update(alone, queries, np.zeros((1, width(OWN))), np.zeros((1, 3)))
 
 
 def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:

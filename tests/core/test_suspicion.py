@@ -59,7 +59,7 @@ def _standards(threshold: float = THRESHOLD) -> Standards:
     odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
     exemplars = np.stack((0 * odd, odd, 2.25 - odd))
     ordinary, count = _ordinary(), len(MEASURES)
-    tails = Tails(tuple(MEASURES), ordinary, ordinary + within[:count], within[:count])
+    tails = Tails(tuple(MEASURES), ordinary, ordinary + within[:count], within[:count], np.full(count, 0.02))
     return Standards(COLUMNS, Spread(np.append(ordinary, [0.0] * others), between, within), exemplars, threshold, tails)
 
 
@@ -369,9 +369,9 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
             proposals.append(super().observe(rows, views))
             return proposals[-1]
 
-    engine = Engine(
-        CONFIGURATIONS["profile"], {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)}
-    )
+    forgetful = replace(PROFILE, standards=replace(PROFILE.standards, tails=None))
+    config = EngineConfig(profiles=(forgetful,))
+    engine = Engine(config, {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)})
     ordinary = random(np.random.default_rng(12), 400, DIMENSION)
     features = np.concatenate((_thief(60).features, ordinary, _thief(60).features))
     observe(engine, [_of(features, ["ann"] * len(features))], [30, 50, 490])

@@ -6,14 +6,16 @@ is added up, in nats of likelihood. A query without extremes takes a little away
     S = max(0, S + weight * log(1 - share + share * ratio)),
 
 the CUSUM of Page (1954), here for a ``share`` of one query in sixteen. ``ratio`` is that of the likelihoods of its
-extremes for thieves and for honest accounts. A value is extreme beyond the ``start`` of the measure's tail, which 3
-percent of honest queries reach; their excess is exponential there, and that of thieves four times as long. One query
-counts 3.5 nats at most, so that few bad rows are no theft, and S ends at 24. Repeats have no weight, and near repeats
-little.
+extremes for thieves and for honest accounts. A value is extreme beyond the ``start`` of the measure's tail, which at
+most 3 percent of honest queries exceed; their excess is exponential there, and that of thieves four times as long. One
+query counts 3.5 nats at most, so that few bad rows are no theft, and S ends at 24. Repeats have no weight, and near
+repeats little.
 
 An account whose usual queries are extreme has large averages already. So the values count from its own average over the
-last 32 queries, where that is above the mean of honest accounts. A query that changes one or two features of an earlier
-one counts neither way: tools that vary one value try values that nobody else has.
+last 32 queries, where that is above the mean of honest accounts; the first measure of a group decides from the mean
+itself whether a query is extreme at all. Steps of one size count as they are: a thief's are all alike. A query that
+changes one or two features of an earlier one counts neither way: tools that vary one value try values that nobody else
+has.
 """
 
 from __future__ import annotations
@@ -29,14 +31,26 @@ from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.reference.standards import Tails
 
-EXTREMES: dict[str, tuple[Family, tuple[str, ...]]] = {
-    "extreme_content": ("content", ("novelty", "unseen_values", "outlyingness")),
-    "extreme_interpolation": ("structure", ("interpolation",)),
-}
-"""By name: the family, and the measures whose extremes are added up where the first is extreme: a new category is
-extreme in the others, and yet near honest queries."""
 BEYOND = 0.03
-"""The share of honest queries beyond the start of a tail."""
+"""The share of honest queries beyond the start of a tail, at most."""
+
+
+class Extreme(NamedTuple):
+    """``measures`` whose extremes are added up where the first is extreme. ``share``: that of honest queries that are
+    extreme, at least; ``shifted``: whether values count from the account's average."""
+
+    family: Family
+    measures: tuple[str, ...]
+    share: float = BEYOND
+    shifted: bool = True
+
+
+EXTREMES = {
+    # A new category is extreme in the latter two, and yet near honest queries.
+    "extreme_content": Extreme("content", ("novelty", "unseen_values", "outlyingness")),
+    "extreme_interpolation": Extreme("structure", ("interpolation",)),
+    "extreme_steps": Extreme("structure", ("sign_steps",), 0.01, shifted=False),
+}
 
 _SHARE = 1 / 16
 _LONGER = 4.0
@@ -54,33 +68,32 @@ Floats = NDArray[np.float64]
 
 
 class TailScales(NamedTuple):
-    """By measure: the position of its group in ``EXTREMES`` int64 (j,), -1 for none; whether it ``leads`` that, bool
-    (j,); and float64 (3, j): the mean, the start and the mean excess of the tail. ``varied``: the column of
-    ``one_feature``, -1 for none."""
+    """By measure: the position of its group in ``EXTREMES`` int64 (j,), -1 for none; whether it ``leads`` that and
+    whether it is ``shifted``, bool (j,); and ``tail`` float64 (3, j): mean, start and mean excess. By group, float64
+    (groups,): the ``share`` of honest queries that are extreme. ``varied``: the column of ``one_feature``, -1 for
+    none."""
 
     group: NDArray[np.int64]
     leads: NDArray[np.bool_]
+    shifted: NDArray[np.bool_]
     tail: Floats
+    share: Floats
     varied: int
 
     @classmethod
     def of(cls, names: Sequence[str], tails: Tails | None) -> TailScales:
         """Returns those of measures ``names``; without ``tails`` none is in a group."""
-        group_of = {name: at for at, (_, members) in enumerate(EXTREMES.values()) for name in members}
         known = tails.measures if tails else ()
-        group = [group_of.get(name, -1) if name in known else -1 for name in names]
-        columns = np.zeros((3, len(names)))
-        if tails is not None:
-            at = [known.index(name) if name in known else 0 for name in names]
-            columns[:] = tails.mean[at], tails.start[at], tails.excess[at]
-        leading = [members[0] for _, members in EXTREMES.values()]
-        leads = np.array([name in leading for name in names])
-        return cls(
-            np.array(group, np.int64),
-            leads,
-            columns,
-            list(names).index("one_feature") if "one_feature" in names else -1,
-        )
+        group, leads, shifted = np.full(len(names), -1), np.zeros(len(names), np.bool_), np.zeros(len(names), np.bool_)
+        tail, share = np.zeros((3, len(names))), np.array([own.share for own in EXTREMES.values()])
+        for number, own in enumerate(EXTREMES.values()):
+            for name in own.measures:
+                if tails is not None and name in known and name in names:
+                    column, at = names.index(name), known.index(name)
+                    group[column], leads[column], shifted[column] = number, name == own.measures[0], own.shifted
+                    tail[:, column] = tails.mean[at], tails.start[at], tails.excess[at]
+                    share[number] = max(share[number], tails.share[at]) if leads[column] else share[number]
+        return cls(group, leads, shifted, tail, share, names.index("one_feature") if "one_feature" in names else -1)
 
 
 @compiled
@@ -97,14 +110,15 @@ def add_extremes(
         if group < 0 or math.isnan(values[column]) or weights[clock[column]] == 0.0:
             continue
         mean, start, excess = scales.tail[0, column], scales.tail[1, column], scales.tail[2, column]
-        beyond = (values[column] - max(average[column] - mean, 0.0) - start) / excess
+        shift = max(average[column] - mean, 0.0) if scales.shifted[column] else 0.0
+        beyond = (values[column] - shift - start) / excess
         if beyond > 0:
             reached[group] += min(beyond, _FAR)
-            leads[group] |= scales.leads[column]
+        leads[group] |= scales.leads[column] and values[column] > start
     for group in range(len(evidence)):
         nats = _NONE
-        if leads[group]:
-            ratio = math.exp(_RATE * reached[group]) / (BEYOND * _LONGER)
+        if leads[group] and reached[group] > 0:
+            ratio = math.exp(_RATE * reached[group]) / (scales.share[group] * _LONGER)
             nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MOST)
         evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _END)
 

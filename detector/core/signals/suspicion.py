@@ -49,7 +49,7 @@ FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items(
     "prada": "structure",
     "margin": "outputs",
     CHANGE: "content",
-    **{name: family for name, (family, _) in EXTREMES.items()},
+    **{name: own.family for name, own in EXTREMES.items()},
 }
 """The family of each column of standards."""
 

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
@@ -66,13 +63,6 @@ class Limits:
         _require(self.history_queries >= 2, "limits.history_queries", self.history_queries, "at least 2")
         _require(self.history_bytes >= 8, "limits.history_bytes", self.history_bytes, "at least 8")
 
-    def block_rows(self, dimension: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Returns int64 (n,): the queries in a history block of principals of each ``dimension`` int32 (n,); the rows
-        of the current and the previous block are kept."""
-        queries, size = min(self.history_queries, MOST), min(self.history_bytes, MOST)
-        by_bytes = size // (4 * np.maximum(dimension, 1).astype(np.int64))
-        return np.asarray(np.maximum(np.minimum(queries, by_bytes) // 2, 1), np.int64)
-
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -88,6 +78,14 @@ class EngineConfig:
     dimensions: Mapping[str, int] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
+
+    def block_rows(self, dimension: int) -> int:
+        """Returns the rows in a history block of queries with ``dimension`` features. A principal's current and
+        previous block are kept."""
+        if self.mode == "compatible":
+            return MOST
+        queries, size = min(self.limits.history_queries, MOST), min(self.limits.history_bytes, MOST)
+        return max(min(queries, size // (4 * max(dimension, 1))) // 2, 1)
 
     @property
     def judging(self) -> tuple[Profile, ...]:

@@ -28,6 +28,9 @@ _DESCRIPTIONS = {
     "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
     "margin": "queries close to the decision boundary",
     CHANGE: "queries unlike the account's earlier ones",
+    "extreme_content": "single queries unlike any honest one, among ordinary ones",
+    "extreme_interpolation": "single queries between two earlier ones, among ordinary ones",
+    "extreme_steps": "many features changed by one magnitude now and then, among ordinary queries",
 } | {name: measure.about for name, measure in MEASURES.items()}
 
 

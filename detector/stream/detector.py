@@ -16,12 +16,12 @@ from detector.core.exposure import EFFECTIVE_QUERIES, EXPOSURES, PRICE
 from detector.core.measures import MEASURES
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CHANGE, families_of
+from detector.core.signals.suspicion import FOLLOWING, families_of
 from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
-FIGURES = (*MEASURES, *WEIGHED, CHANGE)
+FIGURES = (*MEASURES, *WEIGHED, *FOLLOWING)
 """The columns of suspicion, in the order of standards."""
 NO_ROWS = np.empty(0, np.int64)
 

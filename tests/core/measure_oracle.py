@@ -314,11 +314,13 @@ class Judge:
     standards: Standards
     totals: dict[tuple[str, float], float] = field(default_factory=dict)
     weights: dict[tuple[str, float], float] = field(default_factory=dict)
+    evidence: dict[str, float] = field(default_factory=dict)
 
     def query(
         self, values: dict[str, float], weights: dict[str, float], others: dict[str, float]
     ) -> tuple[dict[str, float], float, bool]:
-        """z of each measure and other signal and of the change, D, and the verdict."""
+        """z of each measure and other signal and of what follows these, D, and the verdict."""
+        self._add_extremes(values, weights)
         for measure in self.measures:
             self._add(measure, values[measure.name], weights[measure.clock])
         z = {measure.name: self._measure(measure) for measure in self.measures}
@@ -327,6 +329,7 @@ class Judge:
             z[name] = 0.0 if isnan(score) else min((score - mean) / between, 2.0)
         content = [self._change(measure) for measure in self.measures if measure.family == "content"]
         z["change"] = min(max(0.0, *content), 3.0)
+        z |= {name: max(nats - 4.0, 0.0) for name, nats in self.evidence.items()}
         left = min(self._left(z, exemplar) for exemplar in self.standards.exemplars.tolist())
         return z, left, left > self.standards.threshold
 
@@ -342,6 +345,46 @@ class Judge:
             at = (measure.name, memory)
             self.totals[at] = self.totals.get(at, 0.0) * exp(-weight / memory) + weight * value
             self.weights[at] = self.weights.get(at, 0.0) * exp(-weight / memory) + weight
+
+    def _add_extremes(self, values: dict[str, float], weights: dict[str, float]) -> None:
+        """The likelihood that one query in sixteen has tails four times as long as honest ones."""
+        groups = {
+            "extreme_content": ["novelty", "unseen_values", "outlyingness"],
+            "extreme_interpolation": ["interpolation"],
+            "extreme_steps": ["sign_steps"],
+        }
+        for name, members in groups.items():
+            before = self.evidence.setdefault(name, 0.0)
+            if values["one_feature"] > 0:
+                continue
+            beyond = [self._beyond(own, values, weights) for own in members]
+            nats = log(15 / 16)
+            excess = sum(max(own, 0.0) for own in beyond) / 1.2
+            if excess > 0 and self._is_extreme(members[0], values, weights):
+                nats = min(log(15 / 16 + exp(excess * 3 / 4) / (4 * self._share(members[0])) / 16), 3.5)
+            self.evidence[name] = min(max(before + weights["effective"] * nats, 0.0), 24.0)
+
+    def _share(self, name: str) -> float:
+        tails = self.standards.tails
+        assert tails is not None
+        return float(max(0.01 if name == "sign_steps" else 0.03, tails.share[tails.measures.index(name)]))
+
+    def _is_extreme(self, name: str, values: dict[str, float], weights: dict[str, float]) -> bool:
+        own = next(measure for measure in self.measures if measure.name == name)
+        tails = self.standards.tails
+        return tails is not None and weights[own.clock] > 0 and values[name] > tails.start[tails.measures.index(name)]
+
+    def _beyond(self, name: str, values: dict[str, float], weights: dict[str, float]) -> float:
+        """How far beyond the start of the tail, in mean excesses, as seen from the account's average."""
+        own = next(measure for measure in self.measures if measure.name == name)
+        tails = self.standards.tails
+        if tails is None or isnan(values[name]) or weights[own.clock] == 0:
+            return -1.0
+        at = tails.measures.index(name)
+        self.totals.setdefault((name, 32.0), 0.0)
+        self.weights.setdefault((name, 32.0), 0.0)
+        shift = self._average(own, 32.0)[0] - tails.mean[at] if name != "sign_steps" else 0.0
+        return float(min((values[name] - max(shift, 0.0) - tails.start[at]) / tails.excess[at], 20.0))
 
     def _average(self, measure: Measure, memory: float) -> tuple[float, float]:
         """With the ordinary queries that come before everybody's first; and over how many."""

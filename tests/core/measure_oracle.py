@@ -39,13 +39,11 @@ class Query:
 
 @dataclass
 class Near:
-    """The three nearest reference rows; ``sure``: no fourth is as near as the third, ``first_sure``: no second as near
-    as the first."""
+    """The three nearest reference rows; ``sure``: no fourth is as near as the third."""
 
     distance: float
     rows: list[int]
     sure: bool
-    first_sure: bool
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Account:
         said = [
             self._of_step(own, step)
             | {"leaps": self._leap(query, before, own < same, nearness)}
-            | self._blends(vector, point, own, step, near)
+            | self._blends(vector, point, own, step)
             for step, before in nearest
         ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
@@ -119,8 +117,7 @@ class Account:
         found.sort()
         best = found[0][0]
         sure = len(found) == 3 or found[3][0] > found[2][0] * (1 + 1e-5)
-        first = len(found) == 1 or found[1][0] > best * (1 + 1e-5)
-        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure, first)
+        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure)
 
     def _learn(self, vector: Vector, query: Query) -> None:
         before = self.prada.growing_size
@@ -227,26 +224,27 @@ class Account:
             return nan
         return float(self.specification is not None and specification != self.specification)
 
-    def _blends(self, vector: Vector, point: Vector, own: float, step: list[float], near: Near) -> dict[str, float]:
+    def _blends(self, vector: Vector, point: Vector, apart: float, step: list[float]) -> dict[str, float]:
         """How much more own queries make up of ``vector`` than honest rows do."""
         changed = sum(abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True))
         if changed <= 2:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         held = [row for rows in self.prada.growing.values() for row in rows]
-        if len(held) < 8 or own == 0:
+        if len(held) < 8 or apart == 0:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         compared, rows = self.reference.compared, np.array(held, np.float32)
         x, distances = vector[compared.features], np.abs(rows - (vector - np.array(step, np.float32))).sum(axis=1)
-        blender = Blender(compared, x, rows[:, compared.features], int(distances.argmin()))
+        own = rows[int(distances.argmin())]
+        blender = Blender(compared, x, rows[:, compared.features], own[compared.features])
         if len(vector) >= 32:
             blender.projections = np.array([self._place(row)[0][:7] for row in rows])
-            blender.projected = point[:7]
-        first, second = blender.says()
+            blender.ends = np.array([self._place(own)[0][:7], point[:7]])
+        first, second, base = blender.says()
         count = min(len(held), len(compared.rows))
-        honest = [at * (len(compared.rows) // count) for at in range(count)]
-        others = Blender(compared, x, compared.rows[[*honest, near.rows[0]]], count)
-        theirs = others.says() if first > 0.2 or second > 1.0 else (0.0, 0.0)
-        if blender.doubtful or others.doubtful or not near.first_sure:
+        honest = compared.rows[[at * (len(compared.rows) // count) for at in range(count)]]
+        adding, between = Blender(compared, x, honest, base), Blender(compared, x, honest, blender.base)
+        theirs = adding.recombined() if first > 0.2 else 0.0, between.spanned() if second > 1.0 else 0.0
+        if blender.doubtful or adding.doubtful or between.doubtful:
             self._unsure |= {"recombination", "interpolation"}
         return {
             "recombination": min(max(first - max(theirs[0], 0.2), 0.0), 3.0),
@@ -262,8 +260,27 @@ class Account:
         ]
         if len(sizes) < 5:
             return False
-        middle = sorted(sizes)[(len(sizes) - 1) // 2]
-        return sum(abs(size - middle) <= 1e-3 * middle for size in sizes) > len(sizes) / 2
+        count, equal = len(sizes), _equal(sizes)
+        share, chance = (equal - 1) / (count - 1), self._chance
+        if equal <= count / 2 or share <= chance:
+            return False
+        sure = share * log(share / chance)
+        sure += (1 - share) * log((1 - share) / (1 - chance)) if share < 1 else 0.0
+        return (count - 1) * sure > 6
+
+    @cached_property
+    def _chance(self) -> float:
+        """The share of equal sizes that one in twenty honest steps exceeds."""
+        compared, shares = self.reference.compared, []
+        rows, scale = compared.rows.astype(np.float64), self.reference.scale[compared.features]
+        for row in rows[:: max(len(rows) // 128, 1)]:
+            distances = np.sqrt(((rows - row) ** 2).sum(axis=1))
+            distances[distances <= 1e-3] = np.inf
+            step = np.abs(rows[distances.argmin()] - row)
+            sizes = (step * scale)[step > compared.limits].tolist()
+            if len(sizes) >= 5:
+                shares.append((_equal(sizes) - 1) / (len(sizes) - 1))
+        return max(float(np.quantile(shares, 0.95)), 0.005) if shares else 0.005
 
     def _parallel(self) -> bool:
         if len(self.places) < 3:
@@ -272,6 +289,11 @@ class Account:
         last, before = third - second, second - first
         length = sqrt(sum(last**2)) * sqrt(sum(before**2))
         return length > 1e-20 and abs(sum(last * before)) > 0.98 * length
+
+
+def _equal(sizes: list[float]) -> int:
+    middle = sorted(sizes)[(len(sizes) - 1) // 2]
+    return sum(abs(size - middle) <= 1e-3 * middle for size in sizes)
 
 
 def _distance(one: Vector, other: Vector) -> float:

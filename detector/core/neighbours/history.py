@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import plain
-from detector.core.neighbours.blends import Blends, blend_honest
+from detector.core.neighbours.blends import Blends
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -336,12 +336,3 @@ class Views:
         """The nearest reference rows."""
         assert self._reference is not None
         return self._reference.nearest(self.projection)
-
-    @cached_property
-    def honest_blends(self) -> Blends:
-        """What as many reference rows make up of each query, where own ones make up much."""
-        blends, compared = Blends.none(len(self._features)), self.reference.compared
-        if len(compared.features):
-            nearest = np.ascontiguousarray(self.neighbours.rows[:, 0])
-            blend_honest(plain(self._features), nearest, self.own.blends, compared, blends)
-        return blends

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import Blends, bench, blend_own
+from detector.core.neighbours.blends import Blends, bench, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
@@ -317,7 +317,7 @@ def grow(
             if 0 < of_any < inf and len(compared.features):
                 for j in range(len(compared.features)):
                     table.query[j] = features[i, compared.features[j]]
-                blend_own(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
+                blend(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)

@@ -15,6 +15,7 @@ import os
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import argparse
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -254,7 +255,7 @@ def ask_honestly(served: Served, target: Model, defence: str, number: int) -> No
 
 
 def effect_on(served: Served, gate: Gate, target: Model, defence: str) -> Effect:
-    """``gate`` tells whom a decision is about; the effect is measured by an account that is under it by command."""
+    """``gate`` tells which accounts have a decision; the effect is measured by an account that is under it by command."""
     model = name_of(target, defence)
     verdicts = [gate.check(model, f"honest-{number}") for number in range(HONEST)]
     touched = sum(verdict.decision_id is not None for verdict in verdicts)
@@ -347,7 +348,7 @@ def panels(found: Figures, checkpoints: Sequence[int]) -> list[Panel]:
 
 
 def _line(name: str, checkpoints: Sequence[int], shares: NDArray[np.float64]) -> Line:
-    known = [(at, 100 * share) for at, share in zip(checkpoints, shares.tolist(), strict=True) if share == share]
+    known = [(at, 100 * share) for at, share in zip(checkpoints, shares.tolist(), strict=True) if not math.isnan(share)]
     return Line(name, *zip(*known, strict=True))
 
 

@@ -117,6 +117,10 @@ def _add_timers(app: faust_internals.Application) -> None:
             manager.reporter.failed("survey", error)
         await _or_stop(manager.publish_scores, "scores could not be published")
 
+    @app.timer(5.0)  # type: ignore[untyped-decorator]
+    async def acknowledge() -> None:
+        await manager.acknowledge()
+
     @app.timer(20.0)  # type: ignore[untyped-decorator]
     async def check_topics() -> None:
         await manager.check_topics()

@@ -184,12 +184,11 @@ async def stopped_flow(app: Any) -> None:
     await app.consumer.wait_for_stopped_flow()
 
 
-async def commit(app: Any, offsets: Mapping[TP, int]) -> None:
-    """Commits the reading position. A former owner may have died between state and commit, and what was left
-    uncommitted is not read again: without this it would look like a lag until the next record."""
+async def commit(app: Any, offsets: Mapping[TP, int]) -> dict[TP, int]:
+    """Commits ``offsets`` of the partitions that are ours, and returns those that the group took: none while it
+    rebalances. Waits while no coordinator answers."""
     mine = {tp: offset for tp, offset in offsets.items() if offset > 0 and tp in app.consumer.assignment()}
-    if mine:
-        await app.consumer._commit(mine)
+    return mine if mine and await app.consumer._commit(mine) else {}
 
 
 def fetch_states(app: Any) -> dict[TP, FetchState]:

@@ -68,7 +68,11 @@ class LogWriter:
 
 
 class Partition:
-    """The owner's view of one partition: detection state, ledger, offsets and the position in the state log."""
+    """The owner's view of one partition: detection state, ledger, offsets and the position in the state log.
+
+    ``applied``: by source, the last offset that the state in memory holds. ``covered``: the last one whose state record
+    is in the log and whose consequences are on the broker; only that may be acknowledged.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Partition:
         self.checkpointer = checkpointer
         self.cursor = FencedCursor(self.number)
         self.applied: dict[str, int] = {}
+        self.covered: dict[str, int] = {}
         self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
@@ -150,6 +155,7 @@ class Partition:
         """Notes that what ``takeover`` returned is on the broker. Returns a first owner's first state record, which
         records where the learning phase ends, for later owners; None for those."""
         self._outbox.drop_all()
+        self.covered = dict(self.applied)
         return self._commit_unit("delta", None, {}) if self._first else None
 
     def close(self) -> None:
@@ -295,6 +301,7 @@ class Partition:
         """Notes that ``unit`` and all that follows from it are on the broker; its record, or first part, is at
         ``offset``."""
         self._outbox.drop(unit.position)
+        self.covered = unit.applied
         if unit.kind == "delta":
             self.checkpointer.logged(unit.nbytes)
         elif unit.kind == "chunk":
@@ -337,7 +344,8 @@ class Partition:
         self._outbox.add(position, outbox)
         values = encode_in_parts(record, self._writer.record_bytes)
         self.cursor.sequence += len(values) - 1
-        unit = CommitUnit(position, kind, values, after=list(outbox), first_chunk=first_chunk)
+        applied = dict(self.applied)
+        unit = CommitUnit(position, kind, values, applied, after=list(outbox), first_chunk=first_chunk)
         if records:
             unit.count(names.RECORDS, len(records), records[0].source)
         if effects:

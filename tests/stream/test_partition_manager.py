@@ -38,17 +38,31 @@ class _Sender:
         self.sent += messages
 
 
-def test_a_takeover_acknowledges_nothing_of_partitions_whose_records_are_on_their_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    committed: dict[TP, int] = {}
+class _Group:
+    """What the consumer group takes of commits; nothing while it ``rebalances``."""
 
-    async def commit(app: Any, offsets: Mapping[TP, int]) -> None:
-        committed.update(offsets)
+    def __init__(self) -> None:
+        self.committed: dict[TP, int] = {}
+        self.rebalances = False
 
+    async def commit(self, app: Any, offsets: Mapping[TP, int]) -> dict[TP, int]:
+        taken = {} if self.rebalances else dict(offsets)
+        self.committed |= taken
+        return taken
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> _Group:
     async def stopped_flow(app: Any) -> None:
         return None
 
+    group = _Group()
+    monkeypatch.setattr(faust_internals, "commit", group.commit)
+    monkeypatch.setattr(faust_internals, "stopped_flow", stopped_flow)
+    return group
+
+
+def _manager() -> PartitionManager:
     def nothing(*_: object, **__: object) -> None:
         return None
 
@@ -61,21 +75,45 @@ def test_a_takeover_acknowledges_nothing_of_partitions_whose_records_are_on_thei
     )
     sender: Any = _Sender()
     manager._sender = sender
-    monkeypatch.setattr(faust_internals, "commit", commit)
-    monkeypatch.setattr(faust_internals, "stopped_flow", stopped_flow)
+    return manager
 
-    async def take(number: int) -> None:
-        await manager.reassigned([], [number])
-        fence = manager._fences[number]
-        manager.absorb(number, fence, sender.sent[fence].value)
-        await manager.recovered([number])
+
+async def _take(manager: PartitionManager, number: int) -> None:
+    await manager.reassigned([], [number])
+    fence, sender = manager._fences[number], manager._sender
+    assert isinstance(sender, _Sender)
+    manager.absorb(number, fence, sender.sent[fence].value)
+    await manager.recovered([number])
+
+
+def test_only_what_the_log_covers_is_acknowledged(group: _Group) -> None:
+    manager = _manager()
 
     async def run() -> None:
-        await take(0)
-        manager.partitions[0].applied["judged"] = 7  # a micro-batch is judged, and its state record is not written yet
-        committed.clear()
-        await take(1)
+        await _take(manager, 0)
+        live = manager.partitions[0]
+        live.applied = {"queries": 3, "judged": 7}  # the state record of the judged ones is on its way
+        live.covered = {"queries": 3}
+        await _take(manager, 1)
 
     asyncio.run(run())
-    assert {tp.partition for tp in committed} == {1}
+    assert group.committed == {TP(TOPICS.queries, 0): 4}
     assert manager.next_offsets()[TP(TOPICS.judged, 0)] == 8
+
+
+def test_what_a_rebalance_refuses_is_acknowledged_again_and_nothing_twice(group: _Group) -> None:
+    manager = _manager()
+
+    async def run() -> None:
+        await _take(manager, 0)
+        manager.partitions[0].covered = {"queries": 3}
+        group.rebalances = True
+        await manager.acknowledge()
+        assert group.committed == {}
+        group.rebalances = False
+        await manager.acknowledge()
+        assert group.committed.pop(TP(TOPICS.queries, 0)) == 4
+        await manager.acknowledge()
+
+    asyncio.run(run())
+    assert group.committed == {}

@@ -1,4 +1,4 @@
-"""The odometer trains small clones on an account's queries, and says what the lab knows of others that agree as much."""
+"""The odometer trains small clones on an account, and says what the lab knows of clones that agree as much."""
 
 from __future__ import annotations
 

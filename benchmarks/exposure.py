@@ -5,7 +5,8 @@ The owner's tree (at most 30 leaves) and the validation set come from the traini
 queries from the part that honest users hold, again and again when they have all been sent. The thief sends what path
 finding needs, the others as much, but 2,000 at least; three seeds, medians. ``information_gain`` keeps 512 pairs at
 most, as the signal does, but looks at a few dozen lengths, where the signal looks at 20, 160, 1,280 and so on.
-Run: python -m benchmarks.exposure [--picture FILE]
+Besides, what a budget leaves to a thief (``_exposure_budget``), and how well the odometer ranks clones (``_odometer``).
+Run: python -m benchmarks.exposure [curves] [budget] [odometer] [--picture FILE]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import _exposure_budget, _odometer
 from benchmarks._panels import Line, Panel, picture
 from benchmarks.lab._markdown import table
 from detector.cli.foreign import from_scikit_learn
@@ -174,14 +176,39 @@ def panels(every: dict[str, dict[str, list[Curve]]]) -> list[Panel]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--picture", type=Path, help="SVG file to write")
-    target: Path | None = parser.parse_args().picture
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all by default")
+    parser.add_argument("--picture", type=Path, help="SVG file of the curves to write")
+    arguments = parser.parse_args()
+    for part in arguments.parts or PARTS:
+        PARTS[part](arguments)
+
+
+def print_budget(_: argparse.Namespace) -> None:
+    print(table(_exposure_budget.COLUMNS, _exposure_budget.lines()))
+
+
+def print_odometer(_: argparse.Namespace) -> None:
+    found = _odometer.measured()
+    print(table(_odometer.COLUMNS, _odometer.lines(found)))
+    knots = _odometer.curve(np.concatenate(list(found.values())))
+    print(
+        table(
+            ("agreement", "lowest tenth", "median", "highest tenth"), [[f"{own:.2f}" for own in one] for one in knots]
+        )
+    )
+
+
+def print_curves(arguments: argparse.Namespace) -> None:
+    target: Path | None = arguments.picture
     every = {name: curves(name) for name in NAMES}
     columns = ["tree and account", "meter", *(f"{level}%" for level in LEVELS), "end, %", "all kept, %", "queries"]
     print(table(columns, [line for name, found in every.items() for line in lines_of_table(name, found)]))
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(picture(panels(every), "Exposure") + "\n")
+
+
+PARTS = {"curves": print_curves, "budget": print_budget, "odometer": print_odometer}
 
 
 if __name__ == "__main__":

@@ -123,14 +123,14 @@ def _explanation(
     from detector.core.profile import ProfileMatcher
     from detector.explain.explanation import explanation_of
     from detector.explain.published import by_row, differences
-    from detector.explain.words import unseen_values
+    from detector.explain.words import learned, unseen_values
     from detector.replay.principal import replay_principal
 
     batches = [batch for batch, _ in queries]
     if must_match and (mismatches := ProfileMatcher(config.profiles).mismatches(batches)):
         raise ConfigurationError(mismatches[0].detail)
     replay = replay_principal(queries, config, policy)
-    notes = unseen_values(batches, config)
+    notes = [*unseen_values(batches, config), *learned(batches, config)]
     if published is None:
         return explanation_of(replay, config, source, notes=notes)
     notes += differences(published, replay, config.configuration_hash())

@@ -13,7 +13,7 @@ from detector.explain import plots
 from detector.explain.explanation import Explanation, TimelineEvent, explanation_of
 from detector.explain.page import render
 from detector.explain.tables import TextTable, as_json, contributions, events, facts
-from detector.explain.words import UNIT, count, number
+from detector.explain.words import UNIT, count, learned, number
 from detector.policy.config import Policy
 from detector.replay.group_course import GroupCourse, as_one
 from detector.replay.principal import TimedQueries, replay_principal
@@ -57,7 +57,8 @@ def explain_group(
     names = [name for name in course.joined if name in queries]
     members = tuple(_member(name, course, queries[name], config, policy) for name in names[:MOST])
     replay = replay_principal(as_one(dict(queries), f"group {course.id}"), config, policy)
-    union = explanation_of(replay, config, source, records=())
+    batches = [batch for own in queries.values() for batch, _ in own]
+    union = explanation_of(replay, config, source, records=(), notes=learned(batches, config))
     return GroupExplanation(course, members, replace(union, events=_joined(course, replay.time)))
 
 
@@ -154,6 +155,7 @@ def group_page(group: GroupExplanation) -> str:
         heading=group_headline(group),
         lead=lead(group),
         facts=facts(union),
+        notes=union.notes,
         members=members_table(group),
         suspicion=plots.suspicion(union),
         contributions=contributions(union) if union.has_profile else None,

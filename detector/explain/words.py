@@ -9,6 +9,7 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
+from detector.core.odometer import Odometer
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.reference.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
@@ -56,6 +57,33 @@ def reasons(breakdown: Breakdown) -> str:
     first, *others = breakdown.contributions[:_MOST_REASONS]
     named = [first, *(part for part in others if part.added >= _LEAST_SHARE * breakdown.d)]
     return "; ".join(f"{describe(part.name)}, {_how_far(part)}" for part in named)
+
+
+def learned(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
+    """Returns a sentence on what a clone trained on the answers would be worth; nothing without a validation set."""
+    matching = ProfileMatcher(config.profiles)
+    said = []
+    for profile in config.profiles:
+        plain = [
+            matching.plain(batch, Counter())
+            for batch in batches
+            if batch.model == profile.model and matching.judged_as(batch) == profile.model_version
+        ]
+        fitting = [one for one in plain if one.dimension == profile.reference.dimension]
+        fitting = [one for one in fitting if one.outputs.shape[1] == fitting[0].outputs.shape[1]]
+        if profile.validation is None or not fitting:
+            continue
+        features, outputs = (
+            np.concatenate([getattr(one, part) for one in fitting]) for part in ("features", "outputs")
+        )
+        reading = Odometer(profile.validation, profile.reference.scale).read(features, outputs, fitting[0].output_kind)
+        if reading is not None:
+            low, fidelity, high = (round(100 * share) for share in (reading.low, reading.fidelity, reading.high))
+            said.append(
+                f"Odometer: a clone trained on these answers would agree with the model on about {fidelity}% of "
+                f"natural inputs ({low} to {high})."
+            )
+    return said
 
 
 def unseen_values(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:

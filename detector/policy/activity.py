@@ -130,7 +130,7 @@ class Effects:
     of exemptions, None where nothing changed. ``clear``: principals whose
     engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
     one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
-    because the limit was reached.
+    because the limit was reached. ``budgets_used``: model and used share of the budget, of each principal with one.
     """
 
     alerts: list[Alert] = field(default_factory=list)
@@ -143,6 +143,7 @@ class Effects:
     clear: list[Key] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
+    budgets_used: Sequence[tuple[str, float]] = ()
 
 
 def decode_section(name: str, section: Section, newest: int, decoder: msgspec.msgpack.Decoder[_State]) -> _State:

@@ -90,12 +90,14 @@ _NBYTES = 400
 @dataclass(slots=True)
 class Spent:
     """The result of a micro-batch: ``accusations`` by position, the principals whose state was ``forgotten`` because
-    the limit was reached, and the ``section`` with the state of those that ``changed``."""
+    the limit was reached, the ``section`` with the state of those that ``changed``, and the ``used`` share of each
+    principal's budget with its model."""
 
     accusations: dict[int, Accusation] = field(default_factory=dict)
     forgotten: int = 0
     changed: dict[Key, None] = field(default_factory=dict)
     section: Section | None = None
+    used: list[tuple[str, float]] = field(default_factory=list)
 
 
 class Budgets:
@@ -202,6 +204,8 @@ class Budgets:
             float(window[-1]), float(in_window[-1]), float(life[-1]), int(step[-1]), float(times[-1])
         )
         done.changed[key] = None
+        if budget is not _NO_LIMIT:
+            done.used.append((key[0], float(used[-1])))
         if not self._budgets:
             del self._learned[key]
 

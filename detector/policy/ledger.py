@@ -68,6 +68,7 @@ class Ledger:
         effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
         effects.accounting, effects.excused = accounted.section, accounted.excused
         effects.budgets, effects.forgotten = spent.section, accounted.forgotten + spent.forgotten
+        effects.budgets_used = spent.used
         return effects
 
     def command(self, command: Command, now: float) -> Effects:

@@ -191,6 +191,13 @@ EXPOSURE = Metric(
     (MODEL, SIGNAL),
     _SHARES,
 )
+BUDGET_USED = Metric(
+    "exposure_budget_used_ratio",
+    "1",
+    "Share of its exposure budget that each principal in a micro-batch has used, where it has one: 1 is all.",
+    (MODEL,),
+    (0.1, 0.25, 0.5, 0.8, 1.0, 1.5),
+)
 STAGE_DURATION = Metric(
     "stage_duration_seconds", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
 )

@@ -95,6 +95,8 @@ class CommitUnit:
         for model, queries in effects.excused.items():
             self.count(names.QUERIES_EXCUSED, queries, model)
             self.warnings.append(_EXCUSED.format(model))
+        for model, used in effects.budgets_used:
+            self.observed[names.BUDGET_USED, (model,)].append(used)
         self._observe(observation, last)
 
     def count_findings(self, effects: Effects) -> None:

@@ -52,6 +52,7 @@ def test_a_budget_is_announced_and_then_slows_and_asks_for_a_reviewer() -> None:
         "notice (left_percent 10) enforce",
         "slow to 1/s enforce",
     ]
+    assert effects.budgets_used == [(MODEL, 1.2)]
     (alert,) = effects.alerts
     assert (alert.signal, alert.score, alert.severity, alert.calibrated) == ("budget", 1.0, "medium", None)
     assert [(item.name, item.value, item.threshold) for item in alert.evidence] == [("learned in all", 10.0, 10.0)]

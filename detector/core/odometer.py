@@ -1,0 +1,130 @@
+"""The odometer: an estimate of the fidelity that a clone trained on what an account has seen would have.
+
+It trains small clones on the account's own queries and answers, and looks at how often they name the model's class on
+the profile's validation rows. What a thief's clone then has was measured in the lab; see ``_CURVE``. It raises no
+alarm: honest accounts learn a model too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.contracts.queries import OutputKind
+from detector.core.exposure import Validation
+from detector.core.state.arrays import Array
+
+LEARNED = 512
+"""Distinct queries, at most, that clones are trained on, evenly chosen from the account's."""
+JUDGED = 300
+"""Validation rows, at most, that they are judged on."""
+_LEAST = 1e-3
+"""Probabilities below this count as this."""
+_RIDGE = 1e-2
+_FEWEST = 2
+
+_CURVE = np.array(
+    [
+        (0.0, 0.10, 0.12, 0.27),
+        (0.1, 0.10, 0.12, 0.27),
+        (0.2, 0.10, 0.13, 0.28),
+        (0.3, 0.11, 0.31, 0.52),
+        (0.4, 0.23, 0.44, 0.52),
+        (0.5, 0.42, 0.52, 0.59),
+        (0.6, 0.50, 0.56, 0.65),
+        (0.7, 0.61, 0.75, 0.84),
+        (0.8, 0.76, 0.84, 0.90),
+        (0.9, 0.84, 0.91, 0.96),
+        (1.0, 0.88, 0.92, 0.97),
+    ]
+)
+"""Agreement of the small clones, and the fidelity of thieves' clones at it: the tenth of them below, the middle, and
+the tenth above. From ``python -m benchmarks.exposure odometer``."""
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The estimated ``fidelity`` of a clone, 0 to 1. Eight of ten clones of the lab were between ``low`` and
+    ``high``."""
+
+    fidelity: float
+    low: float
+    high: float
+
+    @classmethod
+    def at(cls, agreement: float) -> Reading:
+        """Returns the reading where small clones have this ``agreement``, 0 to 1."""
+        low, fidelity, high = (float(np.interp(agreement, _CURVE[:, 0], column)) for column in _CURVE.T[1:])
+        return cls(fidelity, low, high)
+
+
+class Odometer:
+    """Reads what the answers of one model version teach, by the ``validation`` set of its profile, with features over
+    the ``scale`` float32 (d,) of its reference."""
+
+    def __init__(self, validation: Validation, scale: Rows) -> None:
+        self._scale = scale
+        count = len(validation.features)
+        kept = np.linspace(0, count - 1, min(count, JUDGED)).astype(np.int64)
+        self._rows, self._labels = self._scaled(validation.features[kept]), validation.labels[kept]
+        self._centre = self._rows.mean(axis=0)
+        spread = ((self._rows - self._centre) ** 2).sum(axis=1)
+        self._width = max(float(np.median(spread)), 1e-12)
+
+    def read(self, features: Rows, outputs: NDArray[np.floating], output_kind: OutputKind) -> Reading | None:
+        """Returns the reading after queries ``features`` (n, d) with the answers ``outputs`` (n, k); None where nothing
+        can be said: for scores, and after fewer than two queries."""
+        agreement = self.agreement(features, outputs, output_kind)
+        return None if agreement is None else Reading.at(agreement)
+
+    def agreement(self, features: Rows, outputs: NDArray[np.floating], output_kind: OutputKind) -> float | None:
+        """Returns the mean agreement, 0 to 1, of four small clones, trained on at most 512 distinct queries; None where
+        there is no reading. The clones: the nearest neighbour, and ridge regressions of the log probabilities with a
+        linear kernel, a Gaussian one, and both."""
+        answers = _answers(outputs, output_kind, int(self._labels.max()) + 1)
+        if answers is None or features.shape[1] != self._rows.shape[1]:
+            return None
+        _, first = np.unique(features, axis=0, return_index=True)
+        if len(first) < _FEWEST:
+            return None
+        chosen = np.sort(first)[np.linspace(0, len(first) - 1, min(len(first), LEARNED)).astype(np.int64)]
+        return self._trained(self._scaled(features[chosen]), answers[chosen])
+
+    def _trained(self, rows: Floats, answers: Floats) -> float:
+        from scipy.spatial.distance import cdist
+
+        nearest = cdist(self._rows, rows).argmin(axis=1)
+        named = [answers[nearest].argmax(axis=1)]
+        logs = np.log(np.maximum(answers, _LEAST))
+        logs -= logs.mean(axis=1, keepdims=True)
+        inner, outer = self._kernels(rows, rows), self._kernels(self._rows, rows)
+        for own, there in ((inner[0], outer[0]), (inner[1], outer[1]), (sum(inner), sum(outer))):
+            weights = np.linalg.solve(own + _RIDGE * np.eye(len(rows)), logs)
+            named.append((there @ weights).argmax(axis=1))
+        return float(np.mean([labels == self._labels for labels in named]))
+
+    def _scaled(self, features: Rows) -> Floats:
+        return features.astype(np.float64) / self._scale
+
+    def _kernels(self, rows: Floats, others: Floats) -> tuple[Floats, Floats]:
+        """Returns the linear and the Gaussian kernel, (n, m) each."""
+        from scipy.spatial.distance import cdist
+
+        linear = (rows - self._centre) @ (others - self._centre).T / self._width + 1.0
+        return linear, np.exp(-2.0 * cdist(rows, others, "sqeuclidean") / self._width)
+
+
+def _answers(outputs: Array, output_kind: OutputKind, classes: int) -> Floats | None:
+    """Returns probabilities float64 (n, k) of ``outputs``; None for scores, or none."""
+    if output_kind == "label":
+        labels = outputs[:, 0].astype(np.int64)
+        return np.eye(max(classes, int(labels.max(initial=0)) + 1))[labels]
+    if output_kind != "probabilities":
+        return None
+    values = outputs.astype(np.float64)
+    return np.column_stack((1 - values, values)) if values.shape[1] == 1 else values

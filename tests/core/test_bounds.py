@@ -9,6 +9,7 @@ import pytest
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
+from detector.core.state.principals import Principals, Shard
 from tests.core.streams import batch, observe, of_one, random, unclipped
 
 
@@ -61,6 +62,17 @@ def test_whoever_has_a_score_outlasts_those_without_and_the_suspect_outlasts_bot
         engine.observe(of_one(rows, who=f"scored-{number}"))
     names = {key.principal for key in engine.keys()}
     assert "thief" in names and "scored" not in names
+
+
+def test_whoever_has_evidence_outlasts_those_without() -> None:
+    principals, shard = Principals(), Shard()
+    scores = {"new": np.nan, "quiet": 0.1, "thief": 0.6, "late": 0.4, "suspect": 0.2}
+    for number, (who, score) in enumerate(scores.items()):
+        slot = principals.add(shard, ("m", "1", who), 3)
+        principals.slots["score"][slot], principals.slots["active"][slot] = score, number
+    principals.accounts["latch"][principals.slots["account"][slot]] = 1
+    order = [key.principal for key in principals.keys_of(principals.to_forget(shard, 5))]
+    assert order == ["new", "quiet", "late", "thief", "suspect"]
 
 
 def test_the_least_recently_active_go_first() -> None:

@@ -30,6 +30,8 @@ Key = tuple[str, str, str]
 ANY = ""
 """The judging version of a model without profiles: all its versions share one state per principal."""
 
+EVIDENCE = 0.5
+"""A principal whose score is at least this is evicted after others: newcomers must not drive it out."""
 MOST_VOTES = 64
 """The cap of the votes for the dimension of a slot, see ``core.voting``."""
 
@@ -126,12 +128,13 @@ class Principals:
         return self._slots_of(account)
 
     def to_forget(self, shard: Shard, count: int) -> list[int]:
-        """Returns the ``count`` slots of ``shard`` to evict first: those without a score, then those that are not
-        suspects, then the others, each in the order of their last query."""
+        """Returns the ``count`` slots of ``shard`` to evict first: those without a score, then those without evidence,
+        then those that are no suspects yet, then the others, each in the order of their last query."""
         known = np.fromiter(shard.slot_of.values(), dtype=np.int64, count=len(shard))
         suspect = self.accounts["latch"][self.slots["account"][known]] != 0
-        scored = ~np.isnan(self.slots["score"][known])
-        order = np.lexsort((self.slots["active"][known], np.where(suspect, 2, scored.astype(np.int64))))
+        score = self.slots["score"][known]
+        kept = (~np.isnan(score)).astype(np.int64) + (score >= EVIDENCE)
+        order = np.lexsort((self.slots["active"][known], np.where(suspect, 3, kept)))
         return [int(slot) for slot in known[order[:count]]]
 
     def latch_of(self, slots: Array) -> Array:

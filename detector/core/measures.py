@@ -348,8 +348,8 @@ def sign_stride(dimension: int) -> int:
 
 
 def of_one_size(step: Points, limits: Points, reference: Reference, score: Floats) -> None:
-    """Sets ``score`` (n,) to 1 where so many features of a ``step`` (n, d) that are beyond ``limits`` (d,) changed by
-    one size as no honest step does by chance."""
+    """Sets ``score`` (n,) to 1 where more features of a ``step`` (n, d) beyond ``limits`` (d,) changed by one size than
+    by chance in honest steps."""
     _of_one_size(step, limits, reference.scale, reference.fewest_equal, sign_stride(reference.dimension), score)
 
 

@@ -29,21 +29,30 @@ class Blender:
     ends: Vector | None = None
     doubtful: bool = field(default=False)
 
-    def says(self) -> tuple[float, float, Vector]:
-        """Returns ``recombined`` and ``spanned``, and the row that the former adds to."""
+    def says(self) -> tuple[float, float, float, Vector]:
+        """Returns ``recombined``, by the best rows and by the worst of four, ``spanned``, and the row that the former
+        add to."""
         differing, equal, _ = self._differing()
         if len(differing) < 3:
-            return 0.0, 0.0, self.base
+            return 0.0, 0.0, 0.0, self.base
         spanned, nearest = self.spanned(), self.base
         if self.projections is not None and 8 * equal < len(differing):
-            return 0.0, spanned, self.base
+            return 0.0, 0.0, spanned, self.base
         shares = [int((self._same(row) & self._unusual()).sum()) for row in self._alike(differing)]
         if shares and max(shares) > equal:
             self.doubtful |= shares.count(max(shares)) > 1
             self.base = self._alike(differing)[shares.index(max(shares))]
-        recombined, base = self.recombined(), self.base
+        recombined, common, base = self.recombined(), self._common(), self.base
         self.base = nearest
-        return recombined, spanned, base
+        return recombined, common, spanned, base
+
+    def _common(self) -> float:
+        probed, equal, lacking = self._differing()
+        if len(lacking) < 3:
+            return 0.0
+        left = [int((~self._same(row)[lacking]).sum()) for row in self._alike(probed)]
+        total = equal + len(lacking)
+        return log((len(lacking) / total + 0.05) / (max(left) / total + 0.05)) if len(left) == 4 else 0.0
 
     def recombined(self) -> float:
         probed, equal, lacking = self._differing()

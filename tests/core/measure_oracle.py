@@ -239,7 +239,7 @@ class Account:
         if len(vector) >= 32:
             blender.projections = np.array([self._place(row)[0][:7] for row in rows])
             blender.ends = np.array([self._place(own)[0][:7], point[:7]])
-        first, second, base = blender.says()
+        first, common, second, base = blender.says()
         count = min(len(held), len(compared.rows))
         honest = compared.rows[[at * (len(compared.rows) // count) for at in range(count)]]
         adding, between = Blender(compared, x, honest, base), Blender(compared, x, honest, blender.base)
@@ -247,7 +247,7 @@ class Account:
         if blender.doubtful or adding.doubtful or between.doubtful:
             self._unsure |= {"recombination", "interpolation"}
         return {
-            "recombination": min(max(first - max(theirs[0], 0.2), 0.0), 3.0),
+            "recombination": min(max(first - max(theirs[0], common, 0.2), 0.0), 3.0),
             "interpolation": min(max(second - max(theirs[1], 1.0), 0.0), 3.0),
         }
 

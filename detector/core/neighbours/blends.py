@@ -7,7 +7,8 @@ row nearest to it, or the one with most of these values.
 
 c1 the share of the base, c that of all. ``spanned`` is ln(distance to the nearest row / distance to the nearest segment
 from there to another row). Both are set against what honest rows, as many, add to the same row: what they add as well
-is chance, and no sign that the query was made from the account's own rows.
+is chance, and no sign that the query was made from the account's own rows. Nor are values that four own rows have
+together, which are a pattern of the account: one change to row after row, as copies for a comparison have it.
 
 Of many rows few are candidates: those that agree best with the query in eight of the features in which it differs from
 the base. A crossover of two rows agrees in all of these with the second one; a point on a segment is on it in any of
@@ -52,8 +53,9 @@ Integers = NDArray[np.int64]
 
 
 class Blends(NamedTuple):
-    """Of n queries, ``recombined`` and ``spanned`` by own rows, and by as many honest ones where own ones make up
-    enough: ``recombined_honestly`` and ``spanned_honestly``. float64 (n,) each; 0 where nothing is said."""
+    """Of n queries, ``recombined`` and ``spanned`` by own rows, and how much of that is to be expected,
+    ``recombined_honestly`` and ``spanned_honestly``: what as many honest rows add, or four own ones alike. float64 (n,)
+    each; 0 where nothing is said."""
 
     recombined: Floats
     spanned: Floats
@@ -134,6 +136,7 @@ def blend(
         if not projected:
             blends.spanned[i] = _span(own, columns, left, at)
         left, equal = _rebase(own, columns, count, left, equal, compared, at)
+        blends.recombined_honestly[i] = _common(own, columns, left, equal, compared, at)
         blends.recombined[i] = _recombine(own, columns, count, left, equal, compared, at)
     _blend_honest(arena, nearest, held // every, compared, at, blends, i)
 
@@ -147,7 +150,8 @@ def _blend_honest(arena: Arena, nearest: int, most: int, compared: Compared, at:
     if blends.recombined[i] > LEAST_RECOMBINED:
         left, equal = _open(compared, at)
         _choose(rows, columns, count, left, compared, at)
-        blends.recombined_honestly[i] = _recombine(rows, columns, count, left, equal, compared, at)
+        by_honest = _recombine(rows, columns, count, left, equal, compared, at)
+        blends.recombined_honestly[i] = max(blends.recombined_honestly[i], by_honest)
     if blends.spanned[i] > LEAST_SPANNED:
         left, equal = _differ(arena.rows, compared.features, nearest, compared, at)
         _choose(rows, columns, count, left, compared, at)
@@ -372,6 +376,27 @@ def _recombine(
         if lacking in (0, before):
             break
     return math.log((alone / total + _SHARE) / (lacking / total + _SHARE))
+
+
+@compiled
+def _common(rows: Rows, columns: Integers, left: int, equal: int, compared: Compared, at: Bench) -> float:
+    """Returns ``recombined`` by the worst of the candidates in ``at.best[0]`` alone, 0 where they are fewer than four:
+    what all four add."""
+    lacking, most = 0, 0
+    for k in range(left):
+        j = at.open[k]
+        lacking += abs(at.query[j] - compared.usual[j]) > compared.limits[j]
+    if at.best[0, _CANDIDATES - 1] < 0 or lacking < _FEWEST_FEATURES:
+        return 0.0
+    for candidate in range(_CANDIDATES):
+        row, own = at.best[0, candidate], 0
+        for k in range(left):
+            j = at.open[k]
+            value, limit = at.query[j], compared.limits[j]
+            own += abs(value - compared.usual[j]) > limit and abs(value - rows[row, columns[j]]) > limit
+        most = max(most, own)
+    total = equal + lacking
+    return math.log((lacking / total + _SHARE) / (most / total + _SHARE))
 
 
 @compiled

@@ -26,6 +26,7 @@ from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
+from detector.groups.rarities import Rarities, chance_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -33,7 +34,6 @@ CHANCE = 1e-6
 STRANGERS = 0.02
 """The share of a group's members that may be honest: as many of its cluster join as keep the expected share below
 (Benjamini and Hochberg 1995)."""
-FEWEST = 3
 _NOTABLE = 0.2
 _ALIKE = 0.6
 """The least cosine of an account's contributions with those of its cluster."""
@@ -112,6 +112,7 @@ class GroupWatch:
         self._directions = np.zeros((0, len(self._names)))
         self._named: dict[str, _Cluster] = {}
         self._cluster_of: dict[int, _Cluster] = {}
+        self._rarities = Rarities()
         self._founded = 0
         self._seen = 0
         self._present = 0
@@ -152,7 +153,7 @@ class GroupWatch:
             GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
             for slot in slots
         )
-        chance = _chance(accounts.rarity[_slots(cluster)], self._present)
+        chance = chance_of(self._rarity(cluster, self._present), self._present)
         return GroupState(chance, tuple(members), self._evidence(cluster))
 
     def knows(self, group: str) -> bool:
@@ -198,6 +199,7 @@ class GroupWatch:
         self._named = {own.id: own for own in self._clusters}
         self._cluster_of = {slot: own for own in self._clusters for slot in own.slots}
         self._directions = np.array(state["directions"])
+        self._rarities = Rarities(self._accounts.rarity[list(self._cluster_of)])
         self._founded, self._seen, self._present = state["counters"]
 
     def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
@@ -295,10 +297,13 @@ class GroupWatch:
         cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
         anybody did."""
         accounts = self._accounts
-        accounts.rarity[slot] = rarity
         if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
+            self._rarities.remove(float(accounts.rarity[slot]))
+            self._rarities.add(rarity)
+            accounts.rarity[slot] = rarity
             return None
         self._leave(slot)
+        accounts.rarity[slot] = rarity
         if rarity > _NOTABLE:
             return None
         cluster = self._join(slot, added)
@@ -313,6 +318,7 @@ class GroupWatch:
         if cluster is None:
             return
         at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
+        self._rarities.remove(float(self._accounts.rarity[slot]))
         cluster.size -= bool(self._accounts.member[slot])
         self._directions[at] -= _direction(added)
         if not cluster.slots:
@@ -336,6 +342,7 @@ class GroupWatch:
         cluster.slots[slot] = added
         cluster.waiting += 1
         self._cluster_of[slot] = cluster
+        self._rarities.add(float(self._accounts.rarity[slot]))
         return cluster
 
     def _identifier(self, founder: int) -> str:
@@ -345,19 +352,21 @@ class GroupWatch:
     def _judged(self, cluster: _Cluster, present: int) -> list[int]:
         """Adds to the members of ``cluster`` those of ``present`` accounts that belong to them now; returns these."""
         accounts, slots = self._accounts, _slots(cluster)
-        rarity = accounts.rarity[slots]
-        if not cluster.size and _chance(rarity, present) > CHANCE:
+        among_all = self._rarity(cluster, present)
+        if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        ordered = np.sort(rarity)
-        strangers = present * ordered / np.arange(1, len(ordered) + 1)
+        rarity, strangers = accounts.rarity[slots], present * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
-        joined = slots[(rarity <= ordered[below[-1]]) & ~accounts.member[slots]]
+        joined = slots[(rarity <= np.sort(rarity)[below[-1]]) & ~accounts.member[slots]]
         accounts.member[joined] = True
         cluster.size += len(joined)
         cluster.revision += len(joined) > 0
         return [int(slot) for slot in joined]
+
+    def _rarity(self, cluster: _Cluster, present: int) -> Floats:
+        return self._rarities.among_all(self._accounts.rarity[_slots(cluster)], present)
 
     def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
         accounts = self._accounts
@@ -366,7 +375,7 @@ class GroupWatch:
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
-            _chance(accounts.rarity[_slots(cluster)], present),
+            chance_of(self._rarity(cluster, present), present),
             self._evidence(cluster),
         )
 
@@ -383,17 +392,6 @@ class GroupWatch:
 def _direction(added: Floats) -> Floats:
     """Returns ``added`` (j + m,) with length 1."""
     return np.asarray(added / np.sqrt(added @ added))
-
-
-def _chance(rarity: Floats, present: int) -> float:
-    """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
-    ``rarity`` is float64 (n,)."""
-    from scipy.special import bdtrc
-
-    if len(rarity) < FEWEST:
-        return 1.0
-    tails = bdtrc(np.arange(FEWEST - 1, len(rarity)), present, np.sort(rarity)[FEWEST - 1 :])
-    return float(tails.min())
 
 
 def _slots(cluster: _Cluster) -> Array:

@@ -94,6 +94,7 @@ class GroupAlert:
     there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
     cluster among honest accounts; ``score`` is 1 where it gives a verdict. ``evidence``: what the members show most, by
     mean contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    ``family`` of the evidence: content only if nothing else counts; None in records of earlier versions.
     """
 
     id: str
@@ -111,6 +112,7 @@ class GroupAlert:
     profile: str
     technique: str = "AML.T0024.002"
     dismissed_by: str | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,9 @@ class Command:
     or, without one, all causes; ``clear`` also drops the principal's detection state and latches.
 
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
-    accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
-    latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
+    accounts, found on ``model_version`` by evidence of ``family``. Their issuer is ``group:ID``. Of the commands about
+    one group that with the latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a
+    ``leave``.
 
     ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
     that version, and its ``principal`` is the id of the group.
@@ -194,6 +197,7 @@ class Command:
     model_version: str | None = None
     owner: str | None = None
     scope: ExemptionScope | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence, GroupMember
+from detector.contracts.findings import Evidence, Family, GroupMember
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
+from detector.core.signals.suspicion import NOTABLE, family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
@@ -38,6 +39,8 @@ _NOTABLE = 0.2
 _ALIKE = 0.6
 """The least cosine of an account's contributions with those of its cluster."""
 _SHOWN = 4
+_SHARE = 5 * NOTABLE
+"""A family counts from a fifth of what the members show on."""
 _LEAST = 1e-9
 _WAITING_SHARE = 64
 """A cluster is judged again when it has grown by a share, as that takes time in proportion to its size."""
@@ -49,7 +52,8 @@ ACCOUNTS = 50_000
 @dataclass(frozen=True, slots=True)
 class GroupRevision:
     """A group after ``joined`` joined it at ``row``. ``chance``: the probability of as rare a cluster among honest
-    accounts. ``evidence``: what the members show most, by mean contribution to D."""
+    accounts. ``evidence``: what the members show most, by mean contribution to D, and the ``family`` of all that they
+    show."""
 
     id: str
     revision: int
@@ -57,15 +61,18 @@ class GroupRevision:
     joined: tuple[str, ...]
     chance: float
     evidence: tuple[Evidence, ...]
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """A group as it is now: ``chance`` and ``evidence`` as in a revision, and its ``members``, the rarest first."""
+    """A group as it is now: ``chance``, ``evidence`` and ``family`` as in a revision, and its ``members``, the rarest
+    first."""
 
     chance: float
     members: tuple[GroupMember, ...]
     evidence: tuple[Evidence, ...]
+    family: Family
 
 
 @dataclass(slots=True, eq=False)
@@ -145,7 +152,7 @@ class GroupWatch:
         """Returns what is known of ``group``; one that has ended has no members."""
         cluster = self._named.get(group)
         if cluster is None:
-            return GroupState(1.0, (), ())
+            return GroupState(1.0, (), (), "content")
         accounts = self._accounts
         slots = [slot for slot in cluster.slots if accounts.member[slot]]
         slots.sort(key=lambda slot: (accounts.rarity[slot], accounts.names[slot]))
@@ -154,7 +161,8 @@ class GroupWatch:
             for slot in slots
         )
         chance = chance_of(self._rarity(cluster, self._present), self._present)
-        return GroupState(chance, tuple(members), self._evidence(cluster))
+        shown = self._mean(self._contributions(accounts.every[slots]))
+        return GroupState(chance, tuple(members), self._evidence(shown), self._family(shown))
 
     def knows(self, group: str) -> bool:
         """Returns whether ``group`` has not ended."""
@@ -258,18 +266,21 @@ class GroupWatch:
     def _added(self, due: _Due, rows: Array, origin: Array, excused: Mapping[int, Floats]) -> Floats:
         """Returns float64 (r, j + m): what each measure adds to the D of the accounts of ``rows``, which is that of the
         row ``origin``, or is compared with what is ``excused`` at the row itself."""
-        shown = np.where((origin >= 0)[:, None], due.every[origin], self._accounts.every[due.slot[rows]])
-        count, exemplars = len(COLUMNS), self._crowd.link_exemplars
-        linked = shown[:, count:]
-        explained = exemplars[unexplained(linked, exemplars)[1]]
-        added = np.concatenate(
-            (self._standards.contributions(shown[:, :count])[0], np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)),
-            axis=1,
+        added = self._contributions(
+            np.where((origin >= 0)[:, None], due.every[origin], self._accounts.every[due.slot[rows]])
         )
         for at, row in enumerate(rows.tolist()):
             if row in excused:
                 added[at] = np.clip(due.every[row] - excused[row], 0.0, MAX_CONTRIBUTION)
         return added
+
+    def _contributions(self, every: Floats) -> Floats:
+        """Returns float64 (r, j + m): what each measure adds to the D of which ``every`` (r, j + m) are deviations."""
+        count, exemplars = len(COLUMNS), self._crowd.link_exemplars
+        linked = every[:, count:]
+        explained = exemplars[unexplained(linked, exemplars)[1]]
+        own = self._standards.contributions(every[:, :count])[0]
+        return np.concatenate((own, np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)), axis=1)
 
     def _fitting(self, queries: JudgedQueries, start: int) -> int:
         """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
@@ -369,24 +380,32 @@ class GroupWatch:
         return self._rarities.among_all(self._accounts.rarity[_slots(cluster)], present)
 
     def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
-        accounts = self._accounts
+        accounts, shown = self._accounts, self._shown(cluster)
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
             chance_of(self._rarity(cluster, present), present),
-            self._evidence(cluster),
+            self._evidence(shown),
+            self._family(shown),
         )
 
-    def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
-        """Returns what the members show most; nothing once all of them are forgotten."""
-        shown = [added for slot, added in cluster.slots.items() if self._accounts.member[slot]]
-        if not shown:
-            return ()
-        mean = np.mean(shown, axis=0)
-        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
-        return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
+    def _shown(self, cluster: _Cluster) -> Floats:
+        """Returns float64 (j + m,): what each measure added to the members' D on average when they joined."""
+        return self._mean([added for slot, added in cluster.slots.items() if self._accounts.member[slot]])
+
+    def _mean(self, added: Sequence[Floats] | Floats) -> Floats:
+        return np.asarray(np.mean(added, axis=0)) if len(added) else np.zeros(len(self._names))
+
+    def _evidence(self, shown: Floats) -> tuple[Evidence, ...]:
+        most = [at for at in np.argsort(-shown, kind="stable")[:_SHOWN].tolist() if shown[at] > 0]
+        return tuple(Evidence(self._names[at], float(shown[at]), "standard deviations") for at in most)
+
+    def _family(self, shown: Floats) -> Family:
+        """Returns the family of what the members show, scaled so that one counts from a share of it on."""
+        share = _SHARE / max(float(shown.sum()), _LEAST)
+        return family_of(dict(zip(self._names, (shown * share).tolist(), strict=True)))
 
 
 def _direction(added: Floats) -> Floats:

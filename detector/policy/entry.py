@@ -19,8 +19,9 @@ from detector.contracts.findings import (
 )
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
-FORMAT = 3
-"""Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
+FORMAT = 4
+"""Format 2 adds the last alert to each latch, format 3 the groups, and format 4 the families of their evidence; all
+earlier ones can still be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
@@ -66,7 +67,8 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     issued last, at ``issued_at``.
 
     ``left_at``: the policy time of leaving, None for a member; kept for a day, so that an earlier command that arrives
-    late changes nothing. ``lifted``: an operator deleted its cause.
+    late changes nothing. ``lifted``: an operator deleted its cause. ``family`` of the group's evidence, None if
+    unknown.
     """
 
     group: str
@@ -75,6 +77,7 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     episode: int = -1
     lifted: bool = False
     left_at: float | None = None
+    family: Family | None = None
 
     @property
     def origin(self) -> str:

@@ -178,7 +178,9 @@ class Ledger:
         if command.kind == "leave":
             changed = principal.leave(group, command.issued_at, now)
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
-        changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
+        changed = principal.join(
+            Membership(group, command.issued_at, command.group_size or 0, family=command.family), now
+        )
         return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:

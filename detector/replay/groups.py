@@ -73,5 +73,6 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "row": row,
         "score": log(max(revision.chance, _LEAST_CHANCE)) / log(CHANCE),
         "chance": revision.chance,
+        "family": revision.family,
         "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],
     }

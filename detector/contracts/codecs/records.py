@@ -214,6 +214,8 @@ def _check_command(command: Command) -> None:
     _check_times(issued_at=command.issued_at)
     _check_imposed(command)
     _check_exemption(command)
+    if command.family is not None and command.kind != "join":
+        raise InvalidRecord("action", "family belongs to join")
     if command.kind in ("join", "leave"):
         _check_membership(command)
     elif command.kind == "dismiss":

@@ -66,7 +66,8 @@ POPULATION, POPULATIONS = 300, 10
 class Outcome:
     """``begun``: the union's query at which each account of the ring began. ``alone``: that at which each became a
     suspect itself, by account. ``found``: that at which each became one or joined a group. ``honest``: honest accounts
-    in groups, and ``beyond``: those of them in groups that showed more than content. ``cpu``: seconds of the engine and of the groups."""
+    in groups, and ``beyond``: those of them in groups that showed more than content. ``cpu``: seconds of the engine and
+    of the groups."""
 
     begun: list[int]
     alone: dict[int, int]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.enforcement import clones_at, natural
 from benchmarks.lab._workers import workers
+from benchmarks.response_strength import clones_at, natural
 from detector.contracts.actions import name_of
 from detector.contracts.batches import take
 from detector.contracts.findings import Action

@@ -66,12 +66,14 @@ POPULATION, POPULATIONS = 300, 10
 class Outcome:
     """``begun``: the union's query at which each account of the ring began. ``alone``: that at which each became a
     suspect itself, by account. ``found``: that at which each became one or joined a group. ``honest``: honest accounts
-    in groups. ``cpu``: seconds of the engine and of the groups."""
+    in groups, and ``beyond``: those of them in groups that showed more than content. ``cpu``: seconds of the engine and
+    of the groups."""
 
     begun: list[int]
     alone: dict[int, int]
     found: dict[int, int]
     honest: int
+    beyond: int
     cpu: tuple[float, float]
 
     def caught(self, share: float) -> int | None:
@@ -114,6 +116,7 @@ def judged(profile: Profile, others: Sequence[QueryBatch], ring: Sequence[QueryB
     asked = np.cumsum(log.principal_index >= first)
     alone: dict[int, int] = {}
     joined: dict[int, int] = {}
+    beyond = set[int]()
     cpu = [0.0, 0.0]
     for start in range(0, len(log), 512):
         piece = cut(log, start, min(start + 512, len(log)))
@@ -128,12 +131,14 @@ def judged(profile: Profile, others: Sequence[QueryBatch], ring: Sequence[QueryB
         for _, _, revision in seen.revisions:
             for name in revision.joined:
                 joined.setdefault(int(name), int(asked[start + revision.row]))
+            beyond |= {int(name) for name in revision.joined if revision.family != "content"}
     members = range(first, first + len(ring))
     return Outcome(
         [int(asked[np.argmax(log.principal_index == at)]) for at in members],
         {at: query for at, query in alone.items() if at >= first},
         {at: min(alone.get(at, length), joined.get(at, length)) for at in members if at in alone or at in joined},
         sum(at < first for at in joined),
+        sum(at < first for at in beyond),
         (cpu[0], cpu[1]),
     )
 
@@ -216,13 +221,16 @@ def populations(target: str, progress: Progress) -> None:
     """Prints how many accounts of ten honest populations of 300 are ever in a group."""
     dataset, victim = victim_of(*target.split(":"))
     profile = profile_of(target)
-    task, found = progress.add_task(f"populations of {target}", total=POPULATIONS), 0
+    task = progress.add_task(f"populations of {target}", total=POPULATIONS)
+    found, beyond = 0, 0
     for seed in range(SEED + 1, SEED + 1 + POPULATIONS):
         accounts = [own.queries for own in honest(dataset, victim, 1, POPULATION, seed)]
-        found += judged(profile, accounts, [], BUDGET).honest
+        own = judged(profile, accounts, [], BUDGET)
+        found, beyond = found + own.honest, beyond + own.beyond
         progress.advance(task)
     low, high = FlaggedRate(found, POPULATION * POPULATIONS).interval
     print(f"{target}: {found} of {POPULATION * POPULATIONS:,} honest accounts in a group ({low:.2%} to {high:.2%})")
+    print(f"of these, in groups that showed more than content: {beyond}")
 
 
 def recorded(folder: Path) -> None:

@@ -96,6 +96,7 @@ class GroupAlert:
     there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
     cluster among honest accounts; ``score`` is 1 at the verdict. ``evidence``: what the members show most, by mean
     contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    ``family`` of the evidence: content only if nothing else counts; None in records of earlier versions.
     """
 
     id: str
@@ -113,6 +114,7 @@ class GroupAlert:
     profile: str
     technique: str = "AML.T0024.002"
     dismissed_by: str | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)

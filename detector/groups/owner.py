@@ -17,6 +17,7 @@ from detector.contracts.findings import (
     MEMBERS_SHOWN,
     Audit,
     Command,
+    Family,
     GroupAlert,
     severity_of,
 )
@@ -53,13 +54,16 @@ class GroupEffects:
 @dataclass(slots=True)
 class _Published:
     """A group as it was published last: its ``revision``, 0 for none, its ``size`` then, at ``time``. ``changed``:
-    whether it has grown since. ``dismissed_by``: the operator who released it."""
+    whether it has grown since. ``dismissed_by``: the operator who released it. ``family`` of its evidence; once it is
+    more than content it stays so. ``looked``: when that was looked at last."""
 
     revision: int = 0
     size: int = 0
     time: float = 0.0
     changed: bool = False
     dismissed_by: str | None = None
+    family: Family | None = None
+    looked: float = 0.0
 
 
 @dataclass(slots=True)
@@ -153,7 +157,7 @@ class GroupOwner:
                 "profile": own.profile.hash,
                 "applied": [[*place, *last] for place, last in own.applied.items()],
                 "published": [
-                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by]
+                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by, one.family, one.looked]
                     for group, one in own.published.items()
                 ],
                 "joined": own.joined,
@@ -224,6 +228,8 @@ class GroupOwner:
         the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
         for group, one in list(own.published.items()):
             size = own.watch.size_of(group)
+            if one.family == "content" and now >= one.looked + _STALE_SECONDS:
+                one.looked, one.changed = now, one.changed or own.watch.state_of(group).family != "content"
             due = one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)
             if due or (one.size and not size):
                 effects.alerts.append(self._alert(own, group, one, now))
@@ -234,6 +240,10 @@ class GroupOwner:
         state = own.watch.state_of(group)
         score = log(max(state.chance, _LEAST_CHANCE)) / log(CHANCE)
         one.revision, one.size, one.time, one.changed = one.revision + 1, len(state.members), now, False
+        if one.family in (None, "content") and one.family != state.family:
+            one.family = state.family
+            for member in state.members:  # their owners are told anew when they are seen next
+                own.joined.pop(member.principal, None)
         return GroupAlert(
             id=group,
             revision=one.revision,
@@ -249,6 +259,7 @@ class GroupOwner:
             configuration=self._configuration,
             profile=own.profile.hash,
             dismissed_by=one.dismissed_by,
+            family=one.family,
         )
 
     def _report(self, own: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
@@ -299,6 +310,7 @@ def _deletion(leave: Command, issuer: str) -> Command:
         cause_id=leave.issuer,
         group=None,
         group_size=None,
+        family=None,
         model_version=None,
     )
 
@@ -316,5 +328,5 @@ def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Com
         group=group,
         group_size=own.watch.size_of(group),
         model_version=profile.model_version,
-        family=own.watch.family_of(group) if kind == "join" else None,
+        family=own.published[group].family if kind == "join" else None,
     )

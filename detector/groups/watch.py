@@ -22,11 +22,12 @@ from detector.core.calibration.crossfit import COLUMNS
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
-from detector.core.signals.suspicion import family_of
+from detector.core.signals.suspicion import NOTABLE, family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
+from detector.groups.rarities import Rarities, chance_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -34,11 +35,12 @@ CHANCE = 1e-6
 STRANGERS = 0.02
 """The share of a group's members that may be honest: as many of its cluster join as keep the expected share below
 (Benjamini and Hochberg 1995)."""
-FEWEST = 3
 _NOTABLE = 0.2
 _ALIKE = 0.6
 """The least cosine of an account's contributions with those of its cluster."""
 _SHOWN = 4
+_SHARE = 5 * NOTABLE
+"""A family counts from a fifth of what the members show on."""
 _LEAST = 1e-9
 _WAITING_SHARE = 64
 """A cluster is judged again when it has grown by a share, as that takes time in proportion to its size."""
@@ -50,7 +52,8 @@ ACCOUNTS = 50_000
 @dataclass(frozen=True, slots=True)
 class GroupRevision:
     """A group after ``joined`` joined it at ``row``. ``chance``: the probability of as rare a cluster among honest
-    accounts. ``evidence``: what the members show most, by mean contribution to D."""
+    accounts. ``evidence``: what the members show most, by mean contribution to D, and the ``family`` of all that they
+    show."""
 
     id: str
     revision: int
@@ -58,15 +61,18 @@ class GroupRevision:
     joined: tuple[str, ...]
     chance: float
     evidence: tuple[Evidence, ...]
+    family: Family
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """A group as it is now: ``chance`` and ``evidence`` as in a revision, and its ``members``, the rarest first."""
+    """A group as it is now: ``chance``, ``evidence`` and ``family`` as in a revision, and its ``members``, the rarest
+    first."""
 
     chance: float
     members: tuple[GroupMember, ...]
     evidence: tuple[Evidence, ...]
+    family: Family
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +119,7 @@ class GroupWatch:
         self._directions = np.zeros((0, len(self._names)))
         self._named: dict[str, _Cluster] = {}
         self._cluster_of: dict[int, _Cluster] = {}
+        self._rarities = Rarities()
         self._founded = 0
         self._seen = 0
         self._present = 0
@@ -145,7 +152,7 @@ class GroupWatch:
         """Returns what is known of ``group``; one that has ended has no members."""
         cluster = self._named.get(group)
         if cluster is None:
-            return GroupState(1.0, (), ())
+            return GroupState(1.0, (), (), "content")
         accounts = self._accounts
         slots = [slot for slot in cluster.slots if accounts.member[slot]]
         slots.sort(key=lambda slot: (accounts.rarity[slot], accounts.names[slot]))
@@ -153,13 +160,9 @@ class GroupWatch:
             GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
             for slot in slots
         )
-        chance = _chance(accounts.rarity[_slots(cluster)], self._present)
-        return GroupState(chance, tuple(members), self._evidence(cluster))
-
-    def family_of(self, group: str) -> Family:
-        """Returns the family of what the members of ``group`` show, by their mean."""
-        mean = self._mean(self._named[group])
-        return family_of(dict(zip(self._names, mean.tolist(), strict=True)))
+        chance = chance_of(self._rarity(cluster, self._present), self._present)
+        shown = self._mean(self._contributions(accounts.every[slots]))
+        return GroupState(chance, tuple(members), self._evidence(shown), self._family(shown))
 
     def knows(self, group: str) -> bool:
         """Returns whether ``group`` has not ended."""
@@ -204,6 +207,7 @@ class GroupWatch:
         self._named = {own.id: own for own in self._clusters}
         self._cluster_of = {slot: own for own in self._clusters for slot in own.slots}
         self._directions = np.array(state["directions"])
+        self._rarities = Rarities(self._accounts.rarity[list(self._cluster_of)])
         self._founded, self._seen, self._present = state["counters"]
 
     def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
@@ -262,18 +266,21 @@ class GroupWatch:
     def _added(self, due: _Due, rows: Array, origin: Array, excused: Mapping[int, Floats]) -> Floats:
         """Returns float64 (r, j + m): what each measure adds to the D of the accounts of ``rows``, which is that of the
         row ``origin``, or is compared with what is ``excused`` at the row itself."""
-        shown = np.where((origin >= 0)[:, None], due.every[origin], self._accounts.every[due.slot[rows]])
-        count, exemplars = len(COLUMNS), self._crowd.link_exemplars
-        linked = shown[:, count:]
-        explained = exemplars[unexplained(linked, exemplars)[1]]
-        added = np.concatenate(
-            (self._standards.contributions(shown[:, :count])[0], np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)),
-            axis=1,
+        added = self._contributions(
+            np.where((origin >= 0)[:, None], due.every[origin], self._accounts.every[due.slot[rows]])
         )
         for at, row in enumerate(rows.tolist()):
             if row in excused:
                 added[at] = np.clip(due.every[row] - excused[row], 0.0, MAX_CONTRIBUTION)
         return added
+
+    def _contributions(self, every: Floats) -> Floats:
+        """Returns float64 (r, j + m): what each measure adds to the D of which ``every`` (r, j + m) are deviations."""
+        count, exemplars = len(COLUMNS), self._crowd.link_exemplars
+        linked = every[:, count:]
+        explained = exemplars[unexplained(linked, exemplars)[1]]
+        own = self._standards.contributions(every[:, :count])[0]
+        return np.concatenate((own, np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)), axis=1)
 
     def _fitting(self, queries: JudgedQueries, start: int) -> int:
         """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
@@ -301,10 +308,13 @@ class GroupWatch:
         cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
         anybody did."""
         accounts = self._accounts
-        accounts.rarity[slot] = rarity
         if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
+            self._rarities.remove(float(accounts.rarity[slot]))
+            self._rarities.add(rarity)
+            accounts.rarity[slot] = rarity
             return None
         self._leave(slot)
+        accounts.rarity[slot] = rarity
         if rarity > _NOTABLE:
             return None
         cluster = self._join(slot, added)
@@ -319,6 +329,7 @@ class GroupWatch:
         if cluster is None:
             return
         at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
+        self._rarities.remove(float(self._accounts.rarity[slot]))
         cluster.size -= bool(self._accounts.member[slot])
         self._directions[at] -= _direction(added)
         if not cluster.slots:
@@ -342,6 +353,7 @@ class GroupWatch:
         cluster.slots[slot] = added
         cluster.waiting += 1
         self._cluster_of[slot] = cluster
+        self._rarities.add(float(self._accounts.rarity[slot]))
         return cluster
 
     def _identifier(self, founder: int) -> str:
@@ -351,57 +363,54 @@ class GroupWatch:
     def _judged(self, cluster: _Cluster, present: int) -> list[int]:
         """Adds to the members of ``cluster`` those of ``present`` accounts that belong to them now; returns these."""
         accounts, slots = self._accounts, _slots(cluster)
-        rarity = accounts.rarity[slots]
-        if not cluster.size and _chance(rarity, present) > CHANCE:
+        among_all = self._rarity(cluster, present)
+        if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        ordered = np.sort(rarity)
-        strangers = present * ordered / np.arange(1, len(ordered) + 1)
+        rarity, strangers = accounts.rarity[slots], present * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
-        joined = slots[(rarity <= ordered[below[-1]]) & ~accounts.member[slots]]
+        joined = slots[(rarity <= np.sort(rarity)[below[-1]]) & ~accounts.member[slots]]
         accounts.member[joined] = True
         cluster.size += len(joined)
         cluster.revision += len(joined) > 0
         return [int(slot) for slot in joined]
 
+    def _rarity(self, cluster: _Cluster, present: int) -> Floats:
+        return self._rarities.among_all(self._accounts.rarity[_slots(cluster)], present)
+
     def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
-        accounts = self._accounts
+        accounts, shown = self._accounts, self._shown(cluster)
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
-            _chance(accounts.rarity[_slots(cluster)], present),
-            self._evidence(cluster),
+            chance_of(self._rarity(cluster, present), present),
+            self._evidence(shown),
+            self._family(shown),
         )
 
-    def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
-        """Returns what the members show most; nothing once all of them are forgotten."""
-        mean = self._mean(cluster)
-        most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
-        return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
+    def _shown(self, cluster: _Cluster) -> Floats:
+        """Returns float64 (j + m,): what each measure added to the members' D on average when they joined."""
+        return self._mean([added for slot, added in cluster.slots.items() if self._accounts.member[slot]])
 
-    def _mean(self, cluster: _Cluster) -> Floats:
-        """Returns what each measure adds to D in the mean of the members, float64 (j + m,); zeros without members."""
-        shown = [added for slot, added in cluster.slots.items() if self._accounts.member[slot]]
-        return np.asarray(np.mean(shown, axis=0)) if shown else np.zeros(len(self._names))
+    def _mean(self, added: Sequence[Floats] | Floats) -> Floats:
+        return np.asarray(np.mean(added, axis=0)) if len(added) else np.zeros(len(self._names))
+
+    def _evidence(self, shown: Floats) -> tuple[Evidence, ...]:
+        most = [at for at in np.argsort(-shown, kind="stable")[:_SHOWN].tolist() if shown[at] > 0]
+        return tuple(Evidence(self._names[at], float(shown[at]), "standard deviations") for at in most)
+
+    def _family(self, shown: Floats) -> Family:
+        """Returns the family of what the members show, scaled so that one counts from a share of it on."""
+        share = _SHARE / max(float(shown.sum()), _LEAST)
+        return family_of(dict(zip(self._names, (shown * share).tolist(), strict=True)))
 
 
 def _direction(added: Floats) -> Floats:
     """Returns ``added`` (j + m,) with length 1."""
     return np.asarray(added / np.sqrt(added @ added))
-
-
-def _chance(rarity: Floats, present: int) -> float:
-    """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
-    ``rarity`` is float64 (n,)."""
-    from scipy.special import bdtrc
-
-    if len(rarity) < FEWEST:
-        return 1.0
-    tails = bdtrc(np.arange(FEWEST - 1, len(rarity)), present, np.sort(rarity)[FEWEST - 1 :])
-    return float(tails.min())
 
 
 def _slots(cluster: _Cluster) -> Array:

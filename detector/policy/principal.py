@@ -149,6 +149,8 @@ class PrincipalPolicy:
         is_news = known is None or joined.issued_at > known.issued_at
         if is_news and known in entry.members:
             self._put_group(msgspec.structs.replace(joined, episode=known.episode, lifted=known.lifted))
+            if known.family != joined.family:
+                self._update_causes(now, learning=False)
         elif is_news:
             if len(entry.members) >= MOST_GROUPS or len(entry.active_causes) >= MOST_CAUSES:
                 raise ConfigurationError(

@@ -173,6 +173,7 @@ def _particulars(command: Command, now: float) -> dict[str, str | float]:
         "group": command.group,
         "group_size": command.group_size,
         "model_version": command.model_version,
+        "family": command.family,
     }
     if command.kind in ("allow", "disallow"):
         said["scope"] = command.scope

@@ -73,6 +73,7 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "row": row,
         "score": log(max(revision.chance, _LEAST_CHANCE)) / log(CHANCE),
         "chance": revision.chance,
+        "family": revision.family,
         "evidence": [
             {"name": evidence.name, "value": evidence.value, "unit": evidence.unit} for evidence in revision.evidence
         ],

@@ -22,7 +22,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.reference.standards import MAX_CONTRIBUTION, Floats, unexplained
 from detector.core.state.arrays import Array
 from detector.groups.calibration import crowd_of
-from detector.groups.watch import FEWEST
+from detector.groups.rarities import FEWEST
 from detector.replay.groups import GroupReplay
 
 FIRST = 512

@@ -59,6 +59,16 @@ def summaries(effects: Effects) -> list[tuple[str, str]]:
     return [(audit.kind, audit.summary) for audit in effects.audits]
 
 
+def test_a_member_for_content_alone_is_slowed_and_refused_once_the_group_shows_more() -> None:
+    ledger = Ledger(ENFORCE)
+    assert said(ledger.command(join(5.0, family="content"), 1000.0)) == [("slow", "enforce")]
+    run(ledger, queries([1001.0]))
+    assert said(run(ledger, queries([1002.0] * 200))) == []
+    ledger.command(join(6.0, family="structure"), 1003.0)
+    run(ledger, queries([1004.0]))
+    assert {own.action.name for own in ledger.active(1004.0)} == {"refuse"}
+
+
 def test_who_joins_a_group_gets_a_decision_with_its_id_at_once_and_no_alert() -> None:
     effects = Ledger(ENFORCE).command(join(5.0, group_size=12, model_version="3"), 1000.0)
     (decision,) = effects.decisions

@@ -21,7 +21,7 @@ from detector.stream.partition import Partition
 from detector.stream.partition_manager import Batching, apply_together
 from detector.stream.source_records import SourceRecord
 from detector.stream.state_log import Message, StateRecord, encode
-from tests.groups.rings import calibrated, others, ring, stream
+from tests.groups.rings import calibrated, others, ring, stream, uniform
 from tests.stream.world import PACKED, TOPICS, new_partition, state_of
 
 PARTITIONS = 2
@@ -157,6 +157,21 @@ def test_a_ring_over_two_partitions_is_found_and_each_member_is_refused_or_slowe
         origins = {cause.origin for cause in decisions[name].causes}
         assert origins & {f"group:{group}" for group in undisturbed.groups()}, name
     assert {partition_of(name, PARTITIONS) for name in members} == {0, 1}
+    assert {own.family for own in undisturbed.groups().values()} == {"structure"}
+
+
+def test_the_response_to_a_group_follows_the_family_of_its_evidence() -> None:
+    cluster = _run(Cluster(), stream([*others(30), *uniform(8, 4)]))
+    assert len([name for name in cluster.members() if name.startswith("ring")]) == 8
+    families = {own.family for own in cluster.groups().values()}
+    joins = [own.value for number in range(PARTITIONS) for own in cluster.topics[TOPICS.commands, number]]
+    assert {decode(Command, own).family for own in joins} == families == {"content"}
+    by_group = {
+        own.action.name
+        for own in cluster.decisions().values()
+        if all(cause.origin.startswith("group:") for cause in own.causes)
+    }
+    assert by_group == {"slow"}
 
 
 def test_judged_queries_are_sent_only_where_the_model_version_is_watched(undisturbed: Cluster) -> None:

@@ -208,7 +208,8 @@ def families_of(standards: Standards, scores: Floats) -> list[Family]:
 
 
 def family_of(added: Mapping[str, float]) -> Family:
-    """Returns the family that adds most to D, by what each measure ``added``; content only if nothing else counts."""
+    """Returns the family that adds most to D, by what measures have ``added``, by name; content only if nothing else
+    counts. Links between accounts are structure."""
     total: dict[Family, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in added.items():
         total[FAMILIES.get(name, "structure")] += value

@@ -347,7 +347,7 @@ def panels(found: Figures, checkpoints: Sequence[int]) -> list[Panel]:
 
 
 def _line(name: str, checkpoints: Sequence[int], shares: NDArray[np.float64]) -> Line:
-    known = [(at, 100 * share) for at, share in zip(checkpoints, shares.tolist(), strict=True) if share == share]
+    known = [(at, 100 * share) for at, share in zip(checkpoints, shares.tolist(), strict=True) if not np.isnan(share)]
     return Line(name, *zip(*known, strict=True))
 
 

@@ -161,7 +161,7 @@ def _searched(program: _Program, least: Array) -> Array:
         open_ &= new[1] - low[1] - low[2] * (best - low[0]) > _FLAT
         right = new[2] < -_FLAT
         low, end = np.where(open_ & right, new, low), np.where(open_ > right, new, end)
-    return best
+    return best  # type: ignore[no-any-return]
 
 
 def _modelguard_w(rows: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:

@@ -208,7 +208,7 @@ class Gate(BackgroundService[DecisionReader]):
         return responder.specification(graded, whose, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
-        """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered, and ``silence_seconds``
+        """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered and ``silence_seconds``
         since the detector's last record (-1: never). As long as a decision stands, a detector at work publishes it
         every minute."""
         now, latest = self._clock(), self._background.latest_record

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks._detecting import Account
 from benchmarks._loop import VERSION, Caller, Model, Served, TurnedAwayError, serving
 from benchmarks._panels import Line, Panel, picture
 from benchmarks._service import BROKERS, service, wait_until
@@ -150,6 +151,12 @@ def yardstick_of(target: Model) -> Yardstick:
     return Yardstick.of(victim, dataset, 0)
 
 
+@cache
+def honest_of(target: Model) -> list[Account]:
+    """Of rows that the profile has not."""
+    return honest(*victim_of(*target), 1, HONEST, SEED + 1)
+
+
 def profiles(target: Model) -> Iterator[Profile]:
     """One for each guarded model, from honest accounts whose rows nobody asks later."""
     dataset, victim = victim_of(*target)
@@ -243,10 +250,8 @@ class Effect(NamedTuple):
 
 def ask_honestly(served: Served, target: Model, defence: str, number: int) -> None:
     """One honest client at work, until done or turned away."""
-    dataset, victim = victim_of(*target)
-    own = honest(dataset, victim, 1, HONEST, SEED + 1)[number]
     caller = Caller(served, name_of(target, defence), f"honest-{number}")
-    rows = own.queries.features[:HONEST_ROWS]
+    rows = honest_of(target)[number].queries.features[:HONEST_ROWS]
     try:
         for at in range(0, len(rows), STEP):
             caller.answer(rows[at : at + STEP])
@@ -373,6 +378,8 @@ def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[
                 ThreadPoolExecutor(_AT_ONCE) as pool,
             ):
                 put_under(connection, gate)
+                for target in targets:  # once, not in every thread
+                    honest_of(target), yardstick_of(target)
                 clients = [
                     pool.submit(ask_honestly, served, target, defence, number)
                     for target in targets

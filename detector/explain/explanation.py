@@ -185,7 +185,10 @@ def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEv
     previous = ""
     for row, record in records:
         if isinstance(record, Alert):
-            yield TimelineEvent(row, record.occurred_at, "alert", _alert_sentence(record))
+            accuses = record.released_by is None
+            yield TimelineEvent(
+                row, record.occurred_at, "alert" if accuses else "over", _alert_sentence(record), accuses
+            )
             continue
         if record.kind in _DECISIONS:
             if record.summary == previous:

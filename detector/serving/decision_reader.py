@@ -45,6 +45,8 @@ class DecisionReader(BackgroundThread):
         self.ready = threading.Event()
         self.latest_contact = float("-inf")
         """The last time, by ``clock``, at which the table was known to be complete."""
+        self.latest_record = float("-inf")
+        """Kafka's time of the newest record of the detector, seconds UTC. It publishes what stands once a minute."""
 
     def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``. A gate often starts before its topics: for some seconds that is no failure."""
@@ -97,6 +99,8 @@ class DecisionReader(BackgroundThread):
         self.ready.set()
 
     def _apply(self, record: Any) -> None:
+        if record.key != KILL_SWITCH_KEY:
+            self.latest_record = max(self.latest_record, record.timestamp / 1000)
         try:
             self._counters.add("applied" if self._table.apply(record.key, record.value) else "outdated")
         except InvalidRecord as error:

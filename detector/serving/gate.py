@@ -209,9 +209,16 @@ class Gate(BackgroundService[DecisionReader]):
         return responder.specification(graded, whose, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
-        """Returns ``ready`` (0 or 1), ``decisions`` known, and ``age_seconds`` since Kafka answered (-1: never)."""
-        age = self._clock() - self._background.latest_contact if self.ready else -1.0
-        return {"ready": self.ready, "decisions": len(self._table), "age_seconds": age}
+        """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered and ``silence_seconds``
+        since the detector's last record (-1: never). As long as a decision stands, a detector at work publishes it
+        every minute."""
+        now, latest = self._clock(), self._background.latest_record
+        return {
+            "ready": self.ready,
+            "decisions": len(self._table),
+            "age_seconds": now - self._background.latest_contact if self.ready else -1.0,
+            "silence_seconds": max(now - latest, 0.0) if latest > 0 else -1.0,
+        }
 
     def report(self, running: bool = True) -> GateReport:
         """Returns the report of this gate in this process, under its id; ``running`` is False at its end."""
@@ -241,7 +248,7 @@ class Gate(BackgroundService[DecisionReader]):
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
         follower = DecisionReader(self._connection, self._table, self.counters, self._clock, contact_seconds)
         if before is not None:
-            follower.latest_contact = before.latest_contact
+            follower.latest_contact, follower.latest_record = before.latest_contact, before.latest_record
         return follower
 
     def _check(self, model: str, principal: str, queries: int) -> Verdict:

@@ -15,7 +15,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.serving.isolation import not_forking, renew_in_children, suppress_errors
 
 _GAUGE_SECONDS = 1.0
-_GAUGE_MODES = {"ready": "livemin", "age_seconds": "livemax", "decisions": "livemax"}
+_GAUGE_MODES = {"ready": "livemin", **dict.fromkeys(("age_seconds", "silence_seconds", "decisions"), "livemax")}
 """How the gauges of several processes are combined; other gauges are added up."""
 
 

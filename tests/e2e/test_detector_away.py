@@ -99,7 +99,10 @@ def test_without_its_detector_a_gate_obeys_what_was_decided_and_serving_sees_no_
             counts = model.gate.snapshot()
             assert (counts["stale_allowed"], counts["stale_refused"], counts["failures"]) == (0, 0, 0)
             assert model.gate.gauges()["age_seconds"] < 10.0
+            silence = model.gate.gauges()["silence_seconds"]
+            assert until(lambda: model.gate.gauges()["silence_seconds"] > silence > 0)
         service.worker.start()
         assert until(service.worker.ready, 60)
         assert until(lambda: [model.ask("late", model=name)[0] for name in (OPEN, CLOSED)] == [429, 429])
         assert until(lambda: service.metric("weirguard_records_behind") == 0)
+        assert until(lambda: 0 <= model.gate.gauges()["silence_seconds"] < silence)

@@ -31,6 +31,8 @@ _LEAST_MARGIN = 1e-7
 
 _APART = 1e-8
 _TANGENTS = 40
+_BELOW, _ABOVE = (0.0, 0.5), (0.0, 0.1, 0.3, 1.0)
+"""Where the search begins: shares of the way from the least t to the model's own, and from there to the highest."""
 _BLOCK = 3_000
 """Probabilities solved at once: what these need stays in the cache."""
 _FLAT = 1e-6
@@ -47,7 +49,10 @@ class _Program:
     def __init__(self, top: Array, rest: Array, budget: float) -> None:
         self.top, self.rest, self.budget = top, rest, budget
         self.margin = np.minimum(np.maximum(top - rest[:, -1:], _LEAST_MARGIN), MARGIN)
-        self._top_gain, self._gains = np.log(top + FLOOR), np.log(rest + FLOOR)
+        gains = np.log(rest + FLOOR)
+        self._numbers: Array = np.arange(1.0, rest.shape[1] + 1)
+        self._top_gain = np.log(top + FLOOR)
+        self._gains = np.concatenate([gains[:, :-1] - gains[:, 1:], gains[:, -1:]], axis=1)
 
     def rows(self, chosen: NDArray[np.bool_]) -> _Program:
         return _Program(self.top[chosen], self.rest[chosen], self.budget)
@@ -55,8 +60,10 @@ class _Program:
     def least(self) -> Array:
         """Returns the least t (n, 1): all that may move comes off the likeliest classes, or all are level."""
         k = self.rest.shape[1] + 1
-        ordered = np.concatenate([self.top, self.rest[:, ::-1] + self.margin], axis=1)
-        levels = (np.add.accumulate(ordered, axis=1) - self.budget) / np.arange(1, k + 1)
+        ordered = np.empty((len(self.top), k))
+        ordered[:, :1] = self.top - self.budget
+        np.add(self.rest[:, ::-1], self.margin, out=ordered[:, 1:])
+        levels = np.add.accumulate(ordered, axis=1) / np.arange(1, k + 1)
         return np.maximum(np.maximum.reduce(levels, axis=1, keepdims=True), (1 + (k - 1) * self.margin) / k)  # type: ignore[no-any-return]
 
     def simple(self, t: Array) -> NDArray[np.bool_]:
@@ -66,30 +73,31 @@ class _Program:
         takes = self.budget < most - self.rest[:, :1]
         return (takes & ~(self.rest[:, -2:-1] > most).any(axis=1, keepdims=True))[:, 0]  # type: ignore[no-any-return]
 
-    def others(self, t: Array) -> Array:
-        """Returns the best shares (..., n, k - 1) of the other classes for ``t`` (..., n, 1).
+    def sums(self, t: Array) -> Array:
+        """Returns the running sums (..., n, k - 1) of the best shares of the other classes for ``t`` (..., n, 1).
 
-        The least likely are filled as far as the budget goes, and the next likeliest give what is then too much.
+        The least likely are filled as far as the budget goes, and the next likeliest give what is then too much: the
+        sum of the first i is at most i full ones, at most what they have and all that moves, and at most 1 - t.
         """
         most = t - self.margin
-        kept = np.minimum(self.rest, most)
-        room = most - kept
+        kept = np.add.accumulate(np.minimum(self.rest, most), axis=-1)
         moved = self.budget - np.maximum(t - self.top, 0)
-        shares = kept + np.minimum(np.maximum(moved - np.add.accumulate(room, axis=-1) + room, 0), room)
-        excess = t + _total(shares) - 1
-        down = shares[..., ::-1]
-        taken = np.minimum(np.maximum(excess - np.add.accumulate(down, axis=-1) + down, 0), down)
-        return shares - taken[..., ::-1]  # type: ignore[no-any-return]
+        return np.minimum(np.minimum(self._numbers * most, kept + moved), 1 - t)  # type: ignore[no-any-return]
 
-    def tangent(self, t: Array) -> tuple[Array, Array]:
-        """Returns log(y) y' (..., n, 1) at ``t``, and its slope above it."""
-        both = np.stack([t, t + _APART])
-        cost, above = both * self._top_gain + _total(self._gains * self.others(both))
-        return cost, (above - cost) / _APART
+    def others(self, t: Array) -> Array:
+        """Returns the best shares (n, k - 1) of the other classes for ``t`` (n, 1)."""
+        sums = self.sums(t)
+        sums[:, 1:] -= sums[:, :-1].copy()
+        return sums
 
-
-def _total(shares: Array) -> Array:
-    return np.add.reduce(shares, axis=-1, keepdims=True)
+    def tangent(self, t: Array) -> Array:
+        """Returns (3, ..., n, 1): ``t``, log(y) y' there, and its slope above it."""
+        both, found = np.empty((2, *t.shape)), np.empty((3, *t.shape))
+        both[0] = found[0] = t
+        both[1] = t + _APART
+        found[1], above = both * self._top_gain + np.add.reduce(self._gains * self.sums(both), axis=-1, keepdims=True)
+        found[2] = (above - found[1]) / _APART
+        return found
 
 
 def modelguard_w(rows: Array, epsilon: float) -> Array:
@@ -103,16 +111,16 @@ def modelguard_w(rows: Array, epsilon: float) -> Array:
 
 
 def _solved(rows: Array, epsilon: float) -> Array:
-    likeliest = rows.argmax(axis=1)
+    number = np.arange(len(rows))[:, None]
     raised = rows.copy()
-    raised[np.arange(len(rows)), likeliest] = 2.0  # of equal ones the first counts as likeliest
+    raised[number, rows.argmax(axis=1)[:, None]] = 2.0  # of equal ones the first counts as likeliest
     order = np.argsort(raised, axis=1, kind="stable")
-    ordered = np.take_along_axis(rows, order, axis=1)
+    ordered = rows[number, order]
     program = _Program(ordered[:, -1:], ordered[:, :-1], epsilon / 2)
     t = _best(program)
     answers = np.empty_like(rows)
-    np.put_along_axis(answers, order, np.concatenate([program.others(t), t], axis=1), axis=1)
-    answers /= answers.sum(axis=1, keepdims=True)
+    answers[number, order] = np.concatenate([program.others(t), t], axis=1)
+    answers /= np.add.reduce(answers, axis=1, keepdims=True)
     return answers
 
 
@@ -128,35 +136,32 @@ def _best(program: _Program) -> Array:
 
 
 def _searched(program: _Program, least: Array) -> Array:
-    """Returns the t (n, 1) of least cost from ``least`` on, where the tangents of a low and a high t meet, and again.
+    """Returns the t (n, 1) of least cost from ``least`` on: between two of some points at which the cost falls and
+    rises, where the tangents of the ends meet, and again.
 
     The slope often turns at ``least``, or where t is what the model itself gives the likeliest class.
     """
     high = np.maximum(program.top, least)
-    (low_cost, high_cost), (falling, rising) = program.tangent(np.stack([least, high]))
-    low, best, open_ = least, least, falling < -_FLAT
-    beyond = open_ & (rising < -_FLAT)
-    if beyond.any():
-        highest = np.maximum(np.minimum(program.top + program.budget, 1) - 2 * _APART, high)
-        low, low_cost, falling = _replaced(beyond, (low, low_cost, falling), (high, high_cost, rising))
-        high, high_cost, rising = _replaced(beyond, (high, high_cost, rising), (highest, *program.tangent(highest)))
-        falls = open_ & (rising < -_FLAT)
-        best, open_ = np.where(falls, high, best), open_ & ~falls
+    highest = np.maximum(np.minimum(program.top + program.budget, 1) - 2 * _APART, high)
+    below, above = (np.array(shares)[:, None, None] for shares in (_BELOW, _ABOVE))
+    just_below = np.maximum(high - 2 * _APART, least)[None]
+    points = np.concatenate([least + below * (high - least), just_below, high + above * (highest - high)])
+    known = program.tangent(points)
+    falling = (known[2] < -_FLAT).sum(axis=0)[:, 0]
+    row, last = np.arange(len(least)), len(points) - 1
+    low, end = known[:, np.maximum(falling - 1, 0), row], known[:, np.minimum(falling, last), row]
+    best, open_ = end[0], ((falling > 0) & (falling <= last))[:, None]
     for _ in range(_TANGENTS):
         if not open_.any():
             break
-        steps = (high_cost - low_cost - rising * (high - low)) / np.where(open_, falling - rising, 1.0)
-        best = np.where(open_, np.minimum(np.maximum(low + steps, low), high), best)
-        cost, slope = program.tangent(best)
-        open_ &= cost - low_cost - falling * (best - low) > _FLAT
-        goes_right = slope < -_FLAT
-        low, low_cost, falling = _replaced(open_ & goes_right, (low, low_cost, falling), (best, cost, slope))
-        high, high_cost, rising = _replaced(open_ & ~goes_right, (high, high_cost, rising), (best, cost, slope))
-    return best
-
-
-def _replaced(where: NDArray[np.bool_], old: tuple[Array, ...], new: tuple[Array, ...]) -> list[Array]:
-    return [np.where(where, *pair) for pair in zip(new, old, strict=True)]
+        apart = end - low
+        step = np.divide(end[2] * apart[0] - apart[1], apart[2], out=np.zeros_like(best), where=open_)
+        best = np.where(open_, low[0] + np.minimum(np.maximum(step, 0), apart[0]), best)
+        new = program.tangent(best)
+        open_ &= new[1] - low[1] - low[2] * (best - low[0]) > _FLAT
+        right = new[2] < -_FLAT
+        low, end = np.where(open_ & right, new, low), np.where(open_ > right, new, end)
+    return best  # type: ignore[no-any-return]
 
 
 def _modelguard_w(rows: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:

@@ -18,7 +18,7 @@ from detector.runtime.sections import KafkaSettings
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
 
-app = typer.Typer(help="Look at groups of accounts, and dismiss one.", no_args_is_help=True)
+app = typer.Typer(help="Show groups of accounts, and dismiss one.", no_args_is_help=True)
 
 
 @app.command("list")

@@ -117,7 +117,7 @@ class Subscription(BackgroundThread):
         self.ready = False
         self.moved_at = time.monotonic()
         if not isinstance(error, TopicMissing) or self._back_off >= LONGEST_PAUSE_SECONDS:
-            _log.warning("cannot go on; will try again", receiver=self.name, why=f"{type(error).__name__}: {error}")
+            _log.warning("delivery stopped; will try again", receiver=self.name, why=f"{type(error).__name__}: {error}")
 
     def _work(self) -> None:
         reader = GroupReader(self._kafka, self.group, time.time, self._rates.forget)
@@ -212,7 +212,7 @@ class Subscription(BackgroundThread):
                 self._receiver.refresh()
             except (NotificationRefused, ReceiverAway) as error:
                 self._metrics.add(NOTIFY_RETRIES, receiver=self.name)
-                _log.warning("cannot repeat what fires; will try again", receiver=self.name, why=str(error))
+                _log.warning("cannot repeat firing alerts; will try again", receiver=self.name, why=str(error))
 
     def _report_lag(self, reader: GroupReader) -> None:
         if time.monotonic() - self._lag_at >= _LAG_SECONDS:

@@ -97,7 +97,7 @@ def as_one(queries: dict[str, list[TimedQueries]], name: str) -> list[TimedQueri
     ConfigurationError if there is none."""
     pieces = [piece for member_pieces in queries.values() for piece in member_pieces]
     if not pieces:
-        raise ConfigurationError("no query of a member is kept any more")
+        raise ConfigurationError("no query of a member is still kept")
     times = np.concatenate([piece_times for _, piece_times in pieces])
     order = np.argsort(times, kind="stable")
     [whole] = concatenate([_renamed(batch, name) for batch, _ in pieces])

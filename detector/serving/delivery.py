@@ -114,7 +114,7 @@ class Delivery(BackgroundThread):
     def _step(self) -> None:
         if self._broken:
             self._disconnect()
-            raise ConnectionError("Kafka refused a record; a new producer will go on")
+            raise ConnectionError("Kafka refused a record; a new producer continues")
         self._check_silence()
         if not (len(self._queue) or len(self._tallies) or self._packed):
             return
@@ -135,7 +135,7 @@ class Delivery(BackgroundThread):
             self._last_contact = now
         elif now - self._last_contact > _SILENCE_SECONDS:
             self._report(
-                "silence", "no broker acknowledges query logs since %.0f s (will go on)", now - self._last_contact
+                "silence", "no broker has acknowledged query logs for %.0f s (will try again)", now - self._last_contact
             )
             self._last_contact = now
             go_back_to_bootstrap(self._producer)
@@ -182,7 +182,7 @@ class Delivery(BackgroundThread):
         if record.repairs["converted"]:
             self._log.warning(
                 "converted",
-                "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
+                "outputs of model %r, declared as probabilities, are none and were converted; correct output_kind",
                 next(iter(record.queries))[0],
             )
 
@@ -252,7 +252,7 @@ class Delivery(BackgroundThread):
             self._disconnect()
             if self._back_off < _PATIENCE_SECONDS:
                 return
-        self._report("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
+        self._report("delivery", "cannot send query logs to Kafka (will try again): %s", error)
 
     def _report(self, kind: str, message: str, detail: object) -> None:
         self._counters.add("failures")

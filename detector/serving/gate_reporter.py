@@ -18,7 +18,7 @@ from detector.serving.threads import BackgroundThread
 
 _FIRST_SECONDS = 1.0
 _QUIET_SECONDS = 3_600.0
-"""Between two log lines: a gate enforces as well without its reports."""
+"""Between two log lines: a gate enforces without its reports too."""
 _HOST_CHARACTERS = NAME_CHARACTERS // 2
 
 
@@ -52,7 +52,7 @@ class GateReporter(BackgroundThread):
 
     def _report_error(self, error: BaseException) -> None:
         self._counters.add("unreported")
-        self._log.warning("report", "a gate cannot report what it does (will go on trying): %s", error)
+        self._log.warning("report", "a gate cannot send its report (will try again): %s", error)
 
     def _work(self) -> None:
         self._closing.wait(self._pause)

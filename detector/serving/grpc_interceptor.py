@@ -238,7 +238,7 @@ class GrpcMiddleware(ModelMiddleware):
         try:
             exchange = self._open(_scope(details, message, context))
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
-            self._fail("failures", "a call could not be read, and passed unseen", error)
+            self._fail("failures", "a call could not be read, and passed unchecked", error)
             return None
         if exchange is not None and not exchange.verdict.allowed:
             self._count_refusal(exchange)

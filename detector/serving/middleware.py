@@ -219,7 +219,7 @@ class ModelMiddleware:
         try:
             target = find_target(self._target, scope, self._app_root)
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
-            self._fail("failures", "target failed, and a request passed unseen", error)
+            self._fail("failures", "target failed, and a request passed unchecked", error)
             return None
         if target is None:
             self.counters.add("unmatched")

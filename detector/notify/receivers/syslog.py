@@ -30,7 +30,7 @@ _ENTERPRISE = "weirguard@32473"
 """The structured data's id; 32473 is the number that RFC 5612 reserves for documentation."""
 _MOST_UDP = 60_000
 _BRIEF_SECONDS = 0.1
-"""How long a host takes to answer that nobody listens on a UDP port."""
+"""How long a host takes to report a closed UDP port."""
 
 
 class SyslogServer(Receiver):

@@ -108,7 +108,7 @@ class ShadowDetector:
         self.model = profile.model
         self._engine = Engine(EngineConfig(profiles=(profile,)))
 
-    def foretell(self, queries: QueryBatch) -> NDArray[np.float64]:
+    def predicted_scores(self, queries: QueryBatch) -> NDArray[np.float64]:
         """Returns the score as of each of ``queries``, float64 (n,), if they are sent next; 1 at the threshold."""
         trial = self._engine.sibling()
         trial.load(self._engine.dump(self._engine.keys()))
@@ -182,7 +182,7 @@ class Caution:
         queries = self._queries(shadow, stream, clone.probabilities(stream.features))
         rows = np.arange(len(stream))
         for _ in range(TRIES):
-            over = np.flatnonzero(shadow.foretell(take(queries, rows)) >= 1)
+            over = np.flatnonzero(shadow.predicted_scores(take(queries, rows)) >= 1)
             if not len(over):
                 return stream.take(rows)
             rows = np.delete(rows, over[0])

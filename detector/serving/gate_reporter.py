@@ -11,7 +11,7 @@ from collections.abc import Callable
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import GateReport
 from detector.contracts.principals import NAME_CHARACTERS
-from detector.serving.connection import Connection, abandon, partitions_of
+from detector.serving.connection import Connection, close_abruptly, partitions_of
 from detector.serving.isolation import load
 from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.threads import BackgroundThread
@@ -66,6 +66,6 @@ class GateReporter(BackgroundThread):
             partitions_of(producer, topic)
             producer.send(topic, encode(report), key=report.gate.encode()).get()
         finally:
-            abandon(producer)
+            close_abruptly(producer)
         self._counters.add("reported")
         self._reset_back_off()

@@ -67,7 +67,7 @@ class HttpEndpoint:
             with error:
                 raise self._verdict(error) from None
         except (OSError, http.client.HTTPException) as error:
-            raise ReceiverAway(f"no answer: {why(error)}") from None
+            raise ReceiverAway(f"no answer: {failure_text(error)}") from None
 
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
         """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
@@ -93,10 +93,10 @@ def new_tls_context(cafile: Path | None, key: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(cafile) if cafile else None)
     except OSError as error:
-        raise ConfigurationError(f"{key}: ssl_cafile: {cafile} holds no certificates: {why(error)}") from None
+        raise ConfigurationError(f"{key}: ssl_cafile: {cafile} holds no certificates: {failure_text(error)}") from None
 
 
-def why(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     """Returns the cause of a failed connection in words, without an address that may be secret."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):

@@ -18,7 +18,7 @@ from detector.contracts.errors import ConfigurationError, ReceiverAway
 from detector.contracts.findings import Severity
 from detector.notify.notification import Notification
 from detector.notify.receivers.base import TIMEOUT_SECONDS, Receiver, Surroundings
-from detector.notify.receivers.http import new_tls_context, why
+from detector.notify.receivers.http import failure_text, new_tls_context
 from detector.runtime.receivers import SyslogSettings
 from detector.runtime.text import printable, rfc3339
 
@@ -51,7 +51,7 @@ class SyslogServer(Receiver):
                 return self._send_datagram(message[:_MOST_UDP])
             return self._send_stream(message)
         except OSError as error:
-            raise ReceiverAway(f"no delivery: {why(error)}") from None
+            raise ReceiverAway(f"no delivery: {failure_text(error)}") from None
 
     def _message(self, notification: Notification) -> bytes:
         priority = 8 * _FACILITY + _SEVERITIES[notification.severity]
@@ -108,7 +108,7 @@ def _context(settings: SyslogSettings, key: str) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigurationError(
                 f"{key}: there is no certificate, or no key without passphrase that fits it, in "
-                f"{settings.ssl_certfile}, {settings.ssl_keyfile or 'the same file'}: {why(error)}"
+                f"{settings.ssl_certfile}, {settings.ssl_keyfile or 'the same file'}: {failure_text(error)}"
             ) from None
     return context
 

@@ -111,7 +111,7 @@ class CompilationMessages:
         self._report(why, "SLOW: loops run uncompiled, a hundred times slower")
 
     def not_kept(self, why: str) -> None:
-        self._report(why, "each command compiles the loops anew")
+        self._report(why, "each command compiles the loops again")
 
     def _report(self, why: str, problem: str) -> None:
         if self._strict:

@@ -61,13 +61,13 @@ def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]
 
 
 def known_false_alarms() -> list[Habit]:
-    """Returns the honest habits that ``prada`` alone, at its defaults, takes for theft."""
+    """Returns the honest habits that ``prada`` alone, at its defaults, mistakes for theft."""
     return [habit for habit in HABITS.values() if habit.false_alarm]
 
 
 @dataclass(frozen=True, slots=True)
 class Theft:
-    """``thief`` asks as each of ``accounts`` in turn, and is done after ``enough`` queries."""
+    """``thief`` sends queries from each of ``accounts`` in turn, and is done after ``enough`` queries."""
 
     thief: Attacker
     enough: int
@@ -221,8 +221,8 @@ class TrafficGenerator:
             done.set()
 
     async def _query_until_answered(self, clients: Iterator[Client], query: NDArray[np.float32]) -> Answers | None:
-        """Returns the answer to ``query``, retried with the next of ``clients`` until the thief's patience ends; None
-        then, or when time is up."""
+        """Returns the answer to ``query``, retried with the next of ``clients``; None after too many refusals, or when
+        time is up."""
         for _ in range(_THIEF_PATIENCE):
             if not await self._pause(_THIEF_PAUSE):
                 return None
@@ -247,7 +247,7 @@ async def _happened(event: asyncio.Event, seconds: float) -> bool:
 
 
 def account_table(tallies: Iterable[Tally]) -> Table:
-    """Returns one line per account: queries sent, answered, turned away and failed, and the last failure."""
+    """Returns one line per account: queries sent, answered, refused and failed, and the last failure."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("account", no_wrap=True)
     table.add_column("habit", no_wrap=True)

@@ -83,8 +83,8 @@ def retry_seconds(failures: int, retry_after: float, draw: float) -> float:
 class Subscription(BackgroundThread):
     """Sends ``receiver``, called ``name`` in the settings, what its group has not sent yet.
 
-    A notification is committed once the receiver has it or has refused it for good. While the receiver is away,
-    nothing else happens here; other receivers have threads and groups of their own.
+    A notification is committed once the receiver has it or has refused it permanently. While the receiver does not
+    answer, nothing else happens here; other receivers have threads and groups of their own.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Subscription(BackgroundThread):
 
     def _refused(self, notification: Notification, why: str, record: Any) -> None:
         self._metrics.add(NOTIFY_REFUSED, receiver=self.name)
-        _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_position(record))
+        _log.error("refused permanently", receiver=self.name, why=why, id=notification.id, **_position(record))
         if self._refusals is not None:
             self._refusals.keep(self.name, why, notification, time.time())
 

@@ -72,8 +72,8 @@ class Topic:
     def until_now(self, since: float = -inf) -> Iterator[Any]:
         """Yields every record with a timestamp of ``since`` (seconds UTC) or later, up to the present end.
 
-        The embedded broker cannot look up a time, and reports ends that are too low, by less than its last batch:
-        reading goes on until it is quiet for a moment.
+        The embedded broker cannot look up a time, and reports ends that are too low, by less than its last batch: so
+        reading continues until no record comes for a moment.
         """
         ends = self._ends()
         self._seek(since, ends)

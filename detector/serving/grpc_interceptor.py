@@ -98,7 +98,7 @@ def kserve_method(model_version: str = "1") -> FindTarget:
 
 
 def kserve_messages(extract: Extractor) -> Extractor:
-    """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages in place of JSON."""
+    """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages instead of JSON."""
 
     def extract_messages(request: Any, response: Any) -> Scored | None:
         document = _document(request, "inputs", request.raw_input_contents)

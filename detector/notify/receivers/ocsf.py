@@ -126,7 +126,7 @@ def _principals(notification: Notification) -> list[str]:
 
 
 class FindingLines(Receiver):
-    """Appends each notification as a line. The file is opened anew for each, so that it may be rotated meanwhile."""
+    """Appends each notification as a line. The file is opened again for each line, so it may be rotated."""
 
     def __init__(self, settings: OcsfSettings, around: Surroundings) -> None:
         self._path = settings.path

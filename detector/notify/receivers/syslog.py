@@ -1,8 +1,8 @@
 """Syslog, RFC 5424, over UDP (RFC 5426), TCP (RFC 6587, octet counting) or TLS (RFC 5425).
 
 Syslog acknowledges nothing, and a message written to a connection whose server has died is lost unnoticed. So each
-message over TCP and TLS has a connection of its own: it counts as delivered once the server, having read to the end,
-closes its side too. A server that dies with unread data resets the connection.
+message over TCP and TLS has its own connection: it counts as delivered once the server has read to the end and closed
+its side too. A server that dies with unread data resets the connection.
 """
 
 from __future__ import annotations

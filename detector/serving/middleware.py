@@ -262,7 +262,7 @@ class ModelMiddleware:
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
             exchange.fault = Unjudged("extractor", "the extractor failed")
-        if answer.too_large and exchange.fault:  # a stream may go on for ever
+        if answer.too_large and exchange.fault:  # a stream may never end
             self._settle(exchange, answer)
 
     def _finish(self, exchange: Exchange, answer: Copies, method: str | None) -> None:

@@ -1,4 +1,4 @@
-"""What would have been enforced, told from the records that a real ledger publishes."""
+"""The shadow report of the records that a real ledger publishes."""
 
 from __future__ import annotations
 

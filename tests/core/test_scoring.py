@@ -49,7 +49,7 @@ class Stream:
         return cls(spread, exemplars, rng.integers(0, principals, count), MeasuredQueries(values, weights, states))
 
     def scored(self, cuts: list[int]) -> tuple[Array, Array]:
-        """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
+        """Returns the scores and D after each query, in calls that end at ``cuts``; each has only slots that occur."""
         scoring, held = Scales.of(OWN, self.spread), np.zeros((self.slot.max() + 1, width(OWN)))
         parts = []
         for own in np.split(np.arange(len(self.slot)), cuts):

@@ -32,7 +32,7 @@ def uniform(split: Dataset, rows: int, seed: int = 1) -> np.ndarray:
 
 @pytest.fixture
 def cautious(split: Dataset, victim: DigitsVictim) -> Caution:
-    """Has asked a hundred natural rows."""
+    """A thief that has sent a hundred natural rows."""
     caution = Caution(split.thief.features, "probabilities", 0)
     first = stream_of(split.thief.features[:ASKED])
     assert caution.passed(first, _unable) is first

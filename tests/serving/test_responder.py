@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Graded
-from detector.serving.responder import Responder, NoiseHolder
+from detector.serving.responder import NoiseHolder, Responder
 from detector.serving.responses import RESPONSES, NoiseKey
 from detector.serving.responses.outputs import changed
 

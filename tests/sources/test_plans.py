@@ -224,7 +224,7 @@ def test_patterns_mean_what_is_left() -> None:
 
 
 def test_files_that_have_the_same_columns_are_read_alike(tmp_path: Path) -> None:
-    """A column that holds numbers in the first file is one of numbers in the next, whatever stands in that."""
+    """A column of numbers in the first file is a column of numbers in the next, whatever it holds there."""
     first = write(tmp_path, table(occurred_at=1.0, principal="a", outputs=0.5, user_id=None, ts=None, score=None))
     (tmp_path / "next").mkdir()
     odd = table(4, age="?", occurred_at=2.0, principal="a", outputs=0.5, user_id=None, ts=None, score=None)

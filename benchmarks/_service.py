@@ -69,9 +69,13 @@ class Service:
 
 @contextmanager
 def service(
-    broker: str, partitions: int, worker: WorkerSettings | None = None, detection: DetectionSettings | None = None
+    broker: str,
+    partitions: int,
+    worker: WorkerSettings | None = None,
+    detection: DetectionSettings | None = None,
+    policy: PolicySettings | None = None,
 ) -> Iterator[Service]:
-    """A service that enforces, with these settings; everything is gone afterwards."""
+    """A service with these settings, which enforces unless they say otherwise; everything is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder, _running(broker, Path(folder) / "kafka") as bootstrap:
         settings = Settings(
             kafka=KafkaSettings(
@@ -82,7 +86,7 @@ def service(
             ),
             worker=worker or WorkerSettings(session_timeout_seconds=6.0),
             detection=detection or DetectionSettings(),
-            policy=PolicySettings(mode="enforce", enforce_uncalibrated=True),
+            policy=policy or PolicySettings(mode="enforce", enforce_uncalibrated=True),
         )
         topics.ensure(settings.kafka)
         one = Worker("worker", environment(settings), Path(folder) / "worker.log")

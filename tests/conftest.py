@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 ON_ONE_BROKER = {
     "test_attack_families.py",
+    "test_detector_away.py",
     "test_explain.py",
     "test_gate_service.py",
     "test_hostile_client.py",

@@ -108,6 +108,7 @@ def alert_line(alert: Alert) -> str:
         for item in alert.evidence
     )
     suppressed = "" if alert.suppressed_by is None else f" [{alert.suppressed_by}]"
+    suppressed += "" if alert.released_by is None else f" [released by {alert.released_by}]"
     uncalibrated = "" if alert.calibrated is not False else " (uncalibrated)"
     return (
         f"{rfc3339(alert.occurred_at)} {alert.severity} {alert.model} {alert.principal} {alert.signal} "

@@ -18,6 +18,9 @@ from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
 RATE: Final = "queries_per_second"
 RESPONSE: Final = "response"
 """Parameter that names the response, where an action has several."""
+NOTICE: Final = "notice"
+LEFT: Final = "left_percent"
+"""Parameter of a notice: percent of the exposure budget that is left."""
 MOST_PARAMETERS: Final = 16
 _FALLBACK_RATE: Final = 1.0
 
@@ -48,6 +51,14 @@ class ActionKind:
 _KINDS = (
     ActionKind("none", "allowed", "lets requests pass: a release", "nothing"),
     ActionKind("tag", "tagged", "lets requests pass, and marks their verdict", "nothing", "none"),
+    ActionKind(
+        NOTICE,
+        "noticed",
+        "lets requests pass, and says in a header how much of the exposure budget is left",
+        "nothing",
+        "none",
+        (LEFT,),
+    ),
     ActionKind("slow", "slowed", "lets requests pass at a rate, and answers others with 429", "waiting", None, (RATE,)),
     ActionKind(
         "round", "rounded", "answers with fewer digits or classes", "digits of the answer", "slow", (RATE, RESPONSE)

@@ -49,11 +49,12 @@ class Evidence:
 class Alert:
     """A principal was flagged. ``id`` is a function of model, principal, signal and episode alone.
 
-    ``revision`` counts the records of one id from 1: each later one means that the severity rose, and replaces the one
-    before. A later record has the ``score``, time and ``query_index`` (from 0) of the rise, and the ``evidence`` of the
-    verdict. ``calibrated``: whether the verdict rests on a profile of honest traffic; None for a signal that uses no
-    profile, and in records of earlier versions. ``family`` of the evidence: content only if nothing else counts; None
-    in records of earlier versions.
+    ``revision`` counts the records of one id from 1: each later one means that the severity rose, or that
+    ``released_by`` released the decision, and replaces the one before. Its ``score``, time and ``query_index`` (from 0)
+    are those of the rise, its ``evidence`` that of the verdict; at a release only the time is new. ``calibrated``:
+    whether the verdict rests on a profile of honest traffic; None for a signal that uses no profile, and in records of
+    earlier versions. ``family`` of the evidence: content only if nothing else counts; None in records of earlier
+    versions.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Alert:
     revision: int = 1
     calibrated: bool | None = None
     family: Family | None = None
+    released_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,9 @@ class Command:
     or, without one, all causes; ``clear`` also drops the principal's detection state and latches.
 
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
-    accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
-    latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
+    accounts, found on ``model_version`` by evidence of ``family``, content only if nothing else counts. Their issuer is
+    ``group:ID``. Of the commands about one group that with the latest ``issued_at`` holds, whatever the order in which
+    they arrive; at equal times, a ``leave``.
 
     ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
     that version, and its ``principal`` is the id of the group.
@@ -194,6 +197,7 @@ class Command:
     model_version: str | None = None
     owner: str | None = None
     scope: ExemptionScope | None = None
+    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,9 @@ _DESCRIPTIONS = {
     "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
     "margin": "queries close to the decision boundary",
     CHANGE: "queries unlike the account's earlier ones",
+    "extreme_content": "single queries unlike any honest one, among ordinary ones",
+    "extreme_interpolation": "single queries between two earlier ones, among ordinary ones",
+    "extreme_steps": "many features changed by one magnitude now and then, among ordinary queries",
 } | {name: measure.about for name, measure in MEASURES.items()}
 
 
@@ -192,6 +195,8 @@ def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEv
 
 
 def _alert_sentence(alert: Alert) -> str:
+    if alert.released_by is not None:
+        return f"alert: {alert.signal} is over, released by {alert.released_by}"
     withheld = "" if alert.suppressed_by is None else f" (withheld: {alert.suppressed_by})"
     severity = f"severity {alert.severity}" if alert.revision == 1 else f"severity rises to {alert.severity}"
     return f"alert: {alert.signal}, {severity}, {alert.score:.2f} times the threshold{withheld}"

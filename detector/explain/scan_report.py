@@ -48,6 +48,9 @@ LOOKS = {
     "prada": "distances between its own queries, not distributed as those of other accounts (PRADA)",
     "margin": "too many queries close to the decision boundary",
     CHANGE: "queries unlike its earlier ones",
+    "extreme_content": "single queries unlike those of all other accounts, among ordinary ones",
+    "extreme_interpolation": "single queries between two of its earlier ones, among ordinary ones",
+    "extreme_steps": "many features of an earlier query changed by one magnitude now and then, among ordinary queries",
 }
 """Describes the queries of an account with a large deviation in a measure."""
 

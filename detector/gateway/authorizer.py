@@ -10,7 +10,7 @@ from detector.contracts.principals import PrincipalHasher
 from detector.runtime.sections import GateSettings, KafkaSettings
 from detector.runtime.settings import Settings
 from detector.serving import ApiKey, Bearer, Connection, Gate, Header, Identity, QueryLogger
-from detector.serving.denial import Denial, denial_of
+from detector.serving.denial import Denial, Notice, denial_of, notice_of
 from detector.serving.identity import IdentitySource
 from detector.serving.metrics import MetricSource
 from detector.serving.middleware import ModelMiddleware
@@ -44,17 +44,18 @@ class Authorizer(ModelMiddleware):
         self._logger.close()
         self._gate.close()
 
-    def denial(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> Denial | None:
-        """Returns what to answer instead of the model, or None if the request may pass.
+    def check(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> tuple[Denial | None, Notice]:
+        """Returns what to answer instead of the model, or None if the request may pass, and then the headers that its
+        answer gets besides.
 
         ``path`` as the client sent it, with escapes and query. A header with commas counts as several, as some proxies
         join those of one name: credentials that differ make the request ambiguous.
         """
         exchange = self._open(_scope(method, path, headers))
         if exchange is None or exchange.verdict.allowed:
-            return None
+            return None, [] if exchange is None else notice_of(exchange.verdict)
         self._count_refusal(exchange)
-        return denial_of(exchange.verdict)
+        return denial_of(exchange.verdict), []
 
 
 def _scope(method: str, path: str, headers: Iterable[tuple[str, str]]) -> Scope:

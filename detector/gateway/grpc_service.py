@@ -10,7 +10,7 @@ from typing import Any
 from detector.contracts.errors import ConfigurationError
 from detector.gateway.authorizer import Authorizer
 from detector.runtime.sections import GateSettings
-from detector.serving.denial import Denial
+from detector.serving.denial import Denial, Notice
 
 _SERVICE = "envoy.service.auth.v3.Authorization"
 _OK, _UNAVAILABLE, _RESOURCE_EXHAUSTED = 0, 14, 8
@@ -33,7 +33,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[int, str]]] = {
     "HttpStatus": {"code": (1, "int32")},
     "HeaderValueOption": {"header": (1, "HeaderValue")},
     "DeniedHttpResponse": {"status": (1, "HttpStatus"), "headers": (2, "*HeaderValueOption"), "body": (3, "string")},
-    "OkHttpResponse": {},
+    "OkHttpResponse": {"response_headers_to_add": (6, "*HeaderValueOption")},
     "CheckResponse": {
         "status": (1, "Status"),
         "denied_response": (2, "DeniedHttpResponse"),
@@ -106,9 +106,9 @@ class Checks:
 
     async def check(self, request: Any, _: Any) -> Any:
         http = request.attributes.request.http
-        denial = self._authorizer.denial(http.method, http.path, _headers(http))
+        denial, notice = self._authorizer.check(http.method, http.path, _headers(http))
         if denial is None:
-            allowed = self._messages["OkHttpResponse"]()
+            allowed = self._messages["OkHttpResponse"](response_headers_to_add=self._options(notice))
             return self._messages["CheckResponse"](status=self._status(_OK), ok_response=allowed)
         away = denial.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         status = self._status(_UNAVAILABLE if away else _RESOURCE_EXHAUSTED)
@@ -118,14 +118,15 @@ class Checks:
         return self._messages["Status"](code=code)
 
     def _denied(self, denial: Denial) -> Any:
-        option, value = self._messages["HeaderValueOption"], self._messages["HeaderValue"]
         return self._messages["DeniedHttpResponse"](
             status=self._messages["HttpStatus"](code=int(denial.status)),
-            headers=[
-                option(header=value(key=name, value=text)) for name, text in denial.headers if name != "content-length"
-            ],
+            headers=self._options(denial.headers),
             body=denial.body.decode(),
         )
+
+    def _options(self, headers: Notice) -> list[Any]:
+        option, value = self._messages["HeaderValueOption"], self._messages["HeaderValue"]
+        return [option(header=value(key=name, value=text)) for name, text in headers if name != "content-length"]
 
 
 def _headers(http: Any) -> Iterator[tuple[str, str]]:

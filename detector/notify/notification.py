@@ -81,11 +81,13 @@ def severity_rank(severity: Severity) -> int:
 
 
 def of_alert(value: bytes | None) -> Notification:
-    """Returns the notification of an alert, which is the ``value`` of a record. Raises InvalidRecord."""
+    """Returns the notification of an alert, which is the ``value`` of a record: one whose decision was released is
+    resolved. Raises InvalidRecord."""
     alert = decode(Alert, value)
     notes = ["uncalibrated"] if alert.calibrated is False else []
     notes += [f"withheld by {alert.suppressed_by}"] if alert.suppressed_by else []
-    title = f"Possible model theft: {alert.principal} of {alert.model}, {alert.signal} score {alert.score:.3g}"
+    what = "Possible model theft" if alert.released_by is None else f"Released by {alert.released_by}"
+    title = f"{what}: {alert.principal} of {alert.model}, {alert.signal} score {alert.score:.3g}"
     return Notification(
         id=alert.id,
         revision=alert.revision,
@@ -96,6 +98,7 @@ def of_alert(value: bytes | None) -> Notification:
         record=msgspec.json.decode(encode(alert)),
         model=alert.model,
         technique=alert.technique,
+        resolved=alert.released_by is not None,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
+from detector.contracts.actions import LEFT, NOTICE, make_action
 from detector.contracts.findings import Action, Mode
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Entry, LatchedAlert, Membership
-from detector.policy.ladder import Case, is_harsher
+from detector.policy.ladder import NOTICE_RULE, Case, is_harsher
 from detector.policy.records import REVIEW, UNCALIBRATED
 
 Latch = LatchedAlert | Membership
@@ -52,7 +54,9 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
     if rule is None:
         return None
     active = next((one for one in entry.active_causes if one.cause.origin == latch.origin), None)
-    rung, mode = rule.rung_after(entry.queries), policy.mode_for(case, rule)
+    rung, mode = rule.rung_after(entry.queries * weight_of(latch)), policy.mode_for(case, rule)
+    if rule is NOTICE_RULE:
+        rung = replace(rung, action=make_action(NOTICE, {LEFT: float(entry.budget_left)}))
     if learning and not (active is not None and active.mode == "enforce"):
         mode = "observe"
     reasons = [UNCALIBRATED] * (case.calibrated is False) + [REVIEW] * rule.review
@@ -63,10 +67,16 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
     return Plan(action, mode, seconds, "; ".join(reasons), latch.episode, outlived)
 
 
+def weight_of(latch: Latch) -> int:
+    """Returns for how many queries each of the suspect's counts on the ladder: members of a group climb it as one, so
+    that it is as many as the group has accounts."""
+    return max(1, latch.size) if isinstance(latch, Membership) else 1
+
+
 def case_of(model: str, entry: Entry, latch: Latch) -> Case:
     """Returns ``latch`` as rules match it."""
     if isinstance(latch, Membership):
-        return Case(model, latch.signal, group_size=latch.size, exposure=entry.exposure)
+        return Case(model, latch.signal, latch.family, group_size=latch.size, exposure=entry.exposure)
     alert = latch.alert
     if alert is None:
         return Case(model, latch.signal, exposure=entry.exposure)

@@ -19,8 +19,9 @@ from detector.contracts.findings import (
 )
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
-FORMAT = 3
-"""Format 2 adds the last alert to each latch, and format 3 the groups; formats 1 and 2 can still be read."""
+FORMAT = 4
+"""Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert, the evidence of groups and the
+budget; all can be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
@@ -66,7 +67,7 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     issued last, at ``issued_at``.
 
     ``left_at``: the policy time of leaving, None for a member; kept for a day, so that an earlier command that arrives
-    late changes nothing. ``lifted``: an operator deleted its cause.
+    late changes nothing. ``lifted``: an operator deleted its cause. ``family``: of the group's evidence.
     """
 
     group: str
@@ -75,6 +76,7 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     episode: int = -1
     lifted: bool = False
     left_at: float | None = None
+    family: Family | None = None
 
     @property
     def origin(self) -> str:
@@ -110,7 +112,8 @@ class Entry(msgspec.Struct, array_like=True):
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
     suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached.
     ``cools_at``: from then on a new suspicion begins at the first rung. ``place``: from where their last query as a
-    suspect came, while an exemption asks for that. The parts are immutable, so that a shallow copy is enough.
+    suspect came, while an exemption asks for that. ``budget_left``: percent of the exposure budget. The parts are
+    immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -123,6 +126,7 @@ class Entry(msgspec.Struct, array_like=True):
     exposure: float = 0.0
     cools_at: float = -math.inf
     place: Place = NOWHERE
+    budget_left: int = 100
 
     @property
     def members(self) -> tuple[Membership, ...]:

@@ -30,19 +30,26 @@ from detector.contracts.findings import (
     Finding,
     Mode,
 )
-from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
-from detector.policy.causes import Plan, flagging, plan_of
+from detector.policy.budgets import BUDGET, STEPS
+from detector.policy.causes import Plan, flagging, plan_of, weight_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
-from detector.policy.records import content_id, decision_audit, family_audit, first_alert, risen, withheld_audit
+from detector.policy.records import (
+    COUNTED,
+    content_id,
+    decision_audit,
+    family_audit,
+    first_alert,
+    released,
+    risen,
+    withheld_audit,
+)
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
-
-_UNJUDGED_ORIGIN = SIGNAL_ORIGIN + UNJUDGED
 
 MOST_CAUSES = 32
 """Causes against one principal at most: a decision carries all of them, and records have a limit."""
@@ -100,9 +107,9 @@ class PrincipalPolicy:
         self._replace_cause(active)
         self._publish_decision(now)
 
-    def lift(self, cause_id: str | None, now: float) -> tuple[Cause, ...]:
+    def lift(self, cause_id: str | None, by: str, now: float) -> tuple[Cause, ...]:
         """Removes the cause with the id or origin ``cause_id``, or all, and returns them. Latches of a removed signal
-        give no new cause."""
+        give no new cause, and their alerts are over."""
         self.expire(now)
         entry = self.entry
         lifted = tuple(
@@ -110,13 +117,15 @@ class PrincipalPolicy:
         )
         origins = None if cause_id is None else {cause.origin for cause in lifted}
         self._keep_causes(active for active in entry.active_causes if active.cause not in lifted)
+        self._release_alerts(origins, by, now)
         entry.latches, entry.groups = _lift(entry.latches, origins), _lift(entry.groups, origins)
         self._publish_decision(now)
         return lifted
 
-    def clear(self, now: float) -> None:
-        """Removes all causes and latches; the principal leaves all groups."""
+    def clear(self, by: str, now: float) -> None:
+        """Removes all causes and latches, whose alerts are over; the principal leaves all groups."""
         self.expire(now)
+        self._release_alerts(None, by, now)
         self._keep_causes(())
         self.entry.exposure, self.entry.cools_at = 0.0, -math.inf
         self.entry.groups = tuple(_left(group, now) for group in self.entry.groups)
@@ -182,8 +191,8 @@ class PrincipalPolicy:
         self._update_latches(event)
         if event.family is not None:
             self._add_family(event.model_version, event.family, event.time)
-        if event.accusation is not None:
-            self._apply_accusation(event.accusation, event.time)
+        for accusation in event.accusations:
+            self._apply_accusation(accusation, event.time)
         if self.entry.is_suspect:
             if suspect_before:
                 self._count(event.queries)
@@ -223,11 +232,16 @@ class PrincipalPolicy:
 
     def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
         """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
-        step, entry = self._policy.next_step(self.entry.queries), self.entry
-        most = math.inf if step is None else step - entry.queries
+        entry = self.entry
+        most = min(self._left_to_climb(weight) for weight in {1, *map(weight_of, entry.members)})
         exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
+
+    def _left_to_climb(self, weight: int) -> float:
+        """Returns how many further queries, each of ``weight``, bring a suspect to the next step of a rule."""
+        step = self._policy.next_step(self.entry.queries * weight)
+        return math.inf if step is None else math.ceil(step / weight) - self.entry.queries
 
     def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Returns which events come from another place than the last."""
@@ -239,7 +253,7 @@ class PrincipalPolicy:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
         rising: dict[str, float] = {}
         for latch in self.entry.latches:
-            if latch.signal != UNJUDGED:
+            if latch.signal not in COUNTED:
                 rising[latch.model_version] = min(latch.rises_at, rising.get(latch.model_version, math.inf))
         return rising
 
@@ -274,7 +288,7 @@ class PrincipalPolicy:
         if version is None:
             return
         if not (event.flagged or event.findings):
-            self._set_latches(tuple(x for x in entry.latches if x.model_version != version or x.signal == UNJUDGED))
+            self._set_latches(tuple(x for x in entry.latches if x.model_version != version or x.signal in COUNTED))
             return
         for finding in event.findings:
             if not any(x.model_version == version and x.signal == finding.signal for x in entry.latches):
@@ -283,7 +297,7 @@ class PrincipalPolicy:
             self._latch(version, LATCHED, event.time)
             self._audit_if_withheld(LATCHED, event.time)
         for latch in entry.latches:
-            if latch.model_version == version and latch.signal != UNJUDGED and latch.alert is not None:
+            if latch.model_version == version and latch.signal not in COUNTED and latch.alert is not None:
                 self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
 
     def _add_family(self, version: str | None, family: Family, now: float) -> None:
@@ -296,16 +310,30 @@ class PrincipalPolicy:
                 self.emitted.append(family_audit(self.key, latch.signal, latch.episode, family, now))
 
     def _apply_accusation(self, accusation: Accusation, now: float) -> None:
-        """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""
-        entry, finding = self.entry, accusation.finding
-        latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
+        """Applies a change of what is counted, whatever the engine's verdict is. A release takes effect at once."""
+        finding, signal = accusation.finding, accusation.signal
+        latch = next((latch for latch in self.entry.latches if latch.signal == signal), None)
         if finding is None:
-            self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
-            self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
-        elif latch is None:
-            self._publish_first_alert(finding, self._latch(finding.model_version, UNJUDGED, now), now)
-        else:
+            self._release(signal, now)
+            return
+        told = signal == BUDGET and finding.score < 1
+        if signal == BUDGET:
+            self.entry.budget_left = max(0, 100 - math.floor(finding.score * STEPS) * 100 // STEPS)
+            if latch is not None and told == (latch.alert is not None):
+                self._release(signal, now)
+                latch = None
+        if latch is not None:
             self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
+        elif told:
+            self._latch(finding.model_version, signal, now)
+        else:
+            self._publish_first_alert(finding, self._latch(finding.model_version, signal, now), now)
+
+    def _release(self, signal: str, now: float) -> None:
+        """Removes latch and cause of ``signal``, whose alert is over."""
+        self._release_alerts({SIGNAL_ORIGIN + signal}, "policy", now)
+        self._set_latches(tuple(latch for latch in self.entry.latches if latch.signal != signal))
+        self._keep_causes(one for one in self.entry.active_causes if one.cause.origin != SIGNAL_ORIGIN + signal)
 
     def _set_latches(self, latches: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = latches
@@ -339,6 +367,13 @@ class PrincipalPolicy:
         """Publishes the next revision of the alert of ``latch`` if ``score`` raises its severity."""
         if latch.alert is not None and score >= latch.rises_at:
             self._publish_alert(latch, risen(latch.alert, now, score, query_index, self._suppressed_by(now), evidence))
+
+    def _release_alerts(self, origins: Container[str] | None, by: str, now: float) -> None:
+        """Publishes that the alerts of the latches of ``origins``, or all, are over."""
+        for latch in self.entry.latches:
+            chosen = origins is None or latch.origin in origins
+            if chosen and latch.alert is not None and latch.alert.released_by is None:
+                self._publish_alert(latch, released(latch.alert, now, by))
 
     def _publish_alert(self, latch: LatchedAlert, alert: Alert) -> None:
         published = msgspec.structs.replace(latch, alert=alert)

@@ -54,7 +54,7 @@ class GroupReplay:
         names = [observation.keys[at].principal for at in used.tolist()]
         ids = np.array([watch.group_of(name) for name in names], object)[principal]
         number = {name: at for at, name in enumerate(names)}
-        for revision in watch.observe(selected_queries(profiled, observation, sampled)):
+        for revision in watch.observe(selected_queries([profiled], observation, sampled)):
             found.revisions.append((profiled.model, profiled.model_version, revision))
             for name in revision.joined:
                 if name in number:

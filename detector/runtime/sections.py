@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
 """Durations of a process: clients count milliseconds, and in 32 bits."""
-Pages = Annotated[int, Field(ge=128, le=65_536, multiple_of=32)]
+Pages = Annotated[int, Field(ge=128, multiple_of=32)]
 Width = Annotated[int, Field(ge=1, le=DIMENSIONS)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -187,13 +187,13 @@ class PradaSettings(Section):
 
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
-    window: Pages = 512
+    window: Annotated[Pages, Field(le=4_096)] = 512
     """The number of most recent distances that are tested."""
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
     """The number of suspicious tests in a row that flags a principal."""
-    repeat_memory: Pages = 256
+    repeat_memory: Annotated[Pages, Field(le=65_536)] = 256
     """The number of last queries inside the growing set that are remembered, to recognise exact repeats."""
 
     @model_validator(mode="after")
@@ -278,6 +278,24 @@ class RuleSettings(Section):
     """From the mildest to the harshest; the first after 0 queries."""
 
 
+class BudgetSettings(Section):
+    """How much each account may learn of a model, in effective queries: near repeats cost next to nothing. It covers
+    the accounts that match all fields; a field that is not set matches any."""
+
+    name: str
+    """The budget's name, for messages."""
+    per_window: Positive | None = None
+    """Effective queries in a window."""
+    window_seconds: Annotated[float, Field(ge=60, le=10 * 365 * 86_400)] = 86_400.0
+    """The length of a window."""
+    for_life: Positive | None = None
+    """Effective queries in all."""
+    models: tuple[str, ...] = ()
+    """Models."""
+    principals: tuple[str, ...] = ()
+    """Accounts, such as those of a tier."""
+
+
 class PolicySettings(Section):
     """What follows from a verdict. Of the modes that apply, the most cautious one wins, which is observe."""
 
@@ -302,6 +320,10 @@ class PolicySettings(Section):
     """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
+    budgets: tuple[BudgetSettings, ...] = ()
+    """How much accounts may learn of a model, of which the first that covers an account holds."""
+    notice_percent: Annotated[float, Field(gt=0, le=100)] = 80.0
+    """The used share of a budget, in percent, from which on gates tell the account how much is left."""
     allowlist: Path | None = None
     """File of principals whose decisions are withheld; their alerts are published. While it cannot be read, a worker
     only observes. `weirguard allowlist` changes the list of a running detector."""

@@ -8,11 +8,11 @@ changed, an ``extract`` function reads them from the JSON bodies.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
-from detector.serving.denial import denial_of
+from detector.serving.denial import denial_of, notice_of
 from detector.serving.exchange import Exchange
 from detector.serving.gate import Verdict
 from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, respond, specification, verdict
@@ -70,6 +70,7 @@ class WeirguardMiddleware(ModelMiddleware):
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope.get("headers") or ()
         capture = Capture(self._limit, headers, receive, send, partial(self._read, exchange))
+        capture.notice = [(name.encode(), value.encode()) for name, value in notice_of(exchange.verdict)]
         try:
             await self._app({**scope, SCOPE_KEY: exchange}, capture.receive if self._limit else receive, capture.send)
         finally:
@@ -100,9 +101,11 @@ class WeirguardMiddleware(ModelMiddleware):
 class Capture(Copies):
     """Copies the bodies of one exchange while they pass.
 
-    Each message passes at once and unchanged, so streams are not buffered. ``answered`` is called after the last piece
-    of the answer, or the first beyond the limit.
+    Each message passes at once and, but for the headers of a ``notice``, unchanged, so streams are not buffered.
+    ``answered`` is called after the last piece of the answer, or the first beyond the limit.
     """
+
+    notice: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,
@@ -140,6 +143,8 @@ class Capture(Copies):
                 if not isinstance(headers, list | tuple):  # may be readable only once
                     message["headers"] = headers = list(headers)
                 self.response.headers = headers
+                if self.notice:
+                    message["headers"] = [*headers, *self.notice]
             elif kind in _BODY_MESSAGES:
                 self._note_body(message)
         except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse

@@ -21,7 +21,7 @@ from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving import middleware
 from detector.serving.bodies import tensor_array
-from detector.serving.denial import denial_of
+from detector.serving.denial import denial_of, notice_of
 from detector.serving.exchange import Exchange
 from detector.serving.extractors import Extractor, Scored
 from detector.serving.gate import Verdict
@@ -237,6 +237,8 @@ class GrpcMiddleware(ModelMiddleware):
         """Returns the exchange of a call to a model, counted if it is refused."""
         try:
             exchange = self._open(_scope(details, message, context))
+            if exchange is not None and (notice := notice_of(exchange.verdict)):
+                context.set_trailing_metadata(tuple(notice))  # a method that sets its own replaces it
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("failures", "a call could not be read, and passed unchecked", error)
             return None

@@ -17,7 +17,7 @@ from detector.stream import topics
 from tests.brokers.node import HOST, KafkaNode
 from tests.conftest import Broker
 from tests.e2e.service import Service, running_service
-from tests.e2e.test_service import DELTA, connection_of, until
+from tests.e2e.test_service import DELTA, until
 from tests.stream.world import queries
 
 USER, PASSWORD = "detector", "correct horse"
@@ -86,7 +86,7 @@ def test_a_thief_is_found_and_refused(
     secured: Mapping[str, Broker], protocol: str, prefix: str, tmp_path: Path
 ) -> None:
     with running_service(secured[protocol], prefix, tmp_path, **DELTA) as service:
-        connection = connection_of(service)
+        connection = service.connection
         with QueryLogger(connection) as logger, Gate(connection) as gate:
             for seed in range(8):
                 _log(service, logger, seed)

@@ -15,6 +15,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from detector.contracts.topics import Topics
 from detector.runtime.sections import KafkaSettings
+from detector.serving import Connection
 from detector.stream import topics as topic_admin
 from tests.chaos.workers import WEIRGUARD_RUN, Worker
 from tests.conftest import Broker
@@ -33,6 +34,11 @@ class Service:
     @property
     def topics(self) -> Topics:
         return self.kafka.topics
+
+    @property
+    def connection(self) -> Connection:
+        """What a serving layer reaches the broker with."""
+        return Connection(self.kafka.bootstrap_servers, self.topics, self.kafka.client_arguments())
 
     def read(self, topic: str, enough: Callable[[list[Any]], bool], seconds: float = 60.0) -> list[Any]:
         """All records of ``topic`` from its beginning until ``enough`` of them; fails after ``seconds``."""

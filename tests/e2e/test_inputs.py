@@ -16,7 +16,7 @@ from detector.replay.calibrate import CalibrationOptions, make_profile, read_fil
 from detector.serving import QueryLogger
 from tests.conftest import Broker
 from tests.e2e.service import PARTITIONS, Service, running_service
-from tests.e2e.test_service import _rows, connection_of
+from tests.e2e.test_service import _rows
 from tests.sources.logged_forms import (
     FEATURES,
     OUTPUTS,
@@ -40,7 +40,7 @@ def _send(service: Service, folder: Path, asked: Sequence[LoggedAccount], featur
 
 
 def _log(service: Service, asked: Sequence[LoggedAccount], features: str, outputs: str) -> None:
-    with QueryLogger(connection_of(service)) as logger:
+    with QueryLogger(service.connection) as logger:
         for own in asked:
             for at, (row, told) in enumerate(zip(own.rows, own.told, strict=True)):
                 said = OUTPUTS[outputs](told, own.classes)["outputs"]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +15,16 @@ from typing import Any
 
 import pytest
 
+from detector.contracts.codecs.records import encode
+from detector.contracts.findings import Command
+from detector.contracts.topics import partition_of
 from tests.conftest import Broker
+from tests.e2e.service import PARTITIONS, running_service
+from tests.e2e.test_service import DELTA, send
 from tests.notify.notifier import Alerts, running
-from tests.notify.stands import STANDS, AlertmanagerStand, Stand, WebhookStand
+from tests.notify.stands import ALERTMANAGER, STANDS, AlertmanagerStand, Stand, WebhookStand
+
+PAGERDUTY = Path(__file__).parents[2] / "deploy" / "notify" / "pagerduty.json.j2"
 
 
 @pytest.fixture
@@ -150,6 +158,38 @@ def test_of_a_group_that_grows_receivers_hear_when_it_matters(alerts: Alerts, tm
     assert [(one["revision"], one["record"]["size"], one["resolved"]) for one in told] == [
         *((1, 3, False), (3, 4, False), (6, 8, False), (7, 8, False), (8, 9, True)),
     ]
+
+
+def test_a_release_resolves_what_receivers_were_told(
+    broker: Broker, prefix: str, stands: dict[str, Stand], tmp_path: Path
+) -> None:
+    """From the detector's alert and the operator's command to Alertmanager, PagerDuty's template and a webhook."""
+    (tmp_path / "pager").mkdir()
+    with ExitStack() as stack:
+        pager = stack.enter_context(WebhookStand(tmp_path / "pager"))
+        paging = {"webhook": {**pager.settings["webhook"], "template": str(PAGERDUTY), "token": "routing-key"}}
+        receivers = {name: stand.settings for name, stand in stands.items()} | {"pager": paging}
+        service = stack.enter_context(running_service(broker, prefix, tmp_path, **DELTA))
+        notifier = stack.enter_context(running(service, {"receivers": receivers}, tmp_path))
+        for seed in range(8):
+            send(service, 300, seed)
+        notifier.wait(lambda: all(stand.received() for stand in stands.values()))
+        fired = set(stands["webhook"].received())
+        order = Command("c1", "clear", time.time(), "eve", "m", "thief", "an agreed test")
+        home = partition_of("thief", PARTITIONS)
+        service.producer.send(service.topics.commands, encode(order), b"thief", partition=home).get(timeout=10)
+        notifier.wait(lambda: any(event["event_action"] == "resolve" for event in _bodies(pager)))
+        over = {event["dedup_key"] for event in _bodies(pager) if event["event_action"] == "resolve"}
+        assert over and over <= {f"weirguard-{one}" for one in fired}
+        notifier.wait(lambda: any(body["resolved"] for body in _bodies(stands["webhook"])))
+        told = _bodies(stands["webhook"])
+        assert {body["record"]["released_by"] for body in told if body["resolved"]} == {"eve"}
+        if ALERTMANAGER:
+            notifier.wait(lambda: not any(f"weirguard-{one}" in over for one in stands["alertmanager"].received()))
+
+
+def _bodies(stand: Stand) -> list[dict[str, Any]]:
+    return [json.loads(entry["body"]) for entry in stand.entries()]
 
 
 def _command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, excerp
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
 from detector.contracts.topics import partition_of
-from detector.serving import Connection, Gate
+from detector.serving import Gate
 from detector.stream.partition import Partition
 from detector.stream.source_records import ORIGIN
 from detector.stream.state_log import StateRecord
@@ -30,12 +30,8 @@ from tests.stream.world import new_partition, queries
 DELTA = {"WEIRGUARD_DETECTION__PRADA__DELTA": "0.85"}
 
 
-def connection_of(service: Service) -> Connection:
-    return Connection(service.kafka.bootstrap_servers, service.topics, service.kafka.client_arguments())
-
-
 def gate_of(service: Service) -> Gate:
-    return Gate(connection_of(service))
+    return Gate(service.connection)
 
 
 def send(service: Service, rows: int, seed: int) -> None:

@@ -22,6 +22,7 @@ from detector.runtime.broker import dying_with_parent, free_port
 from detector.runtime.sections import KafkaSettings
 from detector.stream import topics
 from tests.conftest import Broker
+from tests.e2e.service import Service
 from tests.notify.alerts import alert_value, group_value
 
 PARTITIONS = 2
@@ -63,9 +64,9 @@ class Alerts:
 
 
 class Notifier:
-    """``weirguard notify`` in a process of its own."""
+    """``weirguard notify`` in a process of its own, about what ``alerts`` or a running service publishes."""
 
-    def __init__(self, alerts: Alerts, notify: dict[str, Any], folder: Path) -> None:
+    def __init__(self, alerts: Alerts | Service, notify: dict[str, Any], folder: Path) -> None:
         self.port = free_port()
         self.log = folder / "notify.log"
         kafka = {
@@ -113,7 +114,7 @@ class Notifier:
 
 
 @contextmanager
-def running(alerts: Alerts, notify: dict[str, Any], folder: Path) -> Iterator[Notifier]:
+def running(alerts: Alerts | Service, notify: dict[str, Any], folder: Path) -> Iterator[Notifier]:
     notifier = Notifier(alerts, notify, folder)
     notifier.start()
     try:

@@ -72,6 +72,7 @@ def test_the_file_of_refusals_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
         (notification(), notification(), False),
         (notification(), notification(revision=2, severity="high"), True),
         (notification(revision=2, severity="high"), notification(), False),
+        (notification(), notification(revision=2, released_by="alice"), True),
         (group_notification(size=5), group_notification(size=7, revision=2), False),
         (group_notification(size=7), group_notification(size=8, revision=2), True),
         (group_notification(), group_notification(revision=2, severity="high"), True),

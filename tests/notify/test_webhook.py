@@ -237,6 +237,7 @@ def test_a_template_that_fails_for_one_notification_refuses_that_one(endpoint: E
 
 ABOUT = {
     "alert": notification("one", principal="<&>\"'", severity="high"),
+    "released": notification("one", revision=2, released_by="alice"),
     "letters": letters(),
     "group": group_notification(size=50),
     "dismissed group": group_notification(dismissed_by="alice", revision=2),

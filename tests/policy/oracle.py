@@ -64,7 +64,7 @@ class Wish:
 
 @dataclass
 class Person:
-    # (version, signal) -> [episode, lifted, severity of its alert or None, revision]
+    # (version, signal) -> [episode, lifted, severity of its alert or None, revision, who released it, exempt then]
     latches: dict[tuple[str, str], list[Any]] = field(default_factory=dict)
     wishes: dict[str, Wish] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Person:
     episode: int = -1
     seen: float = 0.0
     cools_at: float = -math.inf
-    # group -> [issued_at, lifted, left_at or None]
+    # group -> [issued_at, lifted, left_at or None, accounts]
     groups: dict[str, list[Any]] = field(default_factory=dict)
 
     def flagging(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Person:
         return found | {f"group:{group}": "group" for group in self.in_groups() if not self.groups[group][1]}
 
     def in_groups(self) -> list[str]:
-        return [group for group, (_, _, left_at) in self.groups.items() if left_at is None]
+        return [group for group, (_, _, left_at, _) in self.groups.items() if left_at is None]
 
     def suspect(self) -> bool:
         return bool(self.latches or self.in_groups())
@@ -228,9 +228,15 @@ class OracleLedger:
         self, person: Person, item: Row | Uncharted, version: str, signal: str, score: float, exempt: bool
     ) -> Published:
         latch = person.latches[version, signal]
-        latch[2] = "high" if score >= 1.5 else "medium"
-        latch[3] += 1
-        return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:])
+        latch[2:] = ["high" if score >= 1.5 else "medium", latch[3] + 1, None, exempt]
+        return ("alert", item.time, item.principal, version, signal, latch[0], exempt, *latch[2:5])
+
+    def _over(self, person: Person, principal: str, at: tuple[str, str], time: float, by: str) -> list[Published]:
+        latch = person.latches[at]
+        if latch[2] is None or latch[4] is not None:
+            return []
+        latch[3:5] = [latch[3] + 1, by]
+        return [("alert", time, principal, *at, latch[0], latch[5], *latch[2:5])]
 
     def _begin(self, person: Person, time: float) -> None:
         held = person.flagging() or any(not origin.startswith("operator:") for origin in person.wishes)
@@ -240,16 +246,18 @@ class OracleLedger:
 
     def _latch(self, person: Person, version: str, signal: str, time: float) -> None:
         self._begin(person, time)
-        person.latches[version, signal] = [person.episode, False, None, 0]
+        person.latches[version, signal] = [person.episode, False, None, 0, None, False]
 
     def _accuse(self, person: Person, item: Row | Uncharted, exempt: bool, turn: bool | None) -> list[Published]:
         latched = [at for at in person.latches if at[1] == "unjudged"]
+        over: list[Published] = []
         if turn is False:
             self._remove(person, ["signal:unjudged"])
             for at in latched:
+                over += self._over(person, item.principal, at, item.time, "policy")
                 del person.latches[at]
         if not turn:
-            return []
+            return over
         score = self.accounts.people[item.principal].recent / self.policy.unjudged_queries
         if latched:
             ((version, signal),) = latched
@@ -270,7 +278,8 @@ class OracleLedger:
             rule = next((rule for rule in self.policy.ladder if rule.matches(case)), None)
             if rule is None:
                 continue
-            rung = next(rung for rung in reversed(rule.rungs) if person.queries >= rung.after_queries)
+            count = person.queries * (person.groups[origin[6:]][3] if signal == "group" else 1)
+            rung = next(rung for rung in reversed(rule.rungs) if count >= rung.after_queries)
             old, life = person.wishes.get(origin), rung.seconds or self.policy.decision_seconds
             doubtful = case.calibrated is False and not self.policy.enforce_uncalibrated
             mode = "observe" if doubtful or rule.mode == "observe" else self.policy.mode_of(self.model, signal)
@@ -331,7 +340,7 @@ class OracleLedger:
     def _order(self, now: float, command: Command) -> list[Published]:
         person = self.people.setdefault(command.principal, Person())
         self._forget(person, now)
-        refused = False
+        refused, over = False, list[Published]()
         if command.kind == "add":
             assert command.action is not None
             assert command.duration_seconds is not None
@@ -340,10 +349,12 @@ class OracleLedger:
             person.names[origin] = command.id
             person.wishes[origin] = Wish(command.action, mode, now + command.duration_seconds)
         elif command.kind == "clear":
+            for at in person.latches:
+                over += self._over(person, command.principal, at, now, command.issuer)
             person.latches, person.wishes, person.cools_at = {}, {}, -math.inf
             person.groups = {
-                group: [issued, False, now if left is None else left]
-                for group, (issued, _, left) in person.groups.items()
+                group: [issued, False, now if left is None else left, size]
+                for group, (issued, _, left, size) in person.groups.items()
             }
             self.accounts.people.pop(command.principal, None)
         elif command.kind in ("join", "leave"):
@@ -355,26 +366,28 @@ class OracleLedger:
                 if command.cause_id is None or person.names.get(origin) == command.cause_id
             ]
             self._remove(person, gone)
-            for (_, signal), latch in person.latches.items():
-                latch[1] |= command.cause_id is None or "signal:" + signal in gone
+            for at, latch in person.latches.items():
+                if command.cause_id is None or "signal:" + at[1] in gone:
+                    latch[1] = True
+                    over += self._over(person, command.principal, at, now, command.issuer)
             for group, one in person.groups.items():
                 one[1] |= one[2] is None and (command.cause_id is None or "group:" + group in gone)
             refused = not gone
-        records: list[Published] = [("command", now, command.principal, command.id, refused)]
+        records: list[Published] = [("command", now, command.principal, command.id, refused), *over]
         return records + self._decide(person, command.principal, now)
 
     def _group(self, person: Person, now: float, command: Command) -> list[Published]:
         records: list[Published] = [("command", now, command.principal, command.id, False)]
         assert command.group is not None
-        known = person.groups.get(command.group, [-1.0, False, 0.0])
+        known, size = person.groups.get(command.group, [-1.0, False, 0.0, 1]), command.group_size or 1
         if command.kind == "leave" and command.issued_at >= known[0]:
-            person.groups[command.group] = [command.issued_at, False, now]
+            person.groups[command.group] = [command.issued_at, False, now, size]
         elif command.kind == "join" and command.issued_at > known[0] and known[2] is None:
-            known[0] = command.issued_at
+            known[0], known[3] = command.issued_at, size
         elif command.kind == "join" and command.issued_at > known[0]:
             exempt = self.policy.allowlist.covering(self.model, command.principal, now) is not None
             self._begin(person, now)
-            person.groups[command.group] = [command.issued_at, False, None]
+            person.groups[command.group] = [command.issued_at, False, None, size]
             person.seen = now
             self._wish(person, now, False, exempt)
             records += [("withheld", now, command.principal, "group:" + command.group)] if exempt else []

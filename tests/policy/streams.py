@@ -105,6 +105,7 @@ def _as_published(record: Alert | Decision | Audit) -> Published:
             exempt,
             record.severity,
             record.revision,
+            record.released_by,
         )
     if isinstance(record, Decision):
         causes = tuple(
@@ -206,4 +207,6 @@ def _group_command(dice: Random, number: str, principal: str, before: Sequence[I
         return dice.choice(own)
     group, issued_at = dice.choice("xy"), max(0.0, len(before) - dice.choice([0, 0, 0, 0, 3, 9]))
     kind: Any = dice.choice(["join", "join", "leave"])
-    return Command(number, kind, issued_at, f"group:{group}", MODEL, principal, "revision 2", group=group)
+    size = dice.choice([None, 1, 3, 12])
+    issuer = f"group:{group}"
+    return Command(number, kind, issued_at, issuer, MODEL, principal, "revision 2", group=group, group_size=size)

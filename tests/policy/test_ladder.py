@@ -178,6 +178,34 @@ def test_the_settings_of_before_set_the_default_ladder() -> None:
     assert said(own.observe(queries(*[1000.0] * 5))) == ["slow to 2/s enforce", "refuse enforce"]
 
 
+def test_members_of_a_group_climb_as_one() -> None:
+    """Each query of a member counts as many times as the group has accounts."""
+    own = ledger(refuse_after_queries=50)
+    assert said(own.command(join(10), 1000.0)) == ["slow to 1/s enforce"]
+    later: dict[str, Any] = {"found": (), "flagged": False}
+    assert said(own.observe(queries(*[1001.0] * 4, **later))) == []
+    assert said(own.observe(queries(1002.0, **later))) == ["refuse enforce"]
+
+
+def test_a_group_that_grows_climbs_at_the_next_query() -> None:
+    own = ledger(refuse_after_queries=50)
+    own.command(join(3), 1000.0)
+    later: dict[str, Any] = {"found": (), "flagged": False}
+    assert said(own.observe(queries(*[1001.0] * 5, **later))) == []
+    own.command(join(9, issued_at=2.0), 1002.0)
+    assert said(own.observe(queries(1003.0, **later))) == ["refuse enforce"]
+
+
+def test_a_group_found_by_content_alone_is_slowed_and_asks_for_a_reviewer() -> None:
+    own = ledger(refuse_after_queries=2)
+    slowed = own.command(replace(join(10), family="content"), 1000.0)
+    assert said(slowed) == ["slow to 1/s enforce"]
+    assert [cause.reason for cause in slowed.decisions[0].causes] == ["needs review"]
+    assert said(own.observe(queries(*[1001.0] * 9, found=(), flagged=False))) == []
+    assert said(own.command(replace(join(10, issued_at=2.0), family="structure"), 1002.0)) == []
+    assert said(own.observe(queries(1003.0, found=(), flagged=False))) == ["refuse enforce"]
+
+
 def test_a_harsher_action_stays_until_it_expires() -> None:
     """A suspect at the edge between two rules does not go up and down."""
     small = rule({**SLOW, "seconds": 100}, signals=["group"], group_size=10, name="large")
@@ -201,23 +229,23 @@ def test_a_ladder_that_the_owner_softens_holds_from_the_next_query() -> None:
 @pytest.mark.parametrize(("cool_down", "then"), [(0.0, "slow to 1/s"), (600.0, "refuse")])
 def test_who_is_a_suspect_again_within_the_cool_down_goes_on_where_they_were(cool_down: float, then: str) -> None:
     own = ledger(decision_seconds=100.0, refuse_after_queries=2, cool_down_seconds=cool_down)
-    own.command(join(5), 1000.0)
+    own.command(join(1), 1000.0)
     assert said(own.observe(queries(1001.0, 1002.0, 1003.0, found=(), flagged=False))) == ["refuse enforce"]
-    own.command(replace(join(5, issued_at=2.0), kind="leave", group_size=None), 1004.0)
-    assert said(own.command(join(5, issued_at=3.0), 1500.0)) == [f"{then} enforce"]
+    own.command(replace(join(1, issued_at=2.0), kind="leave", group_size=None), 1004.0)
+    assert said(own.command(join(1, issued_at=3.0), 1500.0)) == [f"{then} enforce"]
 
 
 def test_a_cool_down_ends_and_an_operator_ends_it_at_once() -> None:
     own = ledger(decision_seconds=100.0, refuse_after_queries=2, cool_down_seconds=600.0)
-    own.command(join(5), 1000.0)
+    own.command(join(1), 1000.0)
     own.observe(queries(1001.0, 1002.0, 1003.0, found=(), flagged=False))
-    own.command(replace(join(5, issued_at=2.0), kind="leave", group_size=None), 1004.0)
+    own.command(replace(join(1, issued_at=2.0), kind="leave", group_size=None), 1004.0)
     kept = own.dump(own.keys())
-    assert said(own.command(join(5, issued_at=3.0), 1702.0)) == ["slow to 1/s enforce"]
+    assert said(own.command(join(1, issued_at=3.0), 1702.0)) == ["slow to 1/s enforce"]
     other = ledger(decision_seconds=100.0, refuse_after_queries=2, cool_down_seconds=600.0)
     other.absorb(kept)
     other.command(Command("d", "delete", 0.0, "eve", MODEL, "thief", "a mistake"), 1005.0)
-    assert said(other.command(join(5, issued_at=3.0), 1006.0)) == ["slow to 1/s enforce"]
+    assert said(other.command(join(1, issued_at=3.0), 1006.0)) == ["slow to 1/s enforce"]
 
 
 def test_a_suspect_climbs_when_their_exposure_does_whatever_the_cut() -> None:

@@ -147,7 +147,8 @@ def _check_least(least: int, **numbers: int | None) -> None:
 def _check_alert(alert: Alert) -> None:
     _check_names(id=alert.id, model=alert.model, model_version=alert.model_version, principal=alert.principal)
     _check_names(signal=alert.signal, configuration=alert.configuration)
-    _check_labels(profile=alert.profile, technique=alert.technique, suppressed_by=alert.suppressed_by)
+    _check_labels(profile=alert.profile, technique=alert.technique)
+    _check_labels(suppressed_by=alert.suppressed_by, released_by=alert.released_by)
     _check_times(occurred_at=alert.occurred_at)
     _check_least(0, episode=alert.episode, query_index=alert.query_index)
     _check_least(1, revision=alert.revision)
@@ -223,6 +224,8 @@ def _check_command(command: Command) -> None:
             raise InvalidRecord("action", "group and group_size belong to join and leave")
     elif (command.group, command.group_size, command.model_version) != (None, None, None):
         raise InvalidRecord("action", "group, group_size and model_version belong to join, leave and dismiss")
+    if command.family is not None and command.kind != "join":
+        raise InvalidRecord("action", "family belongs to join")
 
 
 def _check_imposed(command: Command) -> None:

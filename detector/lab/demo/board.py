@@ -69,7 +69,7 @@ class Board:
             return self.events[-1]
         if isinstance(record, Alert):
             self.alerts.setdefault(record.principal, record)
-            text, grave = _alert_text(record), True
+            text, grave = _alert_text(record), record.released_by is None
         else:
             before = self.decisions.get(record.principal)
             if before is not None and record.epoch < before.epoch:
@@ -111,6 +111,8 @@ class Board:
 
 
 def _alert_text(alert: Alert) -> str:
+    if alert.released_by is not None:
+        return f"alert: {alert.signal} is over, released by {alert.released_by}"
     if alert.revision > 1:
         return f"alert: {alert.signal} rises to severity {alert.severity} at query {alert.query_index + 1:,}"
     first, *others = alert.evidence

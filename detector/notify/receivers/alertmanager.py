@@ -67,6 +67,6 @@ class Alertmanager(Receiver):
                 "technique": notification.technique or "",
                 "record": json.dumps(notification.record),
             },
-            "startsAt": rfc3339(notification.occurred_at),
+            "startsAt": rfc3339(min(notification.occurred_at, ends_at)),  # the broker's clock may be ahead
             "endsAt": rfc3339(ends_at),
         }

@@ -157,7 +157,7 @@ def main() -> None:
             judged += others
             table += rows(target, told.profile, others, progress)
     table.sort(key=lambda row: row.caught)
-    print("| attack | victim | queries | `prada` alone | calibrated | clone then | at the end | told by | told apart |")
+    print("| attack | victim | queries | `prada` alone | calibrated | clone then | at the end | evidence | separable |")
     print("|---|---|---|---|---|---|---|---|---|")
     print("\n".join(row.line for row in table))
     print(f"\nattacks found: {sum(row.caught for row in table)} of {len(table)}")

@@ -67,7 +67,7 @@ def main() -> None:
             if len(thieves) == 1:
                 firsts.append(told[0].first)
             lines.append(_line(attack, thieves, told, alone, others))
-    print("| recording | accounts | queries | `prada` alone | calibrated | told by | told apart |")
+    print("| recording | accounts | queries | `prada` alone | calibrated | evidence | separable |")
     print("|---|---|---|---|---|---|---|")
     print("\n".join(lines))
     low, high = FlaggedRate(len(flagged), judged).interval

@@ -76,8 +76,8 @@ def outcomes(target: Target, seed: int) -> Iterator[tuple[str, Outcome]]:
     few = honest(target, FEW, seed + 20)
     for own in stolen:
         yield "one among 12", outcome(few, own, seed)
-    yield "nobody among 60", outcome(crowd, [], seed)
-    yield "nobody among 12", outcome(few, [], seed)
+    yield "no thief among 60", outcome(crowd, [], seed)
+    yield "no thief among 12", outcome(few, [], seed)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
-"""Plain technical English: words that code and docs do without, and the order of the glossary."""
+"""Plain technical English: words that code and docs do without, names of variables, and the order of the glossary."""
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ FORBIDDEN = (
 )
 NAMES = ("Bhagoji, He, Li and Song",)
 """Authors whose names look like forbidden words."""
+
+NAMED = ("cli", "contracts", "explain", "gateway", "lab", "notify", "replay", "runtime", "serving", "sources")
+"""The packages whose variables have no pronouns for names."""
+PRONOUNS = frozenset({"own", "one", "told", "mine", "theirs", "each"})
 
 WORD = re.compile(rf"\b(?:{'|'.join(FORBIDDEN)})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
@@ -46,6 +51,19 @@ def test_texts_do_without_the_forbidden_words() -> None:
 def test_a_forbidden_word_is_found_alone_and_across_a_line_end() -> None:
     text = "Chen (Bhagoji, He, Li and Song)\nthe other; He\nsays\nof this, history"
     assert _found(text) == ["2: He", "3: says\nof"]
+
+
+def _variables(source: str) -> set[str]:
+    """Returns the names that ``source`` assigns."""
+    nodes = ast.walk(ast.parse(source))
+    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def test_a_variable_is_named_by_what_it_holds() -> None:
+    files = [path for package in NAMED for path in (ROOT / "detector" / package).rglob("*.py")]
+    assert len(files) > 150
+    assert {str(path): names for path in files if (names := _variables(path.read_text("utf-8")) & PRONOUNS)} == {}
+    assert _variables("for own in accounts: rows = [one for one in own]") == {"own", "rows", "one"}
 
 
 def test_the_glossary_is_in_order_and_each_term_is_one_sentence() -> None:

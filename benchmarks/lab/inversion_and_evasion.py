@@ -31,8 +31,8 @@ def inverted() -> tuple[int, float, int, float]:
     sure = victim.probabilities(thief.recovered.astype(np.float32)).diagonal().min()
     rows, labels = split.test.features, split.test.labels
     means = np.stack([rows[labels == label].mean(axis=0) for label in range(CLASSES)])
-    likest = np.corrcoef(thief.recovered, means)[:CLASSES, CLASSES:].argmax(axis=1)
-    return queries, float(sure), int((likest == np.arange(CLASSES)).sum()), agreement(victim, thief.clone(), rows)
+    closest = np.corrcoef(thief.recovered, means)[:CLASSES, CLASSES:].argmax(axis=1)
+    return queries, float(sure), int((closest == np.arange(CLASSES)).sum()), agreement(victim, thief.clone(), rows)
 
 
 def evaded(name: str, labels_only: bool) -> tuple[int, float, float]:
@@ -48,16 +48,16 @@ def evaded(name: str, labels_only: bool) -> tuple[int, float, float]:
 
 
 def tables(workers: Workers) -> str:
-    queries, sure, likest, agreed = workers.each(inverted, [()])[0]
+    queries, sure, closest, agreed = workers.each(inverted, [()])[0]
     calls = [(name, labels_only) for name in EVASIONS for labels_only in (False, True)]
     evasions = [
         (name, "label only" if labels_only else "exact", f"{count}", f"{each:,.0f}", "" if count == 0 else f"{far:.2f}")
         for (name, labels_only), (count, each, far) in zip(calls, workers.each(evaded, calls), strict=True)
     ]
-    inversion = (f"{queries:,}", percent(sure), f"{likest} of {CLASSES}", percent(agreed))
+    inversion = (f"{queries:,}", percent(sure), f"{closest} of {CLASSES}", percent(agreed))
     return "\n\n".join(
         [
-            table(("inversion, queries", "least sure of", "likest its own class", "1 - R_test"), [inversion]),
+            table(("inversion, queries", "least sure of", "closest to its own class", "1 - R_test"), [inversion]),
             table(("evasion", "answers", f"turned, of {INPUTS}", "queries each", "median distance"), evasions),
         ]
     )

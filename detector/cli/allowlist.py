@@ -28,7 +28,7 @@ Model = Annotated[str | None, typer.Option("--model", help="For this model alone
 Scope = Annotated[
     ExemptionScope, typer.Option("--scope", help="What NAME is; organisations and networks as the queries have them.")
 ]
-Owner = Annotated[str, typer.Option("--owner", help="Who answers for the exemption.")]
+Owner = Annotated[str, typer.Option("--owner", help="The person responsible for the exemption.")]
 
 _FILE = "file"
 
@@ -98,7 +98,7 @@ def import_(
 
 @app.command("list")
 def list_(
-    model: Annotated[str | None, typer.Option(help="Only those that hold for this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only those that apply to this model.")] = None,
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
@@ -163,7 +163,7 @@ def _listed(settings: Settings) -> tuple[Exemption, ...]:
     try:
         return parse_allowlist(read_text(path, "policy.allowlist")).exemptions
     except ConfigurationError as error:
-        print_note(f"{path} cannot be read, so a detector with it only observes: {error}")
+        print_note(f"{path} cannot be read, so a detector that uses it only observes: {error}")
         return ()
 
 

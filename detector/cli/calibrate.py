@@ -185,5 +185,5 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
     if achieved.bound > budget:
         yield (
             f"so few accounts cannot show that the budget is met: the true rate may be up to {achieved.bound:.1%}. The "
-            "threshold assumes that the outermost fifth of honest accounts thins out exponentially"
+            "threshold assumes that the outermost fifth of honest accounts has an exponential tail"
         )

@@ -182,7 +182,7 @@ def _parameters(given: Iterable[str]) -> Parameters:
     for text in given:
         name, separator, value = text.partition("=")
         if not (name and separator and value):
-            raise typer.BadParameter(f"{text!r} is no parameter; write it like digits=2")
+            raise typer.BadParameter(f"{text!r} is not a parameter; write it like digits=2")
         try:
             parameters[name] = float(value)
         except ValueError:

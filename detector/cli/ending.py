@@ -86,7 +86,7 @@ def _of_error(error: Exception) -> int:
         case OSError():
             line = _describe(error)
         case UnicodeEncodeError():
-            line = f"{error.object[:_LONG]!r} is no UTF-8 text; write it in UTF-8"
+            line = f"{error.object[:_LONG]!r} is not UTF-8 text; save it as UTF-8"
         case RecursionError():
             line = "the input is nested too deeply to be read"
         case MemoryError():

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detector.cli.explain_group import explain_of_group
-from detector.cli.files import file_for, log_reader, reading_bar, write
+from detector.cli.files import file_for, log_reader, reading_bar, write_page
 from detector.cli.operator import principal_of
 from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
-from detector.cli.screen import console, print_json, print_note, print_sentence, table
+from detector.cli.screen import console, print_json, print_sentence, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,8 +79,7 @@ def explain(
     name = principal_of(loaded, principal or "", api_key)
     explanation = _of_account(name, model, logs, reader, loaded.kafka, (config, policy), must_match=bool(given))
     if path is not None:
-        write(path, page(explanation).encode("utf-8", "backslashreplace"))
-        print_note(f"See {path}.")
+        write_page(path, page(explanation))
     if json:
         print_json(as_json(explanation))
     else:

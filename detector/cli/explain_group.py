@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detector.cli.files import reading_bar, write
-from detector.cli.screen import console, print_json, print_note, print_sentence, table
+from detector.cli.files import reading_bar, write_page
+from detector.cli.screen import console, print_json, print_sentence, table
 
 if TYPE_CHECKING:
     from detector.core.configuration import EngineConfig
@@ -29,28 +29,27 @@ def explain_of_group(
     """Explains ``group`` in the ``logs``, or in the service's topics without any. Raises ConfigurationError."""
     from detector.explain.group import explain_group, group_headline, group_json, group_page, lead, members_table
     from detector.explain.published import read_queries
-    from detector.replay.group_course import chosen, courses_in_alerts, courses_in_logs, members_queries
+    from detector.replay.group_course import courses_in_alerts, courses_in_logs, members_queries
     from detector.replay.principal import queries_in_logs
-    from detector.replay.topics import read_group_alerts
+    from detector.replay.topics import find_group, read_group_alerts
     from detector.sources import files_of
 
     if logs:
         paths = files_of(logs)
         with reading_bar("judge", paths) as progress:
-            course = chosen(courses_in_logs(paths, *judge, reader, progress), group)
+            course = find_group(courses_in_logs(paths, *judge, reader, progress), group)
         with reading_bar("read", paths) as progress:
             queries = members_queries(course, queries_in_logs(paths, reader, progress))
         source = ", ".join(path.name for path in paths)
     else:
-        course = chosen(courses_in_alerts(read_group_alerts(kafka)), group)
+        course = find_group(courses_in_alerts(read_group_alerts(kafka)), group)
         found = (
             queries for name in course.joined for queries in read_queries(kafka, name).by_model.get(course.model, ())
         )
         queries, source = members_queries(course, found), f"the topic {kafka.topics.queries}"
     explained = explain_group(course, queries, *judge, source)
     if path is not None:
-        write(path, group_page(explained).encode("utf-8", "backslashreplace"))
-        print_note(f"See {path}.")
+        write_page(path, group_page(explained))
     if json:
         print_json(group_json(explained))
         return

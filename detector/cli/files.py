@@ -80,7 +80,7 @@ def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
     if refused > MOST_REFUSED * rows:
         most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN]
         shares = ", ".join(f"{reasons[reason]} for the reason {reason}" for reason in most)
-        advice = next((_ADVICE[reason] for reason in most if reason in _ADVICE), "mend the log")
+        advice = next((_ADVICE[reason] for reason in most if reason in _ADVICE), "correct the log")
         print_error(f"{refused} of {rows} rows were refused: {shares}; {advice}")
         raise typer.Exit(NOTHING if refused == rows else REFUSED)
     if not rows:
@@ -119,6 +119,12 @@ def file_for(path: Path) -> Path:
         raise ConfigurationError(f"--out: {path} is a folder; name a file")
     _check_writable(path)
     return path
+
+
+def write_page(path: Path, page: str) -> None:
+    """Writes ``page`` to ``path`` and says where it is. Raises ConfigurationError."""
+    write(path, page.encode("utf-8", "backslashreplace"))
+    print_note(f"See {path}.")
 
 
 def write(path: Path, content: bytes) -> None:

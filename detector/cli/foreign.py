@@ -278,7 +278,7 @@ def _tree_of(features: Features, nodes: Nodes, root: int) -> Tree:
     while waiting:
         name, parent, side = waiting.pop()
         if name not in nodes or name in reached:
-            raise ConfigurationError(f"node {name} is missing, or has two parents; write the file anew")
+            raise ConfigurationError(f"node {name} is missing, or has two parents; write the file again")
         reached.add(name)
         node, number = nodes[name], len(ordered)
         ordered.append(node)
@@ -288,7 +288,7 @@ def _tree_of(features: Features, nodes: Nodes, root: int) -> Tree:
         if isinstance(node, TreeSplit):
             waiting += [(node.right, number, 1), (node.left, number, 0)]
     if lost := set(nodes) - reached:
-        raise ConfigurationError(f"nodes {', '.join(map(str, sorted(lost)))} are of no tree; write the file anew")
+        raise ConfigurationError(f"nodes {', '.join(map(str, sorted(lost)))} belong to no tree; write the file again")
     splits = [node if isinstance(node, TreeSplit) else TreeSplit(LEAF, 0.0, 0, 0) for node in ordered]
     return Tree(
         features,

@@ -16,7 +16,7 @@ from detector.replay.topics import read_gates
 from detector.runtime.settings import load_settings
 from detector.runtime.text import rfc3339
 
-app = typer.Typer(help="Serve a gate to proxies, and look at all gates.", no_args_is_help=True)
+app = typer.Typer(help="Serve a gate to proxies, and list all gates.", no_args_is_help=True)
 
 _MISSED_REPORTS = 3
 _WOULD_HAVE = "would_have_"
@@ -38,7 +38,7 @@ def serve(settings: SettingsFile = None) -> None:
 
 @app.command("list")
 def list_(
-    everything: Annotated[bool, typer.Option("--all", help="Closed ones too, of the last two days.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that closed in the last two days.")] = False,
     json: Json = False,
     output: Output = "text",
     settings: SettingsFile = None,

@@ -10,15 +10,13 @@ import typer
 from detector.cli.operator import as_json, carry_out, new_id
 from detector.cli.options import Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, table
-from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Command, GroupAlert
 from detector.contracts.topics import watch_partition
-from detector.replay.topics import partitions_of, read_decisions, read_groups
-from detector.runtime.sections import KafkaSettings
+from detector.replay.topics import find_group, partitions_of, read_decisions, read_groups
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
 
-app = typer.Typer(help="Look at groups of accounts, and dismiss one.", no_args_is_help=True)
+app = typer.Typer(help="Show groups of accounts, and dismiss one.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -48,11 +46,11 @@ def show(
 ) -> None:
     """Show the members of GROUP, the rarest first, each with their decision."""
     kafka = load_settings(settings).kafka
-    found = _find(kafka, group)
+    found = find_group(read_groups(kafka), group)
     decisions = read_decisions(kafka, time.time()).current
     current = {member.principal: decisions.get((found.model, member.principal)) for member in found.members}
     if json or output == "json":
-        held = {name: as_json(alert) for name, alert in current.items() if alert is not None}
+        held = {name: as_json(decision) for name, decision in current.items() if decision is not None}
         print_json(as_json(found) | {"decisions": held})
         return
     print_lines(
@@ -65,7 +63,7 @@ def show(
             member.principal,
             f"{member.queries:,}",
             f"{member.rarity:.2g}",
-            "" if (own := current[member.principal]) is None else f"{own.action.name} ({own.mode})",
+            "" if (decision := current[member.principal]) is None else f"{decision.action.name} ({decision.mode})",
         )
         for member in found.members
     ]
@@ -85,7 +83,7 @@ def dismiss(
 ) -> None:
     """Dismiss GROUP: release its members and those who join later. Each account is still judged alone."""
     loaded = load_settings(settings)
-    found = _find(loaded.kafka, group)
+    found = find_group(read_groups(loaded.kafka), group)
     partition = watch_partition(
         found.model, found.model_version, partitions_of(loaded.kafka, loaded.kafka.topics.commands)
     )
@@ -103,18 +101,6 @@ def dismiss(
     print_lines(f"{found.model} {found.id}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)
-
-
-def _find(kafka: KafkaSettings, group: str) -> GroupAlert:
-    """Returns the group whose id begins with ``group``. Raises ConfigurationError unless there is exactly one."""
-    found = [found_group for found_group in read_groups(kafka) if found_group.id.startswith(group)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigurationError(
-            f"{len(found)} groups begin with {group!r}: {', '.join(found_group.id for found_group in found)}"
-        )
-    raise ConfigurationError(f"there is no group {group!r}; `weirguard groups list` has all")
 
 
 def _row(group: GroupAlert) -> tuple[str, ...]:

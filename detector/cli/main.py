@@ -27,27 +27,31 @@ class CommandEntry:
 
 
 COMMANDS = {
-    "demo": CommandEntry("lab:demo", "lab", "Watch a model thief being found and stopped, here and now."),
+    "demo": CommandEntry("lab:demo", "lab", "Watch model thieves being found and stopped."),
     "run": CommandEntry("service:run", "service", "Run the detector."),
-    "scan": CommandEntry("scan:scan", "service", "Say which accounts stand out in a query log."),
+    "scan": CommandEntry("scan:scan", "service", "Find the accounts of a query log that stand out."),
     "replay": CommandEntry("replay:replay", "service", "Judge recorded queries from files, without Kafka."),
-    "calibrate": CommandEntry("calibrate:calibrate", "service", "Learn from honest traffic what is ordinary."),
-    "evaluate": CommandEntry("evaluate:evaluate", "lab", "Say which attacks are caught, when, and what the thief got."),
+    "calibrate": CommandEntry("calibrate:calibrate", "service", "Make a profile from honest traffic."),
+    "evaluate": CommandEntry(
+        "evaluate:evaluate", "lab", "Report which attacks are caught, when, and what the thief got."
+    ),
     "model": CommandEntry("model:app", "service", "Bring your model into a form that the detector reads."),
-    "explain": CommandEntry("explain:explain", "service", "Say why a principal is a suspect, or is not, and draw it."),
+    "explain": CommandEntry(
+        "explain:explain", "service", "Explain why a principal is a suspect, or is not, with plots."
+    ),
     "decisions": CommandEntry("decisions:app", "service", "List, add and delete decisions."),
     "allowlist": CommandEntry("allowlist:app", "service", "Exempt principals from automatic decisions."),
-    "shadow-report": CommandEntry("shadow:shadow_report", "service", "Say what enforcing would have done."),
+    "shadow-report": CommandEntry("shadow:shadow_report", "service", "Report what enforcing would have done."),
     "gate": CommandEntry("gate:app", "service", "Serve a gate to NGINX and Envoy; list all gates."),
-    "principals": CommandEntry("principals:app", "service", "Look at principals, and forget one."),
-    "groups": CommandEntry("groups:app", "service", "Look at groups of accounts that share one theft."),
+    "principals": CommandEntry("principals:app", "service", "Show principals, and clear one."),
+    "groups": CommandEntry("groups:app", "service", "Show groups of accounts that share one theft."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
-    "notify": CommandEntry("notify:notify", "service", "Tell webhooks, Alertmanager, syslog or a SIEM of alerts."),
+    "notify": CommandEntry("notify:notify", "service", "Send alerts to webhooks, Alertmanager, syslog or a SIEM."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
-    "traffic": CommandEntry("lab:traffic", "lab", "Send honest and thieving queries to a model server."),
-    "redteam": CommandEntry("lab:redteam", "lab", "Attack a model of yours, and keep the log of it."),
-    "warm": CommandEntry("service:warm", "service", "Compile for this machine, once, so that no start has to."),
+    "traffic": CommandEntry("lab:traffic", "lab", "Send queries of honest users and of a thief to a model server."),
+    "redteam": CommandEntry("lab:redteam", "lab", "Attack a model of yours, and write the labelled log."),
+    "warm": CommandEntry("service:warm", "service", "Compile the loops for this machine before the first start."),
     "completion": CommandEntry("completion:completion", "service", "Let your shell complete commands and options."),
 }
 
@@ -116,7 +120,7 @@ def _usage() -> list[str]:
         "Commands:",
         *(f"  {name:<{width}}{entry.summary}" for name, entry in COMMANDS.items()),
         "",
-        "weirguard COMMAND --help tells more; weirguard --version says which version this is.",
+        "weirguard COMMAND --help describes a command; weirguard --version prints the version.",
     ]
 
 

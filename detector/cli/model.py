@@ -73,7 +73,7 @@ def _from_file(path: Path) -> OwnerModel:
         start = file.read(1)
     if path.suffix.lower() in _PICKLES or start == _PICKLE_START:
         raise ConfigurationError(
-            f"{path} looks like a pickle, and whoever wrote a pickle runs code where it is loaded. Load it "
+            f"{path} looks like a pickle, and loading a pickle runs its author's code. Load it "
             "yourself in a module of yours, and give package.module:attribute; or save it as ONNX or with treelite"
         )
     return from_onnx(path) if path.suffix.lower() == ".onnx" else from_treelite(path)

@@ -13,7 +13,7 @@ from detector.cli.screen import print_json, print_lines
 
 def notify(
     test: Annotated[
-        bool, typer.Option("--test", help="Send one example alert to each receiver, print what came back, and end.")
+        bool, typer.Option("--test", help="Send one example alert to each receiver, print the answers, and end.")
     ] = False,
     json: Json = False,
     settings: SettingsFile = None,

@@ -31,7 +31,7 @@ _MEASURE = "suspicion."
 _WIDTH = 80 - 18
 """Characters in front of the columns of numbers."""
 
-app = typer.Typer(help="Look at principals, and clear one.", no_args_is_help=True)
+app = typer.Typer(help="Show principals, and clear one.", no_args_is_help=True)
 alerts = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
 
 

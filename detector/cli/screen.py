@@ -117,4 +117,4 @@ class CompilationMessages:
     def not_kept(self, why: str) -> None:
         self.unkept = why
         if not self._strict:
-            print_error(f"each command compiles the loops anew: {why}")
+            print_error(f"each command compiles the loops again: {why}")

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.files import file_for, write
+from detector.cli.files import file_for, write_page
 from detector.cli.operator import seconds
 from detector.cli.options import Json, SettingsFile
-from detector.cli.screen import console, print_json, print_lines, print_note, print_sentence, table
+from detector.cli.screen import console, print_json, print_lines, print_sentence, table
 
 
 def shadow_report(
@@ -41,8 +41,7 @@ def shadow_report(
     known = Counter(key[0] for key in read_scores(kafka) if model in (None, key[0]))
     report = shadow.shadow_report(chosen, current, alerts_since(kafka, start), known, start, until)
     if path is not None:
-        write(path, shadow.page(report).encode("utf-8", "backslashreplace"))
-        print_note(f"See {path}.")
+        write_page(path, shadow.page(report))
     if json:
         print_json(shadow.as_json(report))
         return

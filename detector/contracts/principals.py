@@ -17,7 +17,7 @@ DERIVED = "odd:"
 """Prefix of the names that :func:`usable_principal` derives."""
 
 EVERYONE = "*"
-"""Not a principal: the name in the key of the kill switch, the decision that switches all enforcement off."""
+"""Not a principal: the name in the key of the kill switch, which switches all enforcement off."""
 
 
 @dataclass(frozen=True, slots=True)

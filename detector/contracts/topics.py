@@ -26,7 +26,7 @@ class Topics:
 
     queries = _TopicName()
     rekeyed = _TopicName()
-    """Strays: queries that a producer wrote to another partition than their principal's."""
+    """Misrouted queries: a producer wrote them to another partition than their principal's."""
     judged = _TopicName()
     """Judged queries on their way to the partition that watches the groups of their model version."""
     commands = _TopicName()
@@ -36,7 +36,7 @@ class Topics:
     audit = _TopicName()
     scores = _TopicName()
     gates = _TopicName()
-    """What gates report of themselves."""
+    """Reports of gates."""
     dead_letters = _TopicName()
 
     @property

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 _PREFIX = "suspicion."
 _MAIN_CONTRIBUTION = 0.5
-"""A measure is a main one if its contribution ever reaches this."""
+"""The contribution from which a measure is a main one."""
 _FEWEST_MAIN = 3
 _DECISIONS = ("decision", "release")
 

@@ -15,7 +15,7 @@ from detector.explain.page import render
 from detector.explain.tables import TextTable, as_json, contributions, events, facts
 from detector.explain.words import UNIT, count, learned, number
 from detector.policy.config import Policy
-from detector.replay.group_course import GroupCourse, as_one
+from detector.replay.group_course import GroupCourse, merged_queries
 from detector.replay.principal import TimedQueries, replay_principal
 from detector.runtime.text import rfc3339
 
@@ -56,7 +56,7 @@ def explain_group(
     """Returns the explanation of ``course``, whose members sent ``queries``, at least one."""
     names = [name for name in course.joined if name in queries]
     members = tuple(_member(name, course, queries[name], config, policy) for name in names[:MOST])
-    replay = replay_principal(as_one(dict(queries), f"group {course.id}"), config, policy)
+    replay = replay_principal(merged_queries(dict(queries), f"group {course.id}"), config, policy)
     batches = [batch for own in queries.values() for batch, _ in own]
     union = explanation_of(replay, config, source, records=(), notes=learned(batches, config))
     return GroupExplanation(course, members, replace(union, events=_joined(course, replay.time)))

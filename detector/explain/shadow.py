@@ -170,7 +170,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def why(account: ShadowedPrincipal) -> str:
+def reasons_of(account: ShadowedPrincipal) -> str:
     """Returns causes, families of evidence and the evidence that adds most."""
     families = sorted({alert.family for alert in account.alerts if alert.family is not None})
     names = dict.fromkeys(item.name for alert in account.alerts for item in alert.evidence[:_MOST_EVIDENCE])
@@ -189,7 +189,7 @@ def table_of(report: ShadowReport) -> TextTable:
             ", ".join(f"{name} {duration(seconds)}" for name, seconds in account.seconds.items()),
             rfc3339(account.stretches[0].start),
             rfc3339(account.stretches[-1].end),
-            why(account),
+            reasons_of(account),
             "yes" if account.forgiven else "no",
         )
         for account in report.principals

@@ -17,7 +17,7 @@ from detector.serving.middleware import ModelMiddleware
 from detector.serving.targets import FindTarget, Scope, Target, kserve_routes, route
 
 _VERSION = "unknown"
-"""Stands for the model's version, which no decision names."""
+"""Placeholder for the model's version, which no decision names."""
 
 
 class Authorizer(ModelMiddleware):

@@ -20,7 +20,7 @@ from detector.runtime.settings import Settings
 
 _END_SECONDS = 2.0
 _HEADER_BYTES = 65_536
-"""More than a proxy lets through: what it passed must not fail here."""
+"""More than a proxy allows: a request that the proxy accepts must not fail here."""
 _log = structlog.get_logger("weirguard.gate")
 
 

@@ -1,4 +1,4 @@
-"""The answers of a prediction API, and the interfaces of what gives them."""
+"""The answers of a prediction API, and the interfaces of models that give them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Number = TypeVar("Number", bound=np.generic)
 class Answers:
     """The answers to ``n`` inputs. ``probabilities`` float64 (n, k); each row of a label-only API is 1 at the label.
 
-    ``leaf`` int64 (n,) or None: the tree node at which the input ended, where the API tells (with the confidence, or
-    outright). ``missing_feature`` int64 (n,) or None: the feature whose absence ended it there, -1 at a leaf.
+    ``leaf`` int64 (n,) or None: the tree node at which the input ended, if the API returns it (with the confidence, or
+    directly). ``missing_feature`` int64 (n,) or None: the absent feature that stopped it there, -1 at a leaf.
     """
 
     probabilities: NDArray[np.float64]
@@ -59,7 +59,7 @@ class Classifier(Protocol):
 
 
 class Victim(Classifier, Protocol):
-    """A model behind an API. NaN in ``features`` is a feature left out; only trees take that, others raise LabError.
+    """A model behind an API. NaN in ``features`` is a feature left out; only trees accept that, others raise LabError.
 
     ``output_kind``: what it logs.
     """

@@ -1,4 +1,4 @@
-"""Data that victims are trained on, honest users hold and thieves know of."""
+"""The data of victims, honest users and thieves."""
 
 from __future__ import annotations
 

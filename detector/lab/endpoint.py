@@ -67,10 +67,10 @@ def _is_loopback(host: str) -> bool:
 def conduct_over_http(plan: AttackPlan, mapping: Mapping, progress: Callable[[int], None] | None = None) -> QueryLog:
     """Returns the log of ``plan`` against the URL that is its ``victim``. Call ``check_allowed`` first.
 
-    Nothing beyond the budget is sent in the attack, cover and retries included, and nothing sooner than ``pause``
-    after the query before. There are no honest accounts, and measuring is not in the log. ``progress`` is called with
-    the number of queries of the attack answered since. Raises CutShort when the server gives no proper answer,
-    LabError if it never gave one.
+    The attack sends at most the budget, cover and retries included, and no query sooner than ``pause`` after the
+    previous one. There are no honest accounts, and measuring is not in the log. ``progress`` is called with the number
+    of queries of the attack answered since. Raises CutShort when the server gives no proper answer, LabError if it
+    never gave one.
     """
     check_names(plan)
     dataset = dataset_of(plan.dataset)
@@ -94,11 +94,11 @@ class Endpoint:
     """A victim at ``url``, which gets POST requests as ``mapping`` forms them; it tells ``classes`` apart. It is sent
     at most ``budget`` rows in all, retries included, and ``rate`` rows per second. A context manager.
 
-    Redirects are not followed and proxies not used, so that nothing goes where ``check_allowed`` has not looked. A
-    request that is refused (429, 503) is sent again up to five times, when Retry-After says, within a minute, and no
-    faster than the rate. ``sent``: rows so far. ``progress`` is called with the number of queries answered since.
-    ``failure``: why the server gave no proper answer to the query after the last answered one, if that was the reason.
-    ``output_kind``: of its answers so far: labels only, rows that add up to 1, or anything else.
+    Redirects are not followed and proxies not used, so nothing is sent to a host that ``check_allowed`` has not
+    checked. A request that is refused (429, 503) is sent again up to five times, when Retry-After says, within a
+    minute, and no faster than the rate. ``sent``: rows so far. ``progress`` is called with the number of queries
+    answered since. ``failure``: why the server gave no proper answer to the query after the last answered one, if that
+    was the reason. ``output_kind``: of its answers so far: labels only, rows that add up to 1, or anything else.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Endpoint:
         return answers.probabilities
 
     def probabilities(self, features: Rows) -> Array:
-        """Returns the answers (n, k) to ``features`` (n, d), sent by an account of their own. Raises LabError if it is
+        """Returns the answers (n, k) to ``features`` (n, d), sent by a separate account. Raises LabError if it is
         refused."""
         step = self._mapping.rows_at_once
         answers = [self.send(features[at : at + step], MEASURER) for at in range(0, len(features), step)]

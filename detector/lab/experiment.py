@@ -46,8 +46,8 @@ Knows = Literal["none", "code", "profile"]
 @dataclass(frozen=True, slots=True)
 class AttackPlan:
     """An experiment, all parts by name. ``budget``: queries that the attack may make, cover not counted. ``accounts``:
-    the number of honest accounts. ``pause``: seconds between two queries of a thief who does not hide. ``knows``: what
-    the thief knows of the detector, see ``detector.lab.shadow``."""
+    the number of honest accounts. ``pause``: seconds between two queries of an undisguised thief. ``knows``: what the
+    thief knows of the detector, see ``detector.lab.shadow``."""
 
     attack: str
     victim: str
@@ -68,9 +68,9 @@ class AttackPlan:
 @dataclass(frozen=True, slots=True)
 class Trace:
     """n answered queries. ``accounts`` and ``marks``, n each: sender and truth; ``at`` float64 (n,): seconds since the
-    experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k): what the
-    service logs; ``leaf`` int64 (n,) or None: the tree node, where the service returns it; ``specification`` float32
-    (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them."""
+    experiment began; ``features`` float32 (n, d), NaN where one was left out; ``outputs`` float64 (n, k): as the
+    service logs them; ``leaf`` int64 (n,) or None: the tree node, where the service returns it; ``specification``
+    float32 (n, 2) or None: the accuracy and the milliseconds requested, where an attacker sweeps them."""
 
     accounts: list[str]
     marks: list[Mark]
@@ -84,9 +84,9 @@ class Trace:
 def conduct(plan: AttackPlan, progress: Callable[[int], None] | None = None) -> QueryLog:
     """Returns the log of ``plan`` against a victim in this process; the same for the same plan.
 
-    Honest accounts are active as long as the attack takes, two minutes at least, each for 500 queries at most.
-    ``progress`` is called with the number of queries of the attack answered since. Raises LabError for an unknown name,
-    or an attack that cannot handle the victim.
+    Honest accounts are active during the attack, at least two minutes, each for at most 500 queries. ``progress`` is
+    called with the number of queries of the attack answered since. Raises LabError for an unknown name, or an attack
+    that cannot handle the victim.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

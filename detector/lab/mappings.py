@@ -1,4 +1,4 @@
-"""The JSON forms in which a prediction API takes rows and gives answers: KServe v1, KServe v2, or a template."""
+"""The JSON forms of a prediction API's requests and answers: KServe v1, KServe v2, or a template."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The model server that thieves attack: a Starlette application, guarded as an operator would guard one.
 
 POST /predict takes {"instances": [[64 numbers], ...]} and returns {"predictions": [[10 probabilities], ...]}: digits.
-POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and returns "leaf" besides: for each
-row, the number of its leaf, unless a decision asks for another answer than the model's: a leaf gives that away.
+POST /tumours/predict is the same for a decision tree of 30 numbers and 2 classes, and also returns "leaf": for each
+row, the number of its leaf. The leaf is left out if a decision asks for another answer than the model's, which the leaf
+would reveal.
 """
 
 from __future__ import annotations

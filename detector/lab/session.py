@@ -30,7 +30,7 @@ class Service(Protocol):
         ...
 
     def answer(self, features: Rows, accounts: Sequence[str], at: Array, specifications: Rows | None = None) -> Answers:
-        """Returns the answers to ``features`` (n, d), to the first of them where the next one was refused.
+        """Returns the answers to ``features`` (n, d), up to the first refusal.
 
         ``accounts`` (n,) send the queries, ``at`` seconds (n,) after the session began. ``specifications`` float32
         (n, 2) or None: what each requests of a model zoo, accuracy 0 to 1 and milliseconds.
@@ -38,7 +38,7 @@ class Service(Protocol):
         ...
 
     def logged(self, features: Rows, answers: Answers) -> Array:
-        """Returns what its log has of ``answers`` to ``features``: float64 (n, k), not rounded if that is known."""
+        """Returns the logged outputs of ``answers`` to ``features``: float64 (n, k), unrounded if known."""
         ...
 
 
@@ -72,7 +72,7 @@ class Specifying(Protocol):
 
 
 class Guard(Protocol):
-    """Decides for a thief what is sent; see ``detector.lab.shadow``."""
+    """Decides for a thief which queries are sent; see ``detector.lab.shadow``."""
 
     def passed(self, stream: SentQueries, new_clone: Callable[[], Classifier]) -> SentQueries:
         """Returns what is sent instead of ``stream``; no queries end the attack."""
@@ -126,7 +126,7 @@ class AttackSession:
         return self._disguise.cover
 
     def run(self) -> None:
-        """Runs until the budget is spent, a query of the thief is refused, or the guard lets none pass."""
+        """Runs until the budget is spent, a query of the thief is refused, or the guard passes none."""
         while len(batch := self._attacker.next_batch()) and len(stream := self._passed(batch)):
             wanted = self._specifications(stream)
             answers = self.service.answer(stream.features, self.accounts(stream), stream.at, wanted)

@@ -1,8 +1,8 @@
-"""A thief who has read the detector's code, and runs it on what they are about to send.
+"""A thief who has read the detector's code, and runs it on their next queries.
 
-The shadow detector is the real code with a profile of the thief's own making (*code*) or the owner's (*profile*). A
-query goes out only if the shadow D stays below the shadow threshold. Otherwise the thief tries the next query of the
-attack, then natural rows that they have not sent yet, and stops when these are used up.
+The shadow detector is the real code with a profile that the thief made (*code*) or the owner's (*profile*). A query is
+sent only if the shadow D stays below the shadow threshold. Otherwise the thief tries the next query of the attack, then
+natural rows that they have not sent yet, and stops when these are used up.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def owner_profile(dataset: str, victim: str) -> Profile:
     """Returns the profile that the owner of the victim of these names makes of fifty honest accounts at a budget of one
     percent.
 
-    They ask with every second of the data set's honest inputs; accounts of other seeds ask with any.
+    They send every second of the data set's honest inputs; accounts of other seeds send any.
     """
     data, model = victim_of(dataset, victim)
     held = Examples(data.honest.features[::2], data.honest.labels[::2])
@@ -91,7 +91,7 @@ def owner_profile(dataset: str, victim: str) -> Profile:
 
 def pretended_profile(rows: Rows, outputs: NDArray[np.float64], output_kind: OutputKind, seed: int) -> Profile:
     """Returns the profile that a thief makes of the natural ``rows`` (n, d) that were answered with ``outputs`` (n, k),
-    by taking parts of them for honest accounts: ten rows each, or more so that there are ten accounts at most."""
+    by treating parts of them as honest accounts: at least ten rows each, and at most ten accounts."""
     count = min(PRETENDED, max(len(rows) // _FEWEST_ROWS, FEWEST_ACCOUNTS))
     parts = np.array_split(np.random.default_rng([seed, 16]).permutation(len(rows)), count)
     accounts = [
@@ -108,8 +108,8 @@ class ShadowDetector:
         self.model = profile.model
         self._engine = Engine(EngineConfig(profiles=(profile,)))
 
-    def foretell(self, queries: QueryBatch) -> NDArray[np.float64]:
-        """Returns the score as of each of ``queries``, float64 (n,), if they are sent next; 1 at the threshold."""
+    def predicted_scores(self, queries: QueryBatch) -> NDArray[np.float64]:
+        """Returns the score after each of ``queries``, float64 (n,), if they are sent next; 1 at the threshold."""
         trial = self._engine.sibling()
         trial.load(self._engine.dump(self._engine.keys()))
         score = trial.observe([queries]).score
@@ -123,8 +123,8 @@ class ShadowDetector:
 class Caution:
     """Decides for a thief who holds the natural rows ``thief_rows`` (n, d) which queries are sent.
 
-    ``profile``: the owner's, or None where the thief makes one when the first answers are there. What comes before any
-    answer is sent as it is.
+    ``profile``: the owner's, or None if the thief makes one from the first answers. Queries before any answer are sent
+    unchanged.
     """
 
     def __init__(self, thief_rows: Rows, output_kind: OutputKind, seed: int, profile: Profile | None = None) -> None:
@@ -182,7 +182,7 @@ class Caution:
         queries = self._queries(shadow, stream, clone.probabilities(stream.features))
         rows = np.arange(len(stream))
         for _ in range(TRIES):
-            over = np.flatnonzero(shadow.foretell(take(queries, rows)) >= 1)
+            over = np.flatnonzero(shadow.predicted_scores(take(queries, rows)) >= 1)
             if not len(over):
                 return stream.take(rows)
             rows = np.delete(rows, over[0])
@@ -191,8 +191,8 @@ class Caution:
         return stream.take(rows[: over[0]])
 
     def _natural(self, stream: SentQueries) -> SentQueries:
-        """Returns rows of the thief's that were not sent yet, from the account and at the time of the first query of
-        ``stream``."""
+        """Returns natural rows of the thief that were not sent yet, from the account and at the time of the first query
+        of ``stream``."""
         rows = [row for key, row in self._own.items() if key not in self._seen][:_NATURAL_AT_ONCE]
         count = len(rows)
         features = np.array(rows, np.float32).reshape(count, stream.features.shape[1])

@@ -61,13 +61,13 @@ def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]
 
 
 def known_false_alarms() -> list[Habit]:
-    """Returns the honest habits that ``prada`` alone, at its defaults, takes for theft."""
+    """Returns the honest habits that ``prada`` alone, at its defaults, mistakes for theft."""
     return [habit for habit in HABITS.values() if habit.false_alarm]
 
 
 @dataclass(frozen=True, slots=True)
 class Theft:
-    """``thief`` asks as each of ``accounts`` in turn, and is done after ``enough`` queries."""
+    """``thief`` sends queries from each of ``accounts`` in turn, and is done after ``enough`` queries."""
 
     thief: Attacker
     enough: int
@@ -185,7 +185,7 @@ class TrafficGenerator:
                 group.create_task(self._honest(Client(http, self._url, self.tallies[account.name]), account))
             for at, theft in enumerate(thefts):
                 self.tallies |= {name: Tally(name, THIEF_HABIT) for name in theft.accounts}
-                group.create_task(self._steal(http, theft, done[at - 1] if at else None, done[at]))
+                group.create_task(self._run_theft(http, theft, done[at - 1] if at else None, done[at]))
             await asyncio.sleep(seconds)
             late = asyncio.get_running_loop().time() + _EXTENSION * seconds
             for task in done:
@@ -200,7 +200,7 @@ class TrafficGenerator:
             if await client.ask(ask.rows) is None:
                 await self._pause(_HONEST_PAUSE_AFTER_REFUSAL)
 
-    async def _steal(
+    async def _run_theft(
         self, http: httpx.AsyncClient, theft: Theft, before: asyncio.Event | None, done: asyncio.Event
     ) -> None:
         """Runs rounds once ``before`` has happened; ``done`` after enough queries, or when the thief gives up."""
@@ -211,7 +211,7 @@ class TrafficGenerator:
                 await before.wait()
             while len(batch := await asyncio.to_thread(thief.next_batch)):
                 for query in np.split(batch, len(batch)):
-                    answer = await self._insist(clients, query)
+                    answer = await self._query_until_answered(clients, query)
                     if answer is None:
                         return
                     thief.observe(query, answer)
@@ -220,9 +220,9 @@ class TrafficGenerator:
         finally:
             done.set()
 
-    async def _insist(self, clients: Iterator[Client], query: NDArray[np.float32]) -> Answers | None:
-        """Returns the answer to ``query``, retried with the next of ``clients`` until the thief's patience ends; None
-        then, or when time is up."""
+    async def _query_until_answered(self, clients: Iterator[Client], query: NDArray[np.float32]) -> Answers | None:
+        """Returns the answer to ``query``, retried with the next of ``clients``; None after too many refusals, or when
+        time is up."""
         for _ in range(_THIEF_PATIENCE):
             if not await self._pause(_THIEF_PAUSE):
                 return None
@@ -247,7 +247,7 @@ async def _happened(event: asyncio.Event, seconds: float) -> bool:
 
 
 def account_table(tallies: Iterable[Tally]) -> Table:
-    """Returns one line per account: queries sent, answered, turned away and failed, and the last failure."""
+    """Returns one line per account: queries sent, answered, refused and failed, and the last failure."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("account", no_wrap=True)
     table.add_column("habit", no_wrap=True)

@@ -17,7 +17,7 @@ from detector.runtime.sections import KafkaSettings
 from detector.serving.connection import Connection, TopicMissing
 
 FIRST_SECONDS: Final = 3_600.0
-"""A receiver that is new begins with records of the last hour."""
+"""A new receiver begins with records of the last hour."""
 
 _POLL_MILLISECONDS = 200
 _REPLY_MILLISECONDS = 5_000

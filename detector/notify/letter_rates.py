@@ -43,7 +43,7 @@ class LetterRates:
         self._windows: dict[int, _Window] = {}
 
     def forget(self) -> None:
-        """Starts anew, as all partitions are read again from their committed offsets."""
+        """Starts again, because all partitions are read again from their committed offsets."""
         self._counts.clear()
         self._windows.clear()
 

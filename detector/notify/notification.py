@@ -15,7 +15,7 @@ from detector.runtime.text import rfc3339
 Kind = Literal["alert", "group-alert", "dead-letters"]
 
 _MOST_MEMBERS = 50
-"""Of a group, these many are named, the rarest first: receivers refuse long messages."""
+"""The most members of a group that are named, the rarest first: receivers refuse long messages."""
 _LABELS = ("model", "model_version", "principal", "signal", "reason")
 
 
@@ -40,7 +40,7 @@ class Notification:
     resolved: bool = False
     size: int = 1
     labels: Mapping[str, str] = field(init=False)
-    """What names its subject: model, principal, signal, reason; the same in all revisions."""
+    """The subject: model, principal, signal, reason; the same in all revisions."""
 
     def __post_init__(self) -> None:
         labels = {name: str(self.record[name]) for name in _LABELS if name in self.record}
@@ -132,7 +132,7 @@ READERS: Final[dict[str, Callable[[bytes | None], Notification]]] = {
     "alerts": of_alert,
     "groups": of_group,
 }
-"""For each topic, by its attribute in ``Topics``, of which every record is a notification: what reads it."""
+"""The reader of each topic whose records are notifications, by the topic's attribute in ``Topics``."""
 
 
 def example_value(now: float) -> bytes:

@@ -14,7 +14,7 @@ _MOST_BYTES = 10_000_000
 
 
 class RefusalFile:
-    """Appends to ``path``; beyond ten megabytes that file becomes ``path.1``, in place of the one before.
+    """Appends to ``path``; beyond ten megabytes that file replaces ``path.1``.
 
     Several threads may append. Raises ConfigurationError if the file cannot be written now.
     """

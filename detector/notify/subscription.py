@@ -83,8 +83,8 @@ def retry_seconds(failures: int, retry_after: float, draw: float) -> float:
 class Subscription(BackgroundThread):
     """Sends ``receiver``, called ``name`` in the settings, what its group has not sent yet.
 
-    A notification is committed once the receiver has it or has refused it for good. While the receiver is away,
-    nothing else happens here; other receivers have threads and groups of their own.
+    A notification is committed once the receiver has it or has refused it permanently. While the receiver does not
+    answer, nothing else happens here; other receivers have threads and groups of their own.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Subscription(BackgroundThread):
         self.ready = False
         self.moved_at = time.monotonic()
         if not isinstance(error, TopicMissing) or self._back_off >= LONGEST_PAUSE_SECONDS:
-            _log.warning("cannot go on; will try again", receiver=self.name, why=f"{type(error).__name__}: {error}")
+            _log.warning("delivery stopped; will try again", receiver=self.name, why=f"{type(error).__name__}: {error}")
 
     def _work(self) -> None:
         reader = GroupReader(self._kafka, self.group, time.time, self._rates.forget)
@@ -201,7 +201,7 @@ class Subscription(BackgroundThread):
 
     def _refused(self, notification: Notification, why: str, record: Any) -> None:
         self._metrics.add(NOTIFY_REFUSED, receiver=self.name)
-        _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_position(record))
+        _log.error("refused permanently", receiver=self.name, why=why, id=notification.id, **_position(record))
         if self._refusals is not None:
             self._refusals.keep(self.name, why, notification, time.time())
 
@@ -212,7 +212,7 @@ class Subscription(BackgroundThread):
                 self._receiver.refresh()
             except (NotificationRefused, ReceiverAway) as error:
                 self._metrics.add(NOTIFY_RETRIES, receiver=self.name)
-                _log.warning("cannot repeat what fires; will try again", receiver=self.name, why=str(error))
+                _log.warning("cannot repeat firing alerts; will try again", receiver=self.name, why=str(error))
 
     def _report_lag(self, reader: GroupReader) -> None:
         if time.monotonic() - self._lag_at >= _LAG_SECONDS:

@@ -69,16 +69,6 @@ def courses_in_alerts(alerts: Iterable[GroupAlert]) -> list[GroupCourse]:
     return list(found.values())
 
 
-def chosen(courses: Sequence[GroupCourse], group: str) -> GroupCourse:
-    """Returns the one of ``courses`` whose id begins with ``group``. Raises ConfigurationError unless there is exactly
-    one."""
-    found = [course for course in courses if course.id.startswith(group)]
-    if len(found) == 1:
-        return found[0]
-    named = ", ".join(course.id for course in found or courses) or "none"
-    raise ConfigurationError(f"{len(found)} groups begin with {group!r}; there are: {named}")
-
-
 def members_queries(course: GroupCourse, stream: Iterable[TimedQueries]) -> dict[str, list[TimedQueries]]:
     """Returns the queries of the members of ``course`` in ``stream`` to its model version, by member."""
     by_member: dict[str, list[TimedQueries]] = {}
@@ -92,12 +82,12 @@ def members_queries(course: GroupCourse, stream: Iterable[TimedQueries]) -> dict
     return by_member
 
 
-def as_one(queries: dict[str, list[TimedQueries]], name: str) -> list[TimedQueries]:
+def merged_queries(queries: dict[str, list[TimedQueries]], name: str) -> list[TimedQueries]:
     """Returns the queries of all members as those of one principal ``name``, in order of time. Raises
     ConfigurationError if there is none."""
     pieces = [piece for member_pieces in queries.values() for piece in member_pieces]
     if not pieces:
-        raise ConfigurationError("no query of a member is kept any more")
+        raise ConfigurationError("no query of a member is still kept")
     times = np.concatenate([piece_times for _, piece_times in pieces])
     order = np.argsort(times, kind="stable")
     [whole] = concatenate([_renamed(batch, name) for batch, _ in pieces])

@@ -57,7 +57,7 @@ class PrincipalQueries:
             raise ConfigurationError(f"there is no query of {self.principal!r}{self._others()}")
         if model is None and len(self.by_model) > 1:
             raise ConfigurationError(
-                f"{self.principal!r} asked several models: {', '.join(sorted(self.by_model))}; choose with --model"
+                f"{self.principal!r} queried several models: {', '.join(sorted(self.by_model))}; choose with --model"
             )
         chosen = next(iter(self.by_model)) if model is None else model
         if chosen not in self.by_model:
@@ -68,12 +68,12 @@ class PrincipalQueries:
 
     def _others(self) -> str:
         if not self.names:
-            return ", nor of anybody else"
+            return ", nor of any other principal"
         close = difflib.get_close_matches(self.principal, self.names, n=_CLOSE_NAMES, cutoff=0.5)
         if close:
             return f"; did you mean {', '.join(map(repr, close))}?"
         some = ", ".join(map(repr, sorted(self.names)[:_CLOSE_NAMES]))
-        return f"; {len(self.names):,} other principals asked, such as {some}"
+        return f"; {len(self.names):,} other principals sent queries, such as {some}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +174,7 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
     seen = _observe(engine, pieces)
     taken = np.concatenate([observation.index >= 0 for observation in seen])
     if not taken.any():
-        raise ConfigurationError(f"the engine took no query of these: {seen[0].refused[0].detail}")
+        raise ConfigurationError(f"the engine refused all of these queries: {seen[0].refused[0].detail}")
     number = np.cumsum(taken) - 1
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []

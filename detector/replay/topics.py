@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from detector.contracts.actions import is_release
 from detector.contracts.codecs import KILL_SWITCH_KEY, decode
-from detector.contracts.errors import BrokerError, InvalidRecord, read_error
+from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord, read_error
 from detector.contracts.findings import Alert, Audit, Decision, GateReport, GroupAlert, Score
 from detector.contracts.topics import partition_of
 from detector.runtime import odd_batches
@@ -31,6 +31,14 @@ Key = tuple[str, str]
 """(model, principal)"""
 
 R = TypeVar("R", Alert, Audit, Decision, GateReport, GroupAlert, Score)
+
+
+class _WithId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+G = TypeVar("G", bound=_WithId)
 
 
 class Topic:
@@ -64,8 +72,8 @@ class Topic:
     def until_now(self, since: float = -inf) -> Iterator[Any]:
         """Yields every record with a timestamp of ``since`` (seconds UTC) or later, up to the present end.
 
-        The embedded broker cannot look up a time, and reports ends that are too low, by less than its last batch:
-        reading goes on until it is quiet for a moment.
+        The embedded broker cannot look up a time, and reports ends that are too low, by less than its last batch: so
+        reading continues until no record comes for a moment.
         """
         ends = self._ends()
         self._seek(since, ends)
@@ -200,6 +208,16 @@ def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
 def read_group_alerts(settings: KafkaSettings) -> list[GroupAlert]:
     """Returns all revisions of all groups that the topic holds."""
     return [alert for _, alert in _read(settings, settings.topics.groups, GroupAlert) if alert is not None]
+
+
+def find_group(groups: Sequence[G], prefix: str) -> G:
+    """Returns the one of ``groups`` whose id begins with ``prefix``. Raises ConfigurationError unless there is exactly
+    one."""
+    found = [group for group in groups if group.id.startswith(prefix)]
+    if len(found) == 1:
+        return found[0]
+    named = ", ".join(group.id for group in found or groups) or "none"
+    raise ConfigurationError(f"{len(found)} groups begin with {prefix!r}; there are: {named}")
 
 
 def read_gates(settings: KafkaSettings) -> list[GateReport]:

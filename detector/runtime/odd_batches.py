@@ -22,7 +22,7 @@ MOST_BYTES = 67_108_864
 it."""
 
 _KEPT_BYTES = 1 << 20
-"""Memory that is not given back after each batch: most batches need no more."""
+"""Memory that is kept between batches: most batches need no more."""
 
 _CODECS = {1: (cramjam.gzip, 1_032), 3: (cramjam.lz4, 255), 4: (cramjam.zstd, 32_768)}
 """The module, and the largest factor by which it shrinks data. Snappy, 2, shrinks at most some twenty megabytes to

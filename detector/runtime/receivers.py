@@ -20,7 +20,7 @@ class WebhookSettings(Section):
     """An HTTP endpoint that accepts JSON."""
 
     url: SecretStr | None = None
-    """Where to post, http or https, with user:password@ for basic authentication; better in url_file."""
+    """The address, http or https, with user:password@ for basic authentication; better in url_file."""
     url_file: FilePath | None = None
     """File that holds the URL: those of chat services are secrets."""
     signing_key: SecretStr | None = None
@@ -32,7 +32,7 @@ class WebhookSettings(Section):
     token_file: FilePath | None = None
     """File that holds the token."""
     body: Literal["notification", "ocsf"] = "notification"
-    """What is posted: the notification, or an OCSF Detection Finding."""
+    """The body: the notification, or an OCSF Detection Finding."""
     template: FilePath | None = None
     """Jinja2 template of the JSON that is posted instead."""
     ssl_cafile: FilePath | None = None
@@ -74,7 +74,7 @@ class SyslogSettings(Section):
     port: Annotated[int, Field(ge=1, le=65_535)] = 514
     """Its port; 6514 is usual for tls."""
     transport: Literal["udp", "tcp", "tls"] = "tcp"
-    """udp may lose messages without a sign."""
+    """udp may lose messages unnoticed."""
     ssl_cafile: FilePath | None = None
     """PEM file of the authorities to trust; the system's when not set."""
     ssl_certfile: FilePath | None = None
@@ -95,7 +95,7 @@ class OcsfSettings(Section):
     """OCSF Detection Findings, one JSON object a line."""
 
     path: str = "-"
-    """File that lines are appended to; - is standard output."""
+    """File to append lines to; - is standard output."""
 
 
 class ReceiverSettings(Section):
@@ -104,7 +104,7 @@ class ReceiverSettings(Section):
     least_severity: Severity = "low"
     """Alerts of a lower severity are left out."""
     models: tuple[ModelName, ...] = ()
-    """Only alerts of these models, and so no dead letters; none stands for all."""
+    """Only alerts of these models, and so no dead letters; empty: all models."""
     webhook: WebhookSettings | None = None
     alertmanager: AlertmanagerSettings | None = None
     syslog: SyslogSettings | None = None
@@ -138,9 +138,9 @@ class NotifySettings(Section):
     """The receivers of ``weirguard notify``."""
 
     receivers: dict[ReceiverName, ReceiverSettings] = Field(default_factory=dict)
-    """Each receiver by a name of your choice; another name is another consumer group, which begins anew."""
+    """Each receiver by a name of your choice; another name is another consumer group, which starts again."""
     refused_file: Path | None = None
-    """File that keeps what a receiver refused for good, one JSON object a line. Not set: the log alone says so."""
+    """File for notifications that a receiver refused permanently, one JSON object a line; not set: none."""
     letters_window_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Dead letters are counted by reason in windows of this length."""
     letters_per_window: Count = 10

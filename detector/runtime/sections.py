@@ -30,7 +30,7 @@ def _named_host(host: str) -> str:
     try:
         host.encode("idna")
     except UnicodeError:
-        raise ValueError("it is no host name: a part between its dots is empty or too long") from None
+        raise ValueError("it is not a host name: a part between its dots is empty or too long") from None
     return host
 
 
@@ -63,7 +63,7 @@ class KafkaSettings(Section):
     state_record_bytes: Annotated[int, Field(ge=1, le=67_108_864)] = 8_388_608
     """max.message.bytes of the state log; at least four times query_record_bytes. A larger record comes in parts."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    """How to talk to the brokers."""
+    """The protocol of connections to the brokers."""
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
     """Needed when security_protocol starts with SASL."""
     sasl_plain_username: str | None = None
@@ -83,7 +83,7 @@ class KafkaSettings(Section):
     ssl_password_file: FilePath | None = None
     """File that holds the passphrase of ssl_keyfile."""
     ssl_check_hostname: bool = True
-    """Whether a broker's certificate must name the host that was dialled."""
+    """Whether a broker's certificate must name the host that the client connects to."""
 
     @field_validator("bootstrap_servers")
     @classmethod
@@ -152,19 +152,19 @@ class WorkerSettings(Section):
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
     dead_letters_per_minute: Count = 1000
-    """The most dead letters of one reason that a partition keeps in a minute; of more a sample, and all are counted."""
+    """The most dead letters of one reason that a partition keeps in a minute; beyond it a sample. All are counted."""
     checkpoint_bytes: Count = 33_554_432
     """Bytes of state log, per partition, from one checkpoint round to the next."""
     session_timeout_seconds: Seconds = 10.0
-    """Without a heartbeat for this long, a worker's partitions go to the others."""
+    """After this long without a heartbeat, a worker's partitions go to the others."""
     heartbeat_seconds: Seconds = 1.0
     """Between two heartbeats; a third of session_timeout_seconds at most."""
     commit_seconds: Seconds = 1.0
     """Between two commits of source offsets."""
     stall_seconds: Seconds = 60.0
-    """A worker that is behind and makes no progress for so long is not live, and is restarted."""
+    """A worker that is behind and makes no progress for this long is not live, and is restarted."""
     restart_first_seconds: Seconds = 0.5
-    """Before a worker that stopped is started again; doubled with each stop that follows soon."""
+    """Wait before a worker that stopped is started again; doubled with each stop that follows soon."""
     restart_most_seconds: Seconds = 30.0
     """The longest that the supervisor waits before a restart."""
 
@@ -188,7 +188,7 @@ class PradaSettings(Section):
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
     window: Annotated[Pages, Field(le=4_096)] = 512
-    """The most recent distances that the test looks at."""
+    """The number of most recent distances that are tested."""
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
@@ -199,7 +199,7 @@ class PradaSettings(Section):
     @model_validator(mode="after")
     def _every_distance_is_tested(self) -> Self:
         if self.check_every > self.window:
-            raise ValueError("check_every must be at most window, or distances between two tests are never looked at")
+            raise ValueError("check_every must be at most window, or distances between two tests are never tested")
         return self
 
 
@@ -218,7 +218,7 @@ class DetectionSettings(Section):
     """The detection core."""
 
     mode: Literal["default", "compatible"] = "default"
-    """compatible follows the published PRADA reference verdict for verdict; default mends its known faults."""
+    """compatible follows the published PRADA reference verdict for verdict; default avoids its known faults."""
     prada: PradaSettings = PradaSettings()
     """The prada signal."""
     limits: LimitSettings = LimitSettings()
@@ -230,9 +230,9 @@ class DetectionSettings(Section):
     """Number of features by model; a query with another is unjudged. Not set: that of the profile, else of most of the
     principal's own queries."""
     profiles: tuple[FilePath, ...] = ()
-    """Files that weirguard calibrate wrote, one for each model version that is judged by one."""
+    """Profiles from weirguard calibrate, one for each model version."""
     group_bytes: Annotated[int, Field(ge=8, le=17_179_869_184)] = 33_554_432
-    """Bytes of recent queries, for each model version, that links between accounts are found among."""
+    """Bytes of recent queries of each model version among which links between accounts are found."""
 
 
 class RungSettings(Section):
@@ -245,7 +245,7 @@ class RungSettings(Section):
     after_queries: Annotated[int, Field(ge=0)] = 0
     """The number of further queries of a suspect from which it applies."""
     seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] | None = None
-    """How long its decisions hold without renewal; not set: decision_seconds."""
+    """How long its decisions last without renewal; not set: decision_seconds."""
     fallback: Literal["none", "slow", "refuse"] | None = None
     """What gates do that do not know the action: not set, slow for those that change answers and none for tag."""
 
@@ -308,14 +308,14 @@ class PolicySettings(Section):
     enforce_uncalibrated: bool = False
     """Whether verdicts that rest on no profile of honest traffic may enforce."""
     decision_seconds: Annotated[float, Field(ge=1, le=10 * 365 * 86_400)] = 3600.0
-    """How long a decision holds without renewal."""
+    """How long a decision lasts without renewal."""
     cool_down_seconds: Annotated[float, Field(ge=0, le=10 * 365 * 86_400)] = 0.0
-    """A suspect again within this time after their last decision goes on at the rung they were on."""
+    """A principal who is a suspect again within this time after their last decision continues at the same rung."""
     ladder: tuple[RuleSettings, ...] = ()
     """Rules in order, of which the first that matches holds. Not set: content alone slows, all else also refuses, by
     the next two settings."""
     slow_queries_per_second: Positive = 1.0
-    """The rate that a slowed principal is left with, in each gate process; not with ladder."""
+    """The rate of a slowed principal, in each gate process; not with ladder."""
     refuse_after_queries: Count = 50
     """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
@@ -333,14 +333,14 @@ class PolicySettings(Section):
         old = sorted({"slow_queries_per_second", "refuse_after_queries"} & self.model_fields_set)
         if self.ladder and old:
             raise ValueError(
-                f"{' and '.join(old)} cannot stand beside ladder; write them into a rule's rungs, such as "
+                f"{' and '.join(old)} cannot be used with ladder; write them into a rule's rungs, such as "
                 "{action: slow, parameters: {queries_per_second: 1}} and {action: refuse, after_queries: 50}"
             )
         return self
 
 
 class PrincipalSettings(Section):
-    """How API keys become principals."""
+    """The hash that turns API keys into principals."""
 
     hash_key: SecretStr | None = None
     """Key of the hash that replaces an API key, the same for logger, gate and commands; better in hash_key_file."""
@@ -375,7 +375,7 @@ class GateSettings(Section):
     """What authenticates a request, in order: bearer, api-key or api-key:HEADER, or header:HEADER, an account id that
     your proxy sets and removes from incoming requests."""
     max_staleness_seconds: Seconds = 60.0
-    """Without contact to Kafka for so long, the gate does what when_stale says."""
+    """After this long without contact to Kafka, when_stale applies."""
     when_stale: dict[str, WhenStale] = Field(default_factory=dict)
     """allow or refuse by model, or with the name * for all others, while the current decisions are not known; not set:
     allow."""

@@ -49,7 +49,7 @@ _PRIVATE = ("sasl_", "ssl_")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _SHOWN_CHARACTERS = 100
 _ALIKE = 0.8
-"""So like the name of a setting must another variable be to be taken for a slip."""
+"""The similarity to a setting's name from which another variable counts as a typo."""
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 """Ends of the names that Kubernetes sets by itself for a service called weirguard, or weirguard-something."""
 _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     """From verdict to decision."""
     principals: PrincipalSettings = PrincipalSettings()
-    """How API keys become principals."""
+    """The hash that turns API keys into principals."""
     gate: GateSettings = GateSettings()
     """The gate as a service for proxies."""
     sources: SourcesSettings = SourcesSettings()
@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     """Metrics and health."""
     notify: NotifySettings = NotifySettings()
-    """Who is told of alerts."""
+    """The receivers of weirguard notify."""
     logging: LoggingSettings = LoggingSettings()
     """The log."""
 
@@ -188,7 +188,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(text, _StrictLoader)  # noqa: S506 - a safe loader, and stricter
     except _DuplicateKey as error:
-        raise ConfigurationError(f"{where}: {_position(error)}: a key stands twice; keep one") from None
+        raise ConfigurationError(f"{where}: {_position(error)}: a key occurs twice; keep one") from None
     except yaml.YAMLError as error:
         advice = "not valid YAML; look for quotes, brackets or indentation that do not match there or just before"
         raise ConfigurationError(f"{where}: {_position(error)}: {advice}") from None

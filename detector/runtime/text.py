@@ -20,7 +20,7 @@ def read_text(path: Path, what: str) -> str:
         raise ConfigurationError(f"{what}: cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{what}: {path} is no UTF-8 text, see byte {error.start + 1}; save it as that"
+            f"{what}: {path} is not UTF-8 text, see byte {error.start + 1}; save it as that"
         ) from None
 
 

@@ -106,7 +106,7 @@ def document(data: bytes, encodings: str, limit: int) -> Any:
         raise
     if decoded is data:
         return plain
-    raise Unjudged("ambiguous", "a body is JSON both as it stands and decoded")
+    raise Unjudged("ambiguous", "a body is JSON both encoded and decoded")
 
 
 def _parse(data: bytes) -> Any:
@@ -207,7 +207,7 @@ def _inflate(data: bytes, limit: int, window: int) -> bytes:
         except zlib.error as error:
             raise Unjudged("encoding", f"a body does not decode: {error}") from error
         if not inflater.eof and len(inflated) <= limit:
-            raise Unjudged("encoding", "a body ends before what it was encoded from")
+            raise Unjudged("encoding", "a compressed body is cut short")
         data = inflater.unused_data.lstrip(b"\0")
     return inflated
 

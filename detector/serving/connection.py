@@ -115,7 +115,7 @@ def partitions_of(producer: Any, topic: str) -> int:
         raise TopicMissing(topic) from None
 
 
-def go_back_to_bootstrap(producer: Any) -> None:
+def rebootstrap(producer: Any) -> None:
     """Asks the bootstrap servers again for the brokers, and continues with the same records. Returns at once.
 
     kafka-python 3.0.12 tries only the brokers that it learned of last, without end. The producer stays the same,
@@ -124,12 +124,12 @@ def go_back_to_bootstrap(producer: Any) -> None:
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)
 
 
-def disown(producer: Any) -> None:
+def drop_inherited(producer: Any) -> None:
     """Drops ``producer`` in a forked process without closing it: its sockets belong to the parent."""
     producer._closed = True
 
 
-def abandon(producer: Any) -> None:
+def close_abruptly(producer: Any) -> None:
     """Closes ``producer`` at once; its unsent records fail.
 
     Its public ``close`` raises before stopping the sender thread when records are unsent (kafka-python 3.0.12), so the

@@ -53,7 +53,7 @@ class DecisionReader(BackgroundThread):
         if isinstance(error, TopicMissing) and self._back_off < LONGEST_PAUSE_SECONDS:
             return
         self._counters.add("failures")
-        self._log.warning("session", "cannot follow decisions (will go on trying): %s", error)
+        self._log.warning("session", "cannot read decisions (will try again): %s", error)
 
     def _work(self) -> None:
         load()

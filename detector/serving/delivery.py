@@ -12,7 +12,14 @@ from typing import Any, Literal
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count
 from detector.serving.buffers import FairQueue, Tallies
-from detector.serving.connection import Connection, TopicMissing, abandon, disown, go_back_to_bootstrap, partitions_of
+from detector.serving.connection import (
+    Connection,
+    TopicMissing,
+    close_abruptly,
+    drop_inherited,
+    partitions_of,
+    rebootstrap,
+)
 from detector.serving.isolation import load
 from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.packing import QueriesByOwner, Record, Unpackable, count_by_owner, pack, pack_counts
@@ -80,15 +87,15 @@ class Delivery(BackgroundThread):
         super().end(timeout)
         self._wake.set()
 
-    def disown(self) -> None:
+    def drop_inherited(self) -> None:
         """Drops the parent's connection, in a forked process."""
         if self._producer is not None:
-            disown(self._producer)
+            drop_inherited(self._producer)
 
     def _run(self) -> None:
         super()._run()
         while self._packed:
-            self._lose(self._packed.popleft(), "closed")
+            self._drop_record(self._packed.popleft(), "closed")
         self._disconnect()
 
     def _work(self) -> None:
@@ -114,7 +121,7 @@ class Delivery(BackgroundThread):
     def _step(self) -> None:
         if self._broken:
             self._disconnect()
-            raise ConnectionError("Kafka refused a record; a new producer will go on")
+            raise ConnectionError("Kafka refused a record; a new producer continues")
         self._check_silence()
         if not (len(self._queue) or len(self._tallies) or self._packed):
             return
@@ -135,10 +142,10 @@ class Delivery(BackgroundThread):
             self._last_contact = now
         elif now - self._last_contact > _SILENCE_SECONDS:
             self._report(
-                "silence", "no broker acknowledges query logs since %.0f s (will go on)", now - self._last_contact
+                "silence", "no broker has acknowledged query logs for %.0f s (will try again)", now - self._last_contact
             )
             self._last_contact = now
-            go_back_to_bootstrap(self._producer)
+            rebootstrap(self._producer)
 
     def _partitions(self) -> int:
         if self._producer is None:
@@ -182,7 +189,7 @@ class Delivery(BackgroundThread):
         if record.repairs["converted"]:
             self._log.warning(
                 "converted",
-                "outputs of model %r are declared as probabilities, are none, and were made such; correct output_kind",
+                "outputs of model %r, declared as probabilities, are none and were converted; correct output_kind",
                 next(iter(record.queries))[0],
             )
 
@@ -217,9 +224,9 @@ class Delivery(BackgroundThread):
     def _refused(self, record: Record, error: BaseException) -> None:
         self._broken = True
         self._report("refused", "Kafka refused a record of query logs: %s", error)
-        self._lose(record, "kafka")
+        self._drop_record(record, "kafka")
 
-    def _lose(self, record: Record, reason: str) -> None:
+    def _drop_record(self, record: Record, reason: str) -> None:
         self._count_lost(record.queries, "dropped", reason)
         self._tallies.add(*record.counts)
         self._track(record, -1)
@@ -240,7 +247,7 @@ class Delivery(BackgroundThread):
         producer, self._producer = self._producer, None
         self._broken = False
         if producer is not None:
-            abandon(producer)
+            close_abruptly(producer)
 
     def _failed(self, error: BaseException) -> None:
         super()._failed(error)
@@ -252,7 +259,7 @@ class Delivery(BackgroundThread):
             self._disconnect()
             if self._back_off < _PATIENCE_SECONDS:
                 return
-        self._report("delivery", "cannot send query logs to Kafka (will go on trying): %s", error)
+        self._report("delivery", "cannot send query logs to Kafka (will try again): %s", error)
 
     def _report(self, kind: str, message: str, detail: object) -> None:
         self._counters.add("failures")

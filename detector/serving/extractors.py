@@ -64,7 +64,7 @@ def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str
         if rows and (any(map(_has_names, rows)) or _are_named(rows, answers)):
             if not isinstance(answers, list) or len(answers) != len(rows):
                 queries = max(len(rows), len(answers) if isinstance(answers, list) else 1)
-                raise Unjudged("rows", f"{len(rows)} rows were asked, and others answered", queries)
+                raise Unjudged("rows", f"{len(rows)} rows were sent, and another number answered", queries)
             return Scored(rows, answers, output_kind, _columns(request, leaf, len(rows), None))
         return _scored(_instances(request, inputs), of_rows(answers, "outputs"), output_kind, request, leaf)
 
@@ -157,7 +157,7 @@ def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> Parse
     """Returns the rows of ``instances``, or of ``inputs``, which may be one list a feature. ``names``: of the
     features."""
     if "instances" in request and "inputs" in request:
-        raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they take")
+        raise Unjudged("ambiguous", "a request has both instances and inputs, and servers differ in which they read")
     inputs = request.get("inputs")
     if not isinstance(inputs, dict) or not inputs:
         rows = request.get("instances", inputs)
@@ -190,10 +190,10 @@ def _scored(
 ) -> Scored:
     rows = sent.total
     if answered.total != rows:
-        raise Unjudged("rows", f"{rows} rows were asked and {answered.total} answered", max(rows, answered.total))
+        raise Unjudged("rows", f"{rows} rows were sent and {answered.total} answered", max(rows, answered.total))
     usable = sent.only(answered.positions)
     if not len(usable):
-        raise Unjudged("rows", "no row that can be read has an answer that can be", rows)
+        raise Unjudged("rows", "no readable row has a readable answer", rows)
     features = np.minimum(np.maximum(usable.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
     columns = _columns(request, leaf, rows, usable.positions)
     missing = np.isnan(features)
@@ -274,7 +274,7 @@ def side_by_side(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
     """Returns all ``columns`` side by side. Raises Unjudged if their numbers of rows differ."""
     total = max((column.total for column in columns), default=1)
     if not columns or any(len(column) != total for column in columns):
-        raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", total)
+        raise Unjudged(what, f"{what} are columns of different lengths, or not all are numbers", total)
     return columns[0] if len(columns) == 1 else ParsedMatrix(np.hstack([column.rows for column in columns]), total)
 
 

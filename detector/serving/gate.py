@@ -20,7 +20,7 @@ from detector.serving.decision_reader import DecisionReader
 from detector.serving.decisions import CachedDecision, DecisionTable, renew_lock
 from detector.serving.gate_reporter import GateReporter, new_gate_id
 from detector.serving.metrics import Counters, OpenCounters, RateLimitedLogger
-from detector.serving.responder import Answer, Responder, Whose
+from detector.serving.responder import Answer, NoiseHolder, Responder
 from detector.serving.responses import SPECIFICATION
 from detector.serving.threads import BackgroundService, BackgroundThread
 
@@ -180,8 +180,8 @@ class Gate(BackgroundService[DecisionReader]):
         graded, responder = verdict.graded, self._responder
         if graded is None or responder is None or not ACTIONS[graded.name].is_response:
             return Answer(outputs)
-        whose = Whose(verdict.group or principal_of(principal), model)
-        answer = responder.answer(graded, whose, features, outputs, output_kind=output_kind)
+        holder = NoiseHolder(verdict.group or principal_of(principal), model)
+        answer = responder.answer(graded, holder, features, outputs, output_kind=output_kind)
         if answer.served_mode:
             self.responses.add(answer.served_mode, count_rows(features))
         else:
@@ -205,8 +205,8 @@ class Gate(BackgroundService[DecisionReader]):
         graded, responder = verdict.graded, self._responder
         if graded is None or responder is None or graded.name != SPECIFICATION:
             return requested
-        whose = Whose(verdict.group or principal_of(principal), model)
-        return responder.specification(graded, whose, features, requested, offered)
+        holder = NoiseHolder(verdict.group or principal_of(principal), model)
+        return responder.specification(graded, holder, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
         """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered and ``silence_seconds``

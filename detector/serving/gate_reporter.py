@@ -11,14 +11,14 @@ from collections.abc import Callable
 from detector.contracts.codecs.records import encode
 from detector.contracts.findings import GateReport
 from detector.contracts.principals import NAME_CHARACTERS
-from detector.serving.connection import Connection, abandon, partitions_of
+from detector.serving.connection import Connection, close_abruptly, partitions_of
 from detector.serving.isolation import load
 from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.threads import BackgroundThread
 
 _FIRST_SECONDS = 1.0
 _QUIET_SECONDS = 3_600.0
-"""Between two log lines: a gate enforces as well without its reports."""
+"""Between two log lines: a gate enforces without its reports too."""
 _HOST_CHARACTERS = NAME_CHARACTERS // 2
 
 
@@ -52,7 +52,7 @@ class GateReporter(BackgroundThread):
 
     def _report_error(self, error: BaseException) -> None:
         self._counters.add("unreported")
-        self._log.warning("report", "a gate cannot report what it does (will go on trying): %s", error)
+        self._log.warning("report", "a gate cannot send its report (will try again): %s", error)
 
     def _work(self) -> None:
         self._closing.wait(self._pause)
@@ -66,6 +66,6 @@ class GateReporter(BackgroundThread):
             partitions_of(producer, topic)
             producer.send(topic, encode(report), key=report.gate.encode()).get()
         finally:
-            abandon(producer)
+            close_abruptly(producer)
         self._counters.add("reported")
         self._reset_back_off()

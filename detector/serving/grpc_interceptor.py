@@ -98,7 +98,7 @@ def kserve_method(model_version: str = "1") -> FindTarget:
 
 
 def kserve_messages(extract: Extractor) -> Extractor:
-    """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages in place of JSON."""
+    """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages instead of JSON."""
 
     def extract_messages(request: Any, response: Any) -> Scored | None:
         document = _document(request, "inputs", request.raw_input_contents)
@@ -240,7 +240,7 @@ class GrpcMiddleware(ModelMiddleware):
             if exchange is not None and (notice := notice_of(exchange.verdict)):
                 context.set_trailing_metadata(tuple(notice))  # a method that sets its own replaces it
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
-            self._fail("failures", "a call could not be read, and passed unseen", error)
+            self._fail("failures", "a call could not be read, and passed unchecked", error)
             return None
         if exchange is not None and not exchange.verdict.allowed:
             self._count_refusal(exchange)

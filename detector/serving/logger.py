@@ -78,7 +78,7 @@ class QueryLogger(BackgroundService[Delivery]):
 
     def renew(self) -> None:
         """Starts again in a forked process, where the thread is gone."""
-        self._background.disown()
+        self._background.drop_inherited()
         super().renew()
         self._name_events()
 
@@ -188,11 +188,17 @@ class QueryLogger(BackgroundService[Delivery]):
         for part in rows_of_call(features, outputs, origin.output_kind, loose):
             picked: Any = {name: pick(values, part.positions, queries) for name, values in given.items()}
             optional = self._columns(picked, *part.features.shape) | part.columns
-            whose = origin_of(origin.principal, origin.model, origin.model_version, part.output_kind)
-            own_ids = [ids[position] for position in part.positions]
+            part_origin = origin_of(origin.principal, origin.model, origin.model_version, part.output_kind)
+            part_ids = [ids[position] for position in part.positions]
             rows += cut(
                 QueuedRows(
-                    whose, own_ids, times[part.positions], part.features, part.outputs, optional, part.feature_names
+                    part_origin,
+                    part_ids,
+                    times[part.positions],
+                    part.features,
+                    part.outputs,
+                    optional,
+                    part.feature_names,
                 )
             )
         unusable = queries - sum(piece.queries for piece in rows)
@@ -261,14 +267,14 @@ class QueryLogger(BackgroundService[Delivery]):
             self.counters.add("invalid")
             self._log.warning("invalid", "%s queries of model %.80r were not counted: %s", kind, model, error)
 
-        def nameless(_: BaseException) -> None:
+        def count_unattributed(_: BaseException) -> None:
             self._tallies.add_unattributed(queries)
             self._log.warning("nameless", "%d queries (%s) were counted without a name", queries, kind)
 
         with suppress_errors(failed):
             queries, why = as_count(queries), "" if kind == "refused" else as_reason(reason)
             self.counters.add(kind, queries)
-            with suppress_errors(nameless):
+            with suppress_errors(count_unattributed):
                 check_names(model=model)
                 self._tallies.add(Count(model, principal_of(principal), kind, queries, time.time(), why))
             self._wake()

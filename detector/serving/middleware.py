@@ -219,7 +219,7 @@ class ModelMiddleware:
         try:
             target = find_target(self._target, scope, self._app_root)
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
-            self._fail("failures", "target failed, and a request passed unseen", error)
+            self._fail("failures", "target failed, and a request passed unchecked", error)
             return None
         if target is None:
             self.counters.add("unmatched")
@@ -262,7 +262,7 @@ class ModelMiddleware:
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("extract_failures", "the extractor failed, and a query is unjudged", error)
             exchange.fault = Unjudged("extractor", "the extractor failed")
-        if answer.too_large and exchange.fault:  # a stream may go on for ever
+        if answer.too_large and exchange.fault:  # a stream may never end
             self._settle(exchange, answer)
 
     def _finish(self, exchange: Exchange, answer: Copies, method: str | None) -> None:

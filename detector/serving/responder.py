@@ -44,7 +44,7 @@ def check_response(action: Action) -> None:
         raise ConfigurationError(f"spec_noise has no parameter {min(parameters)!r:.40}; it has scale")
 
 
-class Whose(NamedTuple):
+class NoiseHolder(NamedTuple):
     """The holder of the noise: a principal or a group, for one model."""
 
     holder: str
@@ -82,7 +82,13 @@ class Responder:
         return {}
 
     def answer(
-        self, graded: Graded, whose: Whose, features: Any, outputs: Any, *, output_kind: OutputKind = "probabilities"
+        self,
+        graded: Graded,
+        holder: NoiseHolder,
+        features: Any,
+        outputs: Any,
+        *,
+        output_kind: OutputKind = "probabilities",
     ) -> Answer:
         """Returns the answer to ``features`` under the decision's action. Never raises.
 
@@ -96,7 +102,7 @@ class Responder:
             if output_kind != "probabilities":
                 declined = {"label": response.labels, "score": response.scores}
                 raise NoProbabilities(declined.get(output_kind, "there are no outputs"))
-            answer = self._changed(response, numbers, whose, features, outputs)
+            answer = self._changed(response, numbers, holder, features, outputs)
         except ConfigurationError as fault:
             return self._own(outputs, "unserved", queries, fault)
         except NoProbabilities as fault:
@@ -107,7 +113,7 @@ class Responder:
         return Answer(answer, response.name)
 
     def specification(
-        self, graded: Graded, whose: Whose, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
+        self, graded: Graded, holder: NoiseHolder, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
     ) -> NDArray[np.float64]:
         """Returns the specification by which to choose a model for ``requested`` (n, 2) under ``spec_noise``, the same
         for equal inputs. A thief who sweeps specifications finds other borders with each input, and no single model
@@ -118,15 +124,15 @@ class Responder:
         wanted: NDArray[np.float64] = np.asarray(requested, dtype=np.float64).reshape(-1, 2)
         with suppress_errors(lambda fault: self._own(None, "unserved", len(wanted), fault)):
             scale = _SCALE.checked("scale of spec_noise", graded.parameters.get("scale", _SCALE.default))
-            draws = self._key.draws(*whose, features, len(wanted))
+            draws = self._key.draws(*holder, features, len(wanted))
             return specification_noise(wanted, draws, scale, offered)
         return wanted
 
     def _changed(
-        self, response: Response, parameters: Mapping[str, float], whose: Whose, features: Any, outputs: Any
+        self, response: Response, parameters: Mapping[str, float], holder: NoiseHolder, features: Any, outputs: Any
     ) -> Any:
         queries = count_rows(features)
-        draws = self._key.draws(*whose, features, queries) if response.keyed else Draws.none(queries)
+        draws = self._key.draws(*holder, features, queries) if response.keyed else Draws.none(queries)
 
         def change(rows: Array, numbers: NDArray[np.int64]) -> Array:
             return response.change(rows, draws.take(numbers), parameters)

@@ -60,7 +60,7 @@ def files_of(paths: Sequence[Path]) -> list[Path]:
 def format_of(path: Path) -> Format:
     """Returns the format of the file at ``path``, by its suffix. Raises ConfigurationError if either is unknown."""
     known = FORMATS.get(suffix_of(path))
-    advice = f"write the log as one of {', '.join(FORMATS)}, of which all but .parquet may end in .gz or .zst besides"
+    advice = f"write the log as one of {', '.join(FORMATS)}, of which all but .parquet may also end in .gz or .zst"
     if known is None or (known.read is read_parquet and path.suffix.lower() in COMPRESSED):
         raise ConfigurationError(f"{path}: cannot read {path.suffix or 'a file without a suffix'}; {advice}")
     if not path.is_file():

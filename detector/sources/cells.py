@@ -107,7 +107,7 @@ def numbers_of(part: TablePart, name: str, column: Any) -> NDArray[np.float64]:
         if number is not None:
             numbers[row] = number
         elif text is not None:
-            part.refuse(row, f"{name} is {shown(text)}, which is no number")
+            part.refuse(row, f"{name} is {shown(text)}, which is not a number")
     return numbers
 
 
@@ -241,7 +241,7 @@ def _numbers(values: list[Any]) -> list[float]:
     for at, value in enumerate(values):
         number = _number(value)
         if number is None:
-            raise ValueError(f"[{at}] is {shown(value)}, which is no number")
+            raise ValueError(f"[{at}] is {shown(value)}, which is not a number")
         numbers.append(number)
     return numbers
 

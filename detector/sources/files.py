@@ -109,4 +109,4 @@ def _check(path: Path, start: bytes) -> None:
         if start.startswith(magic):
             raise ConfigurationError(f"{path}: the file is {what}")
     if b"\0" in start:
-        raise ConfigurationError(f"{path}: the file is no text: it holds bytes of 0")
+        raise ConfigurationError(f"{path}: the file is not text: it holds zero bytes")

@@ -50,7 +50,7 @@ def parse_map(texts: Sequence[str]) -> dict[str, ColumnSource]:
     for part in (part for text in texts for part in _split(text, ",")):
         role, equals, source = part.partition("=")
         if not equals:
-            raise ConfigurationError(f"--map: {part!r} says nothing; {_ADVICE}")
+            raise ConfigurationError(f"--map: {part!r} is empty; {_ADVICE}")
         if role.strip() in sources:
             raise ConfigurationError(f"--map: {role.strip()} is there twice; join columns with |")
         sources |= sources_of({role.strip(): source.strip()}, "--map")
@@ -61,7 +61,7 @@ def sources_of(map_: Mapping[str, str], where: str) -> dict[str, ColumnSource]:
     """Returns the sources in ``map_``, texts by role. ``where``: the name of the option or setting. Raises
     ConfigurationError."""
     if unknown := [role for role in map_ if role not in ROLES]:
-        raise ConfigurationError(f"{where}: {unknown[0]!r} is no role; there are {', '.join(ROLES)}")
+        raise ConfigurationError(f"{where}: {unknown[0]!r} is not a role; there are {', '.join(ROLES)}")
     return {role: _source(role, text, where) for role, text in map_.items()}
 
 

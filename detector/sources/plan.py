@@ -197,10 +197,10 @@ class _Assignment:
             but = f", and not {_listed(others)}" if others else ""
             self.notes.append(f"took as features the columns {_listed(names)}{but}; others with --map features=COLUMNS")
         if not self._has("outputs"):
-            self.notes.append("no outputs; only what was asked is judged. Name them with --map outputs=COLUMNS")
+            self.notes.append("no outputs; only the inputs are judged. Name them with --map outputs=COLUMNS")
         if not self._has("occurred_at"):
             self.notes.append(
-                "no occurred_at; rows count as one second apart, as they stand. Name it with --map occurred_at=COLUMN"
+                "no occurred_at; rows count as one second apart, in file order. Name it with --map occurred_at=COLUMN"
             )
         for role, stand_in in STAND_INS.items():
             if not self._has(role):

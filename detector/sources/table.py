@@ -274,7 +274,7 @@ def _find_faults(columns: _TableColumns, part: TablePart) -> None:
     for role in _NEEDED:
         for row, text in enumerate(columns.texts[role]):
             if text is None:
-                part.refuse(row, f"{role} is null or no text")
+                part.refuse(row, f"{role} is null or not a text")
     kinds: Sequence[str] = get_args(OutputKind)
     for row, kind in enumerate(columns.texts.get("output_kind", ())):
         if kind is not None and kind not in kinds:
@@ -297,7 +297,7 @@ def _times(reader: LogReader, plan: ColumnPlan, part: TablePart) -> NDArray[np.f
     times = times_of(column)
     for row in np.flatnonzero(np.isnan(times)).tolist():
         (value,) = values_in(column.slice(row, 1))
-        mistake = "null" if value is None else f"{shown(value)}, which is no moment"
+        mistake = "null" if value is None else f"{shown(value)}, which is not a time"
         part.refuse(row, f"{name} is {mistake}", "time")
     return times
 

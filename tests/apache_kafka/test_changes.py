@@ -25,7 +25,7 @@ CODECS = ("gzip", "lz4", "snappy", "zstd")
 
 
 async def transactions(service: Service, codec: str | None) -> None:
-    """Twenty queries of each of four accounts in two transactions of which the second is given up, as is a third."""
+    """Twenty queries of each of four accounts in two transactions; the second and a third are aborted."""
     producer = aiokafka.AIOKafkaProducer(
         bootstrap_servers=service.kafka.bootstrap_servers,
         compression_type=codec,

@@ -1,4 +1,5 @@
-"""What Kafka refuses for good: cut, left out and counted, or said with what has to be changed; never a restart loop."""
+"""Records that Kafka refuses permanently are cut, left out and counted, or reported with what to change; there is no
+restart loop."""
 
 from __future__ import annotations
 

@@ -46,9 +46,8 @@ class Relay:
 
 
 class MovingNode:
-    """Apache Kafka of which clients know the relay's address alone; ``node`` is where it is now.
-
-    ``steady`` is a listener of it that never moves, for those who are to see all.
+    """Apache Kafka whose clients know only the relay's address; ``node`` is its current node. ``steady`` is a listener
+    that never moves, for observers.
     """
 
     def __init__(self, directory: Path, extra: str = "") -> None:

@@ -142,7 +142,7 @@ class KafkaNode:
         self._end(signal.SIGKILL, 60.0)
 
     def restart(self, down_seconds: float = 0.0, *, kill: bool = False) -> None:
-        """Stop (or kill), stay away for ``down_seconds``, start on the same directory and port."""
+        """Stops (or kills) it, waits ``down_seconds``, and starts it on the same directory and port."""
         self.kill() if kill else self.stop()
         time.sleep(down_seconds)
         self.start()

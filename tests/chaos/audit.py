@@ -1,4 +1,4 @@
-"""The audit: from the records on the broker alone, was every query counted once and everything said that had to be?
+"""The audit: from the records on the broker alone, was every query counted once and every due message published?
 
 It imports nothing of the stream, so that it can catch the stream's mistakes. What it holds the workers to:
 
@@ -342,7 +342,7 @@ def content(value: bytes) -> str:
 
 
 def _check_invented(logs: Logs, names: Names, report: Report) -> None:
-    """Every alert and decision on the broker stands in some state record, even if one that came too late to count."""
+    """Every alert and decision on the broker is in some state record, even if that came too late to count."""
     meant = defaultdict[str, set[str]](set)
     whole = (one for partition in logs.partitions(names.state) for one in _whole(logs.entries[names.state, partition]))
     for message in (message for entry in whole for message in _outbox(entry)):

@@ -97,8 +97,8 @@ def move_broker(stage: Stage, chance: random.Random) -> str:
 
 
 def jump_clock(stage: Stage, chance: random.Random) -> str:
-    """A record in each partition says that it is years ahead, and one that it is of 1970, as of a broker whose clock
-    jumps. Only workers at work live to see it: the start refuses a topic that lets producers say what time it is."""
+    """A record in each partition has a time years ahead, and one a time of 1970, as from a broker whose clock jumps.
+    Only running workers meet it: at start they refuse a topic whose producers set the time."""
     stage.wait("all workers at work", stage.all_ready)
     _stamp(stage, "CreateTime")
     for moment in (time.time() + chance.uniform(1, 9) * _YEAR, 0.0, time.time() + _YEAR):
@@ -125,8 +125,8 @@ def send_poison(stage: Stage, chance: random.Random) -> str:
 
 
 def change_topics(stage: Stage) -> list[str]:
-    """The source is deleted and made again: all workers stop and say so; what they advise is done, and they start anew.
-    Then a partition is added to it: again all stop."""
+    """The source is deleted and created again: all workers stop and say so. Their advice is followed, and they start
+    again. Then a partition is added: again all stop."""
     kafka = stage.settings.kafka
     with KafkaAdminClient(bootstrap_servers=stage.bootstrap) as admin:
         _make_again(admin, stage)
@@ -155,7 +155,7 @@ def _make_again(admin: KafkaAdminClient, stage: Stage) -> None:
 
 
 def _all_stop(stage: Stage, sentence: str) -> str:
-    """All workers stop for good within a minute, and each has said ``sentence``."""
+    """All workers stop within a minute and are not restarted, and each has logged ``sentence``."""
     started = time.monotonic()
     stage.wait(sentence, lambda: not any(worker.running for worker in stage.workers), _NOTICED_SECONDS)
     for worker in stage.workers:

@@ -59,8 +59,8 @@ def _only(batch: QueryBatch, rows: np.ndarray[Any, np.dtype[np.int64]]) -> Query
 class Load:
     """A thread that sends ``queries_per_second`` from ``population`` until it is stopped.
 
-    Behind its time, because the broker is away, it catches up. ``rows``: queries handed over. ``last``: by partition
-    the offset of the last record that the broker took, final after ``stop``.
+    It catches up after the broker was down. ``rows``: queries handed over. ``last``: by partition the offset of the
+    last record that the broker took, final after ``stop``.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class Logs:
         return sorted(partition for name, partition in self.entries if name == topic)
 
     def copy(self) -> Logs:
-        """As it is now, while a tail goes on writing."""
+        """The current state, while a tail continues to write."""
         return Logs(defaultdict(list, {place: list(entries) for place, entries in list(self.entries.items())}))
 
 

@@ -241,7 +241,7 @@ class HostileProducer:
         return aiokafka.AIOKafkaProducer(bootstrap_servers=self._bootstrap, compression_type=codec, **options)
 
     async def _bomb(self, codec: str) -> None:
-        """One record that is a few kilobytes on the broker and takes all that memory of whoever reads it."""
+        """One record that has a few kilobytes on the broker and takes all that memory from its reader."""
         async with self._client(codec, 2 * _BOMB_BYTES) as client:
             await client.send_and_wait(self._topics.queries, b" " * _BOMB_BYTES, partition=0)
         self.sent.records += 1

@@ -42,7 +42,7 @@ class Population:
         self.names += [f"ring-{at:03d}" for at in range(ring)]
 
     def draw(self, rows: int) -> QueryBatch:
-        """The next ``rows`` queries. ``occurred_at`` is 0 throughout: whoever sends them sets it."""
+        """The next ``rows`` queries. ``occurred_at`` is 0; the sender sets it."""
         thieves = min(len(self._walks) - 1, self._drawn // self._pause)
         ring = self._weights[self._ring :] if self._drawn >= self._pause else ()
         active = np.r_[: self._honest + thieves, self._ring : self._ring + len(ring)]

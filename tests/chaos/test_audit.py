@@ -110,7 +110,7 @@ def decision(epoch: tuple[int, int], action: str = "slow") -> list[Any]:
 
 
 def faultless() -> History:
-    """Two owners: the first alerts; its frozen record comes late; the second goes on and repeats a decision."""
+    """Two owners: the first alerts; its frozen record comes late; the second continues and repeats a decision."""
     history = History()
     for _ in range(4):
         history.query()

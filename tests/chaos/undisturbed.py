@@ -1,4 +1,4 @@
-"""What should have come of the queries, had nothing happened: ``weirguard replay`` of the same records.
+"""The expected outcome of an undisturbed run: ``weirguard replay`` of the same records.
 
 The records go into one Parquet file a partition, with their Kafka timestamps. The disturbed run's alerts and decisions
 are those on the broker; its verdicts are what an engine says that is rebuilt from the state records that count. Both
@@ -227,7 +227,7 @@ def _verdicts(engine: Engine, further: QueryBatch) -> dict[str, Verdict]:
 
 
 def _merged(before: dict[str, Verdict], now: dict[str, Verdict]) -> dict[str, Verdict]:
-    """Both ways of rebuilding must agree; where they do not, a verdict that nobody expects says so."""
+    """Both ways of rebuilding must agree; if they do not, an unexpected verdict shows it."""
     return {
         name: verdict if name not in before or before[name].agrees(verdict) else replace(verdict, queries=-1)
         for name, verdict in now.items()

@@ -83,7 +83,7 @@ class Worker:
             self._supervisor = None
 
     def leave(self) -> float:
-        """SIGTERM; returns after how many seconds it had gone. Raises where it did not go cleanly."""
+        """Sends SIGTERM; returns the seconds until it ended. Raises unless it ended cleanly."""
         assert self._supervisor is not None, f"{self.name} does not run"
         started = time.monotonic()
         self._supervisor.terminate()

@@ -181,14 +181,14 @@ def test_the_page_needs_nothing_from_outside_and_escapes_names(log: Path, profil
 def test_an_unknown_principal_is_answered_with_near_names(log: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"no query of 'malory'; did you mean 'mallory'\?"):
         run("malory", "--log", log)
-    with pytest.raises(ConfigurationError, match="4 other principals asked, such as"):
+    with pytest.raises(ConfigurationError, match="4 other principals sent queries, such as"):
         run("zzzzzzzzzz", "--log", log)
 
 
 def test_several_models_must_be_told_apart(tmp_path: Path) -> None:
     other = replace(honest("ana", 2), model="loans")
     path = write_jsonl(tmp_path / "log.jsonl", honest("ana", 1), other)
-    with pytest.raises(ConfigurationError, match=r"asked several models: credit, loans; choose with --model"):
+    with pytest.raises(ConfigurationError, match=r"queried several models: credit, loans; choose with --model"):
         run("ana", "--log", path)
     with pytest.raises(ConfigurationError, match=r"no query of 'ana' to 'faces'"):
         run("ana", "--log", path, "--model", "faces")

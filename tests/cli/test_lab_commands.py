@@ -72,7 +72,7 @@ def test_the_demo_refuses_options_that_it_cannot_keep(stand: Stand, wrong: tuple
 
 
 class _Model(BaseHTTPRequestHandler):
-    """Answers honest accounts with one probability vector a row, and turns the thief away."""
+    """Answers honest accounts with one probability vector per row, and refuses the thief."""
 
     protocol_version = "HTTP/1.1"
     status = 200

@@ -80,7 +80,7 @@ def test_the_settings_may_say_which_columns_are_what(
     settings.write_text("sources:\n  map: {who: user}\n", "utf-8")
     capsys.readouterr()
     assert _run("config", "check", "--settings", settings) == 2
-    assert "sources.map: 'who' is no role" in capsys.readouterr().err
+    assert "sources.map: 'who' is not a role" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("odd", "status"), [(30, 0), (40, 3)])
@@ -94,7 +94,7 @@ def test_many_refused_rows_are_an_exit_status_and_the_outputs_are_there(
     refused = [json.loads(line) for line in (tmp_path / "out" / "refused.jsonl").read_text("utf-8").splitlines()]
     assert refused[0]["row"] == 1
     assert refused[0]["file"].endswith("part-1.csv")
-    assert refused[0]["detail"] == "f_1 is 'n/a', which is no number"
+    assert refused[0]["detail"] == "f_1 is 'n/a', which is not a number"
     assert _run("calibrate", "--honest", logs, "--map", MAP, "--out", tmp_path / "own.profile") == status
     assert Profile.from_bytes((tmp_path / "own.profile").read_bytes()).model == "credit"
     said = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``weirguard scan``: a log that nobody vouches for to a report, a record and a profile."""
+"""``weirguard scan``: from an unlabelled log to a report, a record and a profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What would have been enforced, told from the records that a real ledger publishes."""
+"""The shadow report of the records that a real ledger publishes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from detector.explain.shadow import (
     duration,
     headline,
     page,
+    reasons_of,
     sentences,
     shadow_report,
     table_of,
-    why,
 )
 from detector.policy.allowlist import Allowlist, Exemption
 from detector.policy.config import Policy
@@ -110,7 +110,7 @@ def test_the_report_says_how_many_why_and_at_what_cost() -> None:
     assert "digits: 2 of 50 accounts with a score (4.0%)." in said
     assert "refuse: 1 account for 16.7 min together; it would have cost them: all answers." in said
     assert "Judged without a profile: 1 account." in said
-    assert [why(one) for one in report.principals] == [
+    assert [reasons_of(one) for one in report.principals] == [
         "signal:prada; evidence of structure; w",
         "signal:prada; evidence of content; w; uncalibrated",
     ]

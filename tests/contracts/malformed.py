@@ -78,7 +78,7 @@ def _features(*numbers: float) -> str:
 
 
 def _packed(**changes: Any) -> Callable[[Random, str], bytes]:
-    """A packed record of two rows with ``changes``; a row is bad in both rows where it is bad at all."""
+    """A packed record of two rows with ``changes``; if one row is bad, both are."""
 
     def make(random: Random, principal: str) -> bytes:
         record: dict[str, Any] = {

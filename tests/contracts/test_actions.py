@@ -1,4 +1,4 @@
-"""One suite over all actions: each is ordered, can be sent, is refused where it is wrong, and has a fallback."""
+"""One suite over all actions: each is ordered, can be sent, is refused if it is wrong, and has a fallback."""
 
 from __future__ import annotations
 

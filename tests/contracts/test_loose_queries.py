@@ -151,7 +151,7 @@ def test_packed_loose_batches_come_back_whole_and_joined(rows: int, dimension: i
 
 
 def test_a_reader_of_packed_queries_alone_refuses_loose_ones_whole() -> None:
-    """What a detector of the version before reads is the schema, and whatever stands in it."""
+    """A detector of the previous version reads the schema and its fields."""
     plain, loose = make_batch(), make_batch(**loose_columns(5, 4, 3))
     none = make_batch(output_kind="none", outputs=np.zeros((5, 0), np.float32))
     assert b"weirguard.packed-queries/1" in encode_packed(plain)

@@ -1,4 +1,4 @@
-"""Names that anybody can send, made fit for a record: kept where they are fit, else derived from what was sent."""
+"""Names that any caller can send: kept if they fit a record, else replaced by a name derived from them."""
 
 from __future__ import annotations
 

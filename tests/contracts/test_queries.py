@@ -1,4 +1,4 @@
-"""Queries through both encodings: good ones come back whole, bad rows are told from good ones."""
+"""Queries through both encodings: good ones come back complete, bad rows are separated from good ones."""
 
 from __future__ import annotations
 

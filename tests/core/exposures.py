@@ -50,7 +50,7 @@ def tree() -> Tree:
 
 
 def asked(seed: int, count: int, *, spread: float = 1.0) -> Queries:
-    """Uniform queries, some of them asked before; with a small ``spread`` about one corner of the space."""
+    """Uniform queries, some of them repeats; with a small ``spread`` about one corner of the space."""
     rng = np.random.default_rng(seed)
     features = (spread * rng.random((count, DIMENSION))).astype(np.float32)
     for at in np.flatnonzero(rng.random(count) < 0.1).tolist():
@@ -70,7 +70,7 @@ def _plain() -> Profile:
 
 
 def profile(own: Validation | None = None, model: OwnerModel | None = None) -> Profile:
-    """One that accuses nobody."""
+    """A signal that flags no account."""
     return replace(_plain(), owner_model=model, validation=own or validation())
 
 

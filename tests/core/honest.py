@@ -32,7 +32,7 @@ def thief(name: str = "mallory", seed: int = 5, rows: int = 120) -> QueryBatch:
 
 
 def account(name: str, features: NDArray[np.float64], seed: int) -> QueryBatch:
-    """``features`` asked by ``name``, a query a second."""
+    """The queries ``features`` of ``name``, one per second."""
     rows = features.astype(np.float32)
     return QueryBatch(
         model="credit",

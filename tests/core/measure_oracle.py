@@ -27,7 +27,7 @@ Vector = NDArray[Any]
 
 @dataclass(frozen=True)
 class Query:
-    """One query; ``output`` is None where it is not of the reference's kind and width."""
+    """One query; ``output`` is None unless it has the reference's kind and width."""
 
     features: Vector
     output: Vector | None
@@ -63,7 +63,7 @@ class Account:
     _unsure: set[str] = field(default_factory=set)
 
     def query(self, query: Query) -> tuple[dict[str, float], dict[str, float]]:
-        """The value of each measure, NaN where it cannot say, and the weight on each clock."""
+        """The value of each measure, NaN if it has none, and the weight on each clock."""
         vector = (query.features / self.reference.scale).astype(np.float32)
         point, beside = self._place(vector)
         self.places.append(point)

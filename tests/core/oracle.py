@@ -65,7 +65,7 @@ class OraclePrincipal:
 def verdicts(
     features: NDArray[np.float32], labels: NDArray[np.int64], delta: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Verdict and latest W as of each query of one principal."""
+    """Verdict and latest W after each query of one principal."""
     principal = OraclePrincipal(delta)
     flagged, w = [], []
     for vector, label in zip(features, labels.tolist(), strict=True):

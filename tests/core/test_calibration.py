@@ -290,7 +290,7 @@ def test_one_more_account_of_a_single_query_hardly_moves_the_threshold() -> None
 
 
 def _sharing(count: int, each: int, seed: int, pool: Floats) -> list[QueryBatch]:
-    """Accounts that ask some of the same rows each, and none of their own."""
+    """Accounts that each send some of the same rows, and no others."""
     generator = np.random.default_rng(seed)
     return [account(f"user-{at}", pool[generator.choice(len(pool), each, False)], at) for at in range(count)]
 
@@ -350,7 +350,7 @@ def test_progress_tells_of_every_account() -> None:
 
 
 def test_an_odd_account_raises_no_threshold_for_the_others_and_excuses_its_like_alone() -> None:
-    """One who asks far from all others, the same few things with every sign of a robot."""
+    """An account that sends the same few queries, far from all others, like a robot."""
     rng = np.random.default_rng(6)
     far = 4 + 0.01 * rng.standard_normal((60, DIMENSION))
     odd = calibrate([*crowd(16), account("odd", far, 0)], BUDGET)

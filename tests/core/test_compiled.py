@@ -1,4 +1,4 @@
-"""Compiled loops: when there is machine code, when it is believed, and what runs where there is none."""
+"""Compiled loops: when there is machine code, when it is used, and what runs without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A feature that is as large as can be neither stops the engine nor hides whoever sends it."""
+"""The largest possible feature neither stops the engine nor hides its sender."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``information_gain`` follows lists of what each principal asked; cuts, restarts and merging change nothing."""
+"""``information_gain`` equals one computed from lists of each principal's queries; cuts, restarts and merging change
+nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def _exposure(own: Validation, queries: Queries, count: int) -> float:
 
 
 def _obvious(piece: QueryBatch) -> list[float]:
-    """The exposure as of each row: refitted from a dictionary of all that the principal asked."""
+    """The exposure after each row: refitted from a dictionary of the principal's queries."""
     own = validation()
     known = own.levels.sketch(own.features[:, own.levels.columns])
     examination = TreeProbe(known, own.labels)

@@ -167,7 +167,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 @dataclass(frozen=True)
 class Heard:
-    """What ``suspicion`` told its listener, and what the engine showed."""
+    """The values that ``suspicion`` gave its listener, and those that the engine returned."""
 
     values: dict[str, Floats]
     weights: dict[str, Floats]

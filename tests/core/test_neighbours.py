@@ -146,7 +146,7 @@ def _engine(mode: EngineMode, rows: int, dimension: int, *, judged: bool) -> tup
 
 
 def _pieces(seed: int, dimension: int, count: int, scale: float) -> list[QueryBatch]:
-    """Some principals who ask much and some who ask little: near duplicates, repeats, ties on a grid."""
+    """Some principals with many queries and some with few: near duplicates, repeats, ties on a grid."""
     generator = np.random.default_rng(seed)
     pieces = []
     for kind in (*KINDS, "grid"):

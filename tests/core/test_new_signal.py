@@ -40,7 +40,7 @@ def _distance(one: Features, others: NDArray[Any]) -> float:
 
 
 def _obvious(piece: QueryBatch) -> list[float]:
-    """What the toy adds up, from lists of everything each principal asked."""
+    """The sums of the toy signal, from lists of each principal's queries."""
     totals: dict[str, float] = {}
     agents: dict[str, OraclePrincipal] = {}
     out = []

@@ -1,4 +1,4 @@
-"""Measures of an engine that was recovered: its rows stand in other places, and nothing may depend on that."""
+"""Measures of a recovered engine: its rows are at other places in memory, and nothing may depend on that."""
 
 from __future__ import annotations
 

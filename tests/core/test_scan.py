@@ -1,4 +1,4 @@
-"""Who stands out in a log that nobody vouches for."""
+"""The accounts that stand out in an unlabelled log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CROWD = crowd(32)
 
 
 def uniform(name: str, seed: int, rows: int = 80) -> QueryBatch:
-    """One who asks anything at all."""
+    """An account that sends arbitrary queries."""
     return account(name, np.random.default_rng(seed).uniform(-1.5, 2.5, (rows, DIMENSION)), seed)
 
 

@@ -53,7 +53,7 @@ class Stream:
         return cls(spread, exemplars, rng.integers(0, principals, count), MeasuredQueries(values, weights, states))
 
     def scored(self, cuts: list[int]) -> tuple[Array, Array]:
-        """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
+        """Returns the scores and D after each query, in calls that end at ``cuts``; each has only slots that occur."""
         count, scoring = int(self.slot.max()) + 1, Scales.of(OWN, self.spread, TAILS)
         held, extremes = np.zeros((count, width(OWN))), np.zeros((count, 3))
         parts = []

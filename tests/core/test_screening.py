@@ -1,4 +1,4 @@
-"""Thieves among the accounts that are taken for honest: named, told from odd honest users, left out."""
+"""Thieves among the accounts given as honest: named, distinguished from odd honest users, left out."""
 
 from __future__ import annotations
 

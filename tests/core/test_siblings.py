@@ -1,4 +1,4 @@
-"""Engines that share their arrays and are asked together give and log the same as each engine alone."""
+"""Engines that share arrays and observe together return and log the same as each engine alone."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_whoever_was_evicted_starts_afresh() -> None:
 
 
 def test_state_is_bounded_per_principal() -> None:
-    """It does not grow with what is asked, and is gone with whoever asked it."""
+    """It does not grow with the queries, and goes with their account."""
     engine, bare = _engine("short history"), Engine(EngineConfig(limits=Limits(history_queries=40)))
     own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + len(EXTREMES) * 8 + WIDTH * 4 + 8 + 1
     notes = 40 * (4 + 8)  # the answer to each query that is held
@@ -382,7 +382,7 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
 
 
 def test_others_in_the_same_batch_change_nothing() -> None:
-    """Nor does what they ask, however large: sums of all are formed together."""
+    """Nor do their queries, however large: the sums of all are formed together."""
     thief = _thief()
     alone = observe(_engine(), [thief]).signals["suspicion"]
     wild = random(np.random.default_rng(11), 120, DIMENSION)

@@ -161,7 +161,7 @@ def test_a_slot_that_was_dropped_begins_anew(name: str) -> None:
 
 
 def fingerprint() -> str:
-    """What both tests say of small streams, as hexadecimal digits."""
+    """The results of both tests on small streams, as hexadecimal digits."""
     said = [judge(make(), stream(kind, 6, 500, principals=2)) for make in TESTS.values() for kind in KINDS]
     return "".join(values[::7].tobytes().hex() for part in said for values in part.values())
 

@@ -1,4 +1,5 @@
-"""A thief at work against a guarded server: how many answers until turned away, and what the detector has of them."""
+"""A thief against a guarded server: the number of answers until the first refusal, and those that the detector accounts
+for."""
 
 from __future__ import annotations
 
@@ -56,7 +57,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Thief:
-    """One account with one ``evasion``; the same seed asks the same questions."""
+    """One account with one ``evasion``; the same seed gives the same queries."""
 
     def __init__(self, evasion: Evasion, seed: int = 5) -> None:
         self.token = f"token-of-{evasion.__name__}-{seed}"
@@ -70,7 +71,7 @@ class Thief:
         return [Identity().principal({"authorization": f"Bearer {self.token}"}), AMBIGUOUS]
 
     def steal(self, service: Service, serving: Serving) -> Outcome:
-        """Ask until turned away for good or out of questions."""
+        """Queries until refused permanently or out of queries."""
         start, before = answered_rows(service), self._account(service)
         answers, answered, away = None, 0, 0
         with httpx.Client(timeout=30, limits=httpx.Limits(max_keepalive_connections=0)) as client:

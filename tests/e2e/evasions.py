@@ -94,7 +94,7 @@ def versions(asked: Asked, dice: random.Random, number: int) -> None:
 
 
 def own_version(asked: Asked, dice: random.Random, number: int) -> None:
-    """A version that nobody else asks for."""
+    """A version that no other account names."""
     asked.path = "/v1/models/credit/versions/mine:predict"
 
 

@@ -1,4 +1,4 @@
-"""A model server that answers whatever it is asked, as boosted trees do: the easiest one to hide queries from."""
+"""A model server that answers any query, as boosted trees do: with it, queries are easiest to hide."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model servers that know nothing of Weirguard: what they are asked and say is read out of the JSON that passes."""
+"""Model servers that do not know Weirguard: queries and answers are read from the JSON that passes."""
 
 from __future__ import annotations
 

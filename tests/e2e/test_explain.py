@@ -1,4 +1,4 @@
-"""A running service is asked why: its topics give the verdict that it gave itself."""
+"""The explanation from a running service's topics gives the service's own verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``weirguard gate serve`` behind nginx under load: decisions are obeyed, and the loss of the broker stops nobody."""
+"""``weirguard gate serve`` behind nginx under load: decisions are applied, and the loss of the broker stops no
+request."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ def _page(port: int, path: str) -> str:
 
 
 class Load:
-    """An honest client that asks for both models without a pause, and counts the answers by model and status."""
+    """An honest client that queries both models without a pause, and counts the answers by model and status."""
 
     def __init__(self, address: str) -> None:
         self.seen: Counter[tuple[str, int]] = Counter()

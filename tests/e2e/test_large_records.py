@@ -40,7 +40,7 @@ def _send_newcomers(service: Service, number: int) -> list[str]:
 
 
 def _halves(log: list[Any]) -> int:
-    """Records of which a dead owner left some parts."""
+    """Records that a dead owner left incomplete."""
     decoded = [decode(record.value) for record in log if record.partition == 0]
     return sum(
         isinstance(one, RecordPart) and one.number + 1 < one.count and not isinstance(two, RecordPart)

@@ -114,7 +114,7 @@ def test_what_is_refused_for_good_is_kept_counted_and_in_nobodys_way(alerts: Ale
     assert {line["notification"]["id"] for line in lines} == set(alerts.sent)
     assert {(line["receiver"], line["why"]) for line in lines} == {("hook", "422 what you sent is kept")}
     log = [json.loads(line) for line in notifier.log.read_text("utf-8").splitlines()]
-    assert [line["id"] for line in log if line["event"] == "refused for good"]
+    assert [line["id"] for line in log if line["event"] == "refused permanently"]
 
 
 def test_models_severities_and_dead_letters_reach_whom_they_are_for(alerts: Alerts, tmp_path: Path) -> None:

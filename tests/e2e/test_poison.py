@@ -1,4 +1,5 @@
-"""Records that end whoever processes them: found, put aside and counted, and everything else goes on."""
+"""Records that end the worker that processes them: found, moved to the dead letters and counted, while all others are
+processed."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def ask_as_it_is(port: int, method: str, path: str, headers: dict[str, str], bod
 
 @contextmanager
 def model_server() -> Iterator[int]:
-    """A model server that asks nobody; gives its port."""
+    """A model server without a gate; gives its port."""
     with ThreadingHTTPServer(("127.0.0.1", 0), ModelHandler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, args=[0.05])

@@ -27,7 +27,7 @@ SHOWN, SHOWN_ON_SUCCESS = (
 
 
 def checked(port: int, path: str = "/predict", method: str = "POST", **headers: str) -> tuple[int, dict[str, str]]:
-    """The status and headers that the client of Envoy sees; 200 means that its request goes on."""
+    """The status and headers that Envoy's client sees; 200 means that the request passes."""
     passed = {name: value for name, value in headers.items() if name in ALLOWED}
     own = {"host": "model.example", "content-length": "0", "x-forwarded-for": "10.0.0.1", "x-envoy-internal": "true"}
     answer = ask_as_it_is(port, method, f"{CHECK['path_prefix']}{path}", {**own, **passed})

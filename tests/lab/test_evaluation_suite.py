@@ -1,4 +1,4 @@
-"""Suites make each log once, go on where they were stopped, and make the same logs for the same plans."""
+"""Suites make each log once, resume where they were stopped, and make the same logs for the same plans."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class Tellable:
 
 
 class Stingy(InProcess):
-    """Turns away whatever comes after its first ``patience`` answers."""
+    """Refuses all queries after its first ``patience`` answers."""
 
     patience = 25
 

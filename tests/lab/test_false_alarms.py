@@ -23,7 +23,7 @@ ANSWER_SECONDS = 0.01
 
 
 def rows_of(habit: Habit, split: Dataset) -> Iterator[Rows]:
-    """What a user of that habit asks in that time."""
+    """The queries of a user with that habit in that time."""
     now = 0.0
     for ask in habit.behaviour(split.honest, np.random.default_rng(0)):
         now += ask.pause + ANSWER_SECONDS
@@ -33,7 +33,7 @@ def rows_of(habit: Habit, split: Dataset) -> Iterator[Rows]:
 
 
 def judged(features: Rows, victim: DigitsVictim) -> Observation:
-    """The default engine's word on one account that asks ``features``."""
+    """The default engine's verdict on one account with the queries ``features``."""
     queries = len(features)
     batch = QueryBatch(
         model=MODEL,

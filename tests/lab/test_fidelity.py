@@ -10,7 +10,7 @@ from detector.lab.fidelity import Yardstick
 
 
 class Attentive:
-    """Remembers what it was asked last, and names class 0."""
+    """Remembers its last queries, and names class 0."""
 
     def probabilities(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         self.asked = features

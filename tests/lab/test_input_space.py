@@ -21,7 +21,7 @@ TIMES = 16
 
 @dataclass
 class InSixteenths:
-    """The digits victim, asked in its data's first units: 0 to 16 of ink, and then 8 less."""
+    """The digits victim, queried in the original units of its data, 0 to 16 of ink, less 8."""
 
     victim: DigitsVictim
     output_kind: OutputKind = "probabilities"

@@ -1,4 +1,4 @@
-"""The labelled log is a query log, keeps what it was told, and is the same bytes for the same run."""
+"""The labelled log is a query log, keeps its content, and has the same bytes for the same run."""
 
 from __future__ import annotations
 

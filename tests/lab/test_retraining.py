@@ -1,4 +1,4 @@
-"""Retraining: from labels alone, and the better the nearer to the boundary the thief asks."""
+"""Retraining: from labels alone, and better with queries nearer to the boundary."""
 
 from __future__ import annotations
 

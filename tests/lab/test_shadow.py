@@ -32,7 +32,7 @@ def uniform(split: Dataset, rows: int, seed: int = 1) -> np.ndarray:
 
 @pytest.fixture
 def cautious(split: Dataset, victim: DigitsVictim) -> Caution:
-    """Has asked a hundred natural rows."""
+    """A thief that has sent a hundred natural rows."""
     caution = Caution(split.thief.features, "probabilities", 0)
     first = stream_of(split.thief.features[:ASKED])
     assert caution.passed(first, _unable) is first
@@ -50,7 +50,7 @@ def test_the_shadow_tells_honest_rows_from_uniform_ones(split: Dataset, victim: 
     for accounts, features, found in (("a", split.honest.features[:60], False), ("b", uniform(split, 60), True)):
         outputs = victim.probabilities(features)
         queries = queries_of(shadow.model, "probabilities", [accounts] * 60, features, outputs)
-        assert bool(shadow.foretell(queries).max() >= 1) == found
+        assert bool(shadow.predicted_scores(queries).max() >= 1) == found
 
 
 def test_to_foretell_changes_nothing(split: Dataset, victim: DigitsVictim) -> None:
@@ -58,10 +58,10 @@ def test_to_foretell_changes_nothing(split: Dataset, victim: DigitsVictim) -> No
     shadow = ShadowDetector(pretended_profile(rows, victim.probabilities(rows), "probabilities", 0))
     own = uniform(split, 40)
     queries = queries_of(shadow.model, "probabilities", ["a"] * 40, own, victim.probabilities(own))
-    first = shadow.foretell(queries)
-    np.testing.assert_array_equal(shadow.foretell(queries), first)
+    first = shadow.predicted_scores(queries)
+    np.testing.assert_array_equal(shadow.predicted_scores(queries), first)
     shadow.observe(queries)
-    assert shadow.foretell(queries)[0] > first[0]
+    assert shadow.predicted_scores(queries)[0] > first[0]
 
 
 def test_what_the_shadow_lets_pass_is_sent_in_order_and_a_part_at_a_time(

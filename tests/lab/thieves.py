@@ -1,4 +1,4 @@
-"""What every thief is asked to show."""
+"""The behaviour that every thief must show."""
 
 from __future__ import annotations
 

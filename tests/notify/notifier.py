@@ -40,7 +40,8 @@ class Alerts:
         self.connect()
 
     def connect(self) -> None:
-        """Connects, anew after the broker was away: the producer takes up to half a minute to see that it is back."""
+        """Connects, and again after the broker was down: the producer takes up to half a minute to see that it is
+        back."""
         self.producer = KafkaProducer(**self.kafka.client_arguments())
 
     def publish(self, count: int, ago: float = 0.0, **changes: Any) -> None:

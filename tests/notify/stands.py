@@ -1,4 +1,4 @@
-"""Receivers as they stand in the world, each a real process that can be killed and started again on its port."""
+"""Receivers, each a real process that can be killed and started again on its port."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ class RsyslogStand(SyslogStand):
 
 
 class LinesStand(Stand):
-    """A file; it is away while its folder is."""
+    """A file; it is unavailable while its folder is missing."""
 
     def start(self) -> None:
         self._path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What every kind of receiver does, shown with real ones: processes that listen, are away, and come back."""
+"""The contract of every kind of receiver, tested with real ones: processes that listen, stop and come back."""
 
 from __future__ import annotations
 

@@ -295,7 +295,7 @@ def test_a_ladder_that_cannot_be_meant_is_refused(
 
 @pytest.mark.parametrize("old", ["slow_queries_per_second", "refuse_after_queries"])
 def test_settings_of_before_beside_a_ladder_are_refused_and_told_how_to_be_rewritten(old: str) -> None:
-    with pytest.raises(ValueError, match=f"{old} cannot stand beside ladder; write them into a rule's rungs"):
+    with pytest.raises(ValueError, match=f"{old} cannot be used with ladder; write them into a rule's rungs"):
         Settings(policy={"ladder": [rule()], old: 5})
 
 

@@ -1,4 +1,4 @@
-"""Rings in a log that nobody vouches for: found among accounts that they excuse, and honest crowds that are none."""
+"""Rings in an unlabelled log are found among accounts that they excuse, and honest crowds are not rings."""
 
 from __future__ import annotations
 

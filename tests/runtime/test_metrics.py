@@ -1,4 +1,4 @@
-"""Metrics: what is defined is what is served, labels stay bounded, nobody's name becomes one."""
+"""Metrics: all defined metrics are served and no others, labels stay bounded, and no principal becomes one."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("kafka: {prefix: a, prefix: b}", "stands twice"),
+        ("kafka: {prefix: a, prefix: b}", "occurs twice"),
         ("- kafka", "expected sections"),
         ("kafka: [", "settings file"),
         ("kafka: {bootstrap_servers: localhost}", "not host:port"),
@@ -136,8 +136,8 @@ def test_all_wrong_values_are_told_at_once(file: Path) -> None:
         ("kafka: {bootstrap_servers: 'a:99999'}", "from 1 to 65535"),
         ("kafka: {bootstrap_servers: 'a:1,'}", "server 2"),
         ("kafka: {bootstrap_servers: ''}", "server 1"),
-        (f"kafka: {{bootstrap_servers: '{'a' * 64}.b:1'}}", "no host name"),
-        ("metrics: {host: a..b}", "no host name"),
+        (f"kafka: {{bootstrap_servers: '{'a' * 64}.b:1'}}", "not a host name"),
+        ("metrics: {host: a..b}", "not a host name"),
         ("kafka: {prefix: ''}", "kafka.prefix"),
         ("kafka: {prefix: a.b}", "kafka.prefix"),
         ("kafka: {prefix: 'a b'}", "kafka.prefix"),
@@ -332,7 +332,7 @@ def test_files_are_utf8_with_or_without_a_byte_order_mark(mark: bytes, file: Pat
 @pytest.mark.parametrize("content", ["kafka: {prefix: ü}".encode("latin-1"), "kafka: {}".encode("utf-16")])
 def test_a_file_in_another_encoding_is_an_error(content: bytes, file: Path) -> None:
     file.write_bytes(content)
-    assert f"{file} is no UTF-8 text" in _refusal(file)
+    assert f"{file} is not UTF-8 text" in _refusal(file)
 
 
 def test_a_folder_for_a_file_is_an_error(tmp_path: Path) -> None:

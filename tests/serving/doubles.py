@@ -39,7 +39,7 @@ def notice(left: float, *, principal: str = "thief", mode: Mode = "enforce") -> 
 
 
 def record(cached: Decision) -> tuple[bytes, bytes]:
-    """Key and value as they stand in the decisions topic."""
+    """Key and value as in the decisions topic."""
     return decision_key(cached.model, cached.principal), encode(cached)
 
 

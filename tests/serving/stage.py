@@ -1,4 +1,4 @@
-"""A middleware around a real application, asked over httpx without a network."""
+"""A middleware around a real application, called over httpx without a network."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ def test_a_row_that_is_too_wide_for_the_detector_is_unjudged(wide: dict[str, Any
 
 
 class _Hostile:
-    """Raises at whatever it is asked."""
+    """Raises at any access."""
 
     def __getattr__(self, name: str) -> Any:
         raise BaseException(name)

@@ -326,7 +326,7 @@ def test_an_endpoint_that_raises_after_its_answer_loses_nothing() -> None:
 async def _leave(
     app: Application, after: int, error: type[BaseException] = OSError, version: str = "2.4"
 ) -> list[dict[str, Any]]:
-    """A client of an ASGI server that goes away when ``after`` messages have reached it."""
+    """A client of an ASGI server that disconnects when ``after`` messages have reached it."""
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

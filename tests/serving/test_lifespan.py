@@ -15,7 +15,7 @@ from tests.serving.doubles import FedGate, KeepingLogger
 
 
 def _noting(kind: Any, name: str, steps: list[str], broken: bool) -> Any:
-    """A logger or a gate that says what is done with it, and fails at it where it is ``broken``."""
+    """A logger or a gate that records calls, and fails at them if it is ``broken``."""
 
     class Noting(kind):  # type: ignore[misc]
         def start(self) -> None:

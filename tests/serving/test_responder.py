@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Graded
-from detector.serving.responder import Responder, Whose
+from detector.serving.responder import NoiseHolder, Responder
 from detector.serving.responses import RESPONSES, NoiseKey
 from detector.serving.responses.outputs import changed
 
 KEY = b"0123456789abcdef"
-WHOSE = Whose("thief", "digits")
+WHOSE = NoiseHolder("thief", "digits")
 GAUSSIAN = Graded("perturb", {"response": "gaussian"})
 FEATURES = [[0.1, 0.2], [0.3, 0.4]]
 ROWS = [[0.71, 0.19, 0.1], [0.2, 0.31, 0.49]]
@@ -133,7 +133,7 @@ def test_noise_is_the_same_for_a_query_and_another_for_another_principal() -> No
     first, again = (Responder(KEY) for _ in range(2))
     for responder in (first, again):
         responder.answers = [  # type: ignore[attr-defined]
-            responder.answer(GAUSSIAN, Whose(holder, "digits"), rows, outputs).outputs
+            responder.answer(GAUSSIAN, NoiseHolder(holder, "digits"), rows, outputs).outputs
             for holder in ("thief", "other")
             for rows, outputs in ((FEATURES, ROWS), (FEATURES[0], ROWS[0]))
         ]

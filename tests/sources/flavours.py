@@ -27,7 +27,7 @@ ROWS = 12
 
 
 def rows() -> list[Row]:
-    """Queries of two accounts; features a number, a flag and a text, of which some are missing; two probabilities."""
+    """Queries of two accounts: a number, a flag and a text as features, some of them missing; two probabilities."""
     return [
         {
             "event_id": f"e{at}",
@@ -166,7 +166,7 @@ def _pandas(folder: Path) -> Path:
 
 
 def _hive(suffix: str) -> Callable[[Path], Path]:
-    """A folder of two parts, whose folders say of what model they are."""
+    """A folder of two parts, whose folders name their model."""
 
     def write(folder: Path) -> Path:
         own = _flat(rows())

@@ -126,7 +126,7 @@ def test_what_was_cut_short_is_named(tmp_path: Path, compress: Callable[[bytes],
     [
         ("log.csv", b"PAR1" + b"x" * 99, "the file is Parquet; name it .parquet"),
         ("log.jsonl", b"PK\x03\x04" + b"x" * 99, "a zip archive; unpack it"),
-        ("log.csv", b"principal,a\n\0\0\0", "the file is no text"),
+        ("log.csv", b"principal,a\n\0\0\0", "the file is not text"),
         ("log.csv", "principal,a\nu,1\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("log.json", b'[\n{"principal": "u"}\n]', "one JSON array; write an object a line"),
         ("log.parquet", HEAD + GOOD, "cannot read it as Parquet"),

@@ -182,8 +182,8 @@ def test_a_row_without_outputs_among_others_was_told_nothing(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("map_", "message"),
     [
-        ("user_id", "'user_id' says nothing; write ROLE=COLUMN"),
-        ("who=user_id", "'who' is no role; there are event_id, principal"),
+        ("user_id", "'user_id' is empty; write ROLE=COLUMN"),
+        ("who=user_id", "'who' is not a role; there are event_id, principal"),
         ("principal=a,principal=b", "principal is there twice; join columns with |"),
         ("principal=a|b", "principal is one column, not 'a|b'"),
         ("principal=user_*", "principal is one column"),
@@ -224,7 +224,7 @@ def test_patterns_mean_what_is_left() -> None:
 
 
 def test_files_that_have_the_same_columns_are_read_alike(tmp_path: Path) -> None:
-    """A column that holds numbers in the first file is one of numbers in the next, whatever stands in that."""
+    """A column of numbers in the first file is a column of numbers in the next, whatever it holds there."""
     first = write(tmp_path, table(occurred_at=1.0, principal="a", outputs=0.5, user_id=None, ts=None, score=None))
     (tmp_path / "next").mkdir()
     odd = table(4, age="?", occurred_at=2.0, principal="a", outputs=0.5, user_id=None, ts=None, score=None)
@@ -232,7 +232,7 @@ def test_files_that_have_the_same_columns_are_read_alike(tmp_path: Path) -> None
     reading = LogReader()
     portions = [portion for path in (first, second) for portion in format_of(path).read(path, reading)]
     bad = [bad for portion in portions for bad in portion.bad_rows]
-    assert [(one.row, one.detail) for one in bad] == [(row, "age is '?', which is no number") for row in range(4)]
+    assert [(one.row, one.detail) for one in bad] == [(row, "age is '?', which is not a number") for row in range(4)]
 
 
 def test_infinite_features_of_a_mapped_log_stay_far(tmp_path: Path) -> None:

@@ -186,10 +186,10 @@ def test_an_odd_cell_does_not_cost_its_row(
 @pytest.mark.parametrize(
     ("name", "column", "bad", "detail"),
     [
-        ("features", [["1", "2"], ["1", "n/a"], ["3", None]], [1], r"features\[1\] is 'n/a', which is no number"),
+        ("features", [["1", "2"], ["1", "n/a"], ["3", None]], [1], r"features\[1\] is 'n/a', which is not a number"),
         ("outputs", [["1"], ["x"], ["1"]], [1], r"outputs\[0\] is 'x'"),
         ("features", [[b"1"], [b"\xff"], [b"2"]], [1], r"features\[0\] is b'.xff'"),
-        ("principal", [1.0, float("nan"), 2.5], [1], "principal is null or no text"),
+        ("principal", [1.0, float("nan"), 2.5], [1], "principal is null or not a text"),
     ],
 )
 def test_a_cell_that_is_no_number_costs_its_row_alone(

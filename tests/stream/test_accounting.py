@@ -1,4 +1,4 @@
-"""A partition gives account of every answered query, by principal and in the metrics, whoever dies."""
+"""A partition accounts for every answered query, by principal and in the metrics, through any crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dead letters, and all else that is published, fit their topics; a letter holds what is bad and nobody else's rows."""
+"""Dead letters and all other messages fit their topics; a letter holds only the bad rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The partition owner: nothing lost, nothing applied twice, whoever dies when."""
+"""The partition owner: nothing is lost and nothing applied twice, whichever owner dies at any time."""
 
 from __future__ import annotations
 

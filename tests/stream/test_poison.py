@@ -1,4 +1,4 @@
-"""Which record ends its worker: found whatever the cuts, and nobody else is blamed."""
+"""The record that ends its worker is found whatever the cuts, and no other record is blamed."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def new_partition(
 
 
 def queries(rows: int, seed: int, dimension: int = 16) -> QueryBatch:
-    """Queries of four principals, of which one takes equal steps and is found."""
+    """Queries of four principals; one takes equal steps and is flagged."""
     rng = np.random.default_rng(seed)
     who = rng.integers(0, 4, rows).astype(np.int32)
     features = rng.standard_normal((rows, dimension)).astype(np.float32)

@@ -159,7 +159,7 @@ class Margins:
         if model is not None and features.shape[1] != len(model.features):
             raise ConfigurationError(
                 f"features: the model has {len(model.features)} of them and the rows {features.shape[1]}; "
-                "give rows in the form that the model is asked in"
+                "give rows in the form of the model's queries"
             )
         inside = np.empty(len(features), bool)
         for half, other in ((_EVEN, _ODD), (_ODD, _EVEN)):

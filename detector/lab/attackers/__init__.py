@@ -1,4 +1,5 @@
-"""Thieves, a file per family, and their registry. A thief chooses inputs, learns the answers, and returns a clone."""
+"""Thieves, a file per family, and their registry. A thief chooses inputs, learns from the answers, and returns a
+clone."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Thieves who make their queries up from their own natural rows, so that each looks like one, and what they compare
-with: rows as they are, and uniform inputs after them."""
+"""Thieves who combine their own natural rows into queries that look natural, and two baselines: the rows unchanged, and
+uniform inputs after them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Recipe = Callable[[Inputs, InputSpace, int, Rng], Inputs]
 
 
 class SeededRounds(SeededTraining):
-    """Queries natural rows first, and then, in rounds of at most ROUND, what does not depend on the answers."""
+    """Queries natural rows first, and then, in rounds of at most ROUND, inputs that do not depend on the answers."""
 
     def _later_round(self) -> Inputs:
         return self._made(min(ROUND, self._left), self._round_rng())
@@ -37,8 +37,8 @@ class SeededRounds(SeededTraining):
 
 
 class Assembled(SeededRounds):
-    """Makes inputs by ``recipe`` from the natural rows that it asked first, or, ``unsent``, from those that it did not
-    ask. Raises LabError for fewer than two."""
+    """Makes inputs by ``recipe`` from the natural rows that it sent first, or, ``unsent``, from those that it did not
+    send. Raises LabError for fewer than two."""
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, *, recipe: Recipe, unsent: bool = False) -> None:
         super().__init__(knowledge, budget, seed)

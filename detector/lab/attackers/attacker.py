@@ -60,9 +60,8 @@ class Knowledge:
 class Attacker(Protocol):
     """Adaptive extraction in rounds: ``next_batch``, ``observe``, and again until ``next_batch`` is empty.
 
-    A round may be answered only in part (the service refused the rest): ``observe`` is given what was
-    answered, and ``clone`` makes the best of everything observed so far. The same seed gives the same queries for the
-    same answers.
+    A round may be answered only in part (the service refused the rest): ``observe`` gets the answered part, and
+    ``clone`` uses everything observed so far. The same seed gives the same queries for the same answers.
     """
 
     def next_batch(self) -> Inputs:
@@ -83,7 +82,7 @@ class Attacker(Protocol):
 
 
 def run_offline(attacker: Attacker, victim: Victim) -> int:
-    """Lets ``attacker`` spend its whole budget on ``victim`` unhindered. Returns the number of queries."""
+    """Lets ``attacker`` spend its whole budget on ``victim``. Returns the number of queries."""
     queries = 0
     while len(batch := attacker.next_batch()):
         attacker.observe(batch, victim.answer(batch))
@@ -96,7 +95,7 @@ class Dialogue:
 
     The base of attacks that are written as they are published: query, read the answers, query again. An input that was
     answered before is looked up and not sent again. A round that was answered only in part is sent again until it is
-    complete; only then do the questions go on.
+    complete.
     """
 
     def __init__(self, questions: Questions, budget: int) -> None:

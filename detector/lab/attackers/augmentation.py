@@ -76,10 +76,8 @@ def signed_steps(network: Network, start: Array, targets: Array, iterations: int
 
 
 class Color(SeededTraining):
-    """COLOR: queries each seed again and again with every channel shifted by a share of up to SHIFT, without gradients.
-
-    Images without colours have one channel, so that their brightness is shifted. Raises LabError where inputs are no
-    images.
+    """COLOR: queries each seed repeatedly with every channel shifted by a share of up to SHIFT, without gradients.
+    Images without colours have one channel, so their brightness is shifted. Raises LabError unless inputs are images.
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:

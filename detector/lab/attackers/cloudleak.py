@@ -1,8 +1,8 @@
 """CloudLeak (Yu, Yang, Zhang, Tsai, Ho and Jin, NDSS 2020): adversarial examples where the substitute is least sure.
 
-Perturbations take and return shares of the features' ranges, (n, d) in 0 to 1; those that need no guides or no draws
-leave them unused. All but PGD minimise a loss over that box by L-BFGS-B, all rows in one problem; rows influence each
-other only through the common step lengths.
+Perturbations take and return shares of the features' ranges, (n, d) in 0 to 1; some do not use guides or draws. All but
+PGD minimise a loss over that box by L-BFGS-B, all rows in one problem; rows influence each other only through the
+common step lengths.
 """
 
 from __future__ import annotations

@@ -58,9 +58,8 @@ class SoftmaxRegression:
 def fit_softmax(features: Array, probabilities: Array) -> SoftmaxRegression:
     """Solves log(p_j / p_0) = (w_j - w_0) x + b_j - b_0, which exact answers of d + 1 inputs determine.
 
-    Where answers are rounded or only labels, the solution is the start from which L-BFGS lowers the cross-entropy;
-    after exact answers it ends at once, because nothing is left to lower. ``features`` (n, d) should be of order 1;
-    ``probabilities`` (n, k).
+    If answers are rounded or labels, L-BFGS lowers the cross-entropy from that solution; after exact answers it ends
+    immediately, because nothing is left to lower. ``features`` (n, d) should be of order 1; ``probabilities`` (n, k).
     """
     inputs, probabilities = _with_one(features), _summing_to_one(probabilities)
     start = _solution(inputs, probabilities)
@@ -100,7 +99,7 @@ class TanhNetwork:
 
 def fit_tanh_network(features: Array, probabilities: Array, rng: np.random.Generator) -> TanhNetwork:
     """Fits ``probabilities`` (n, c) at ``features`` (n, d) by L-BFGS: four short fits from random starts, then the best
-    goes on."""
+    one continues."""
     dimension, classes = features.shape[1], probabilities.shape[1]
     targets = _summing_to_one(probabilities)
 

@@ -72,7 +72,7 @@ class FiniteDifferences(Evasion):
     """Moves each feature by ``STEP`` of its range against the sign of the gradient of the label's margin.
 
     The margin is the log of its probability over the likeliest other's, the gradient two-sided differences: 2 d + 1
-    queries per step. Ends with an input once its class changes, where no answer changes any more (as on an API that
+    queries per step. Ends with an input when its class changes, when answers no longer change (as on an API that
     returns labels only), or after ``STEPS``.
     """
 
@@ -100,10 +100,10 @@ def _margins(answers: Answers, label: int) -> Array:
 
 
 class BoundaryWalk(Evasion):
-    """From a random input of another class it walks along the boundary towards the original.
+    """Walks from a random input of another class along the boundary towards the original.
 
     A round proposes ``PROPOSALS`` steps sideways at the same distance, and each of them followed by a step nearer; the
-    nearest that still has another class is where the next round starts. Walks ``ROUNDS`` rounds for each original, so
+    next round starts from the nearest one that still has another class. Walks ``ROUNDS`` rounds for each original, so
     about 1,000 queries, or until the steps are tiny. The lengths of the steps are shares of the distance to the
     original, tuned so that half of the sideways steps and a quarter of the nearer ones succeed.
     """

@@ -1,8 +1,8 @@
 """Adversarial classifier reverse engineering of a linear model from its labels (Lowd and Meek, KDD 2005).
 
 As in Tramèr et al. 2016: a sign witness, a bisection to the boundary, then one line search per dimension. The original
-moves up to 1/delta away to find the weight of a feature; here every query stays within the ranges, and it is the
-starting point that moves up to delta close to the boundary instead, which compares the same weights.
+moves up to 1/delta away to find the weight of a feature. Here every query stays within the ranges, and the starting
+point moves up to delta close to the boundary instead, which compares the same weights.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class Marks:
 def identities(answers: Answers) -> Array:
     """Returns float64 (n,), equal where two inputs ended in the same node, as far as a thief can see.
 
-    The node's number where the API returns it. Otherwise from label and confidence, which some leaves may share.
+    The node's number if the API returns it. Otherwise from label and confidence, which some leaves may share.
     """
     if answers.leaf is not None:
         return answers.leaf.astype(np.float64)
@@ -117,8 +117,8 @@ def identities(answers: Answers) -> Array:
 def search_lines(knowledge: Knowledge, bases: Inputs, features: Labels, first: Sequence[Values]) -> Search[Marks]:
     """Queries the values ``first[i]``, ascending, on line i; and where neighbours differ, the value halfway between.
 
-    Line i varies feature ``features[i]`` (n,) of the input ``bases[i]`` (n, d). Goes on until neighbours are within
-    ``EPSILON`` of the feature's range, every pair of every line in one round. Categories have nothing between them.
+    Line i varies feature ``features[i]`` (n,) of the input ``bases[i]`` (n, d). Continues until neighbours are within
+    ``EPSILON`` of the feature's range, all pairs of all lines in one round. Categories have nothing between them.
     LINE_SEARCH and CATEGORY_SPLIT of Tramèr et al.
     """
     line = np.repeat(np.arange(len(first)), [len(values) for values in first])
@@ -144,10 +144,10 @@ def _with_values(points: Inputs, features: Labels, values: Values) -> Inputs:
 class BottomUp(Dialogue):
     """Their algorithm 1: from a random input, every feature in turn is varied over its range.
 
-    Where the answer changes gives the bounds of the leaf's region, and inputs of its neighbours, from which the search
-    goes on until no leaf is new. Complete inputs only. All lines of a leaf advance together: successive queries differ
-    in one feature, or in two where one line follows another. Leaves that share label and confidence, on an API that
-    does not number them, pass for one.
+    The points where the answer changes are the bounds of the leaf's region and give inputs of its neighbours, from
+    which the search continues until no leaf is new. Complete inputs only. All lines of a leaf advance together:
+    successive queries differ in one feature, or in two where one line follows another. On an API that does not number
+    leaves, leaves that share label and confidence count as one.
     """
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
@@ -224,8 +224,8 @@ class ReachedNode:
 class _ChildSearch:
     """Searches the nodes to which one inner node leads when its feature is given.
 
-    A feature that was given before can be tested again on the way, unseen. So not only the missing feature is varied:
-    from every node found, each other feature given is too, within the inner node's region.
+    A feature that was given before can be tested again on the way, unnoticed. So from every node found, each other
+    given feature is varied too, within the inner node's region.
     """
 
     def __init__(self, inner: ReachedNode, categories: Labels) -> None:

@@ -60,9 +60,8 @@ class AdaptiveRetraining(UniformRetraining):
 
 
 class RbfSvmRetraining(AdaptiveRetraining):
-    """Adaptive, with an RBF SVM as clone, whose C and gamma predict best on three folds.
-
-    That is tried on 300 rows at most, spread evenly over all: the latest alone lie on the boundary and teach nothing.
+    """Adaptive, with an RBF SVM as clone, whose C and gamma predict best on three folds. They are chosen on at most 300
+    rows, spread evenly over all: the latest rows alone lie on the boundary.
     """
 
     def _fitted(self, features: Array, probabilities: Array) -> Model:

@@ -101,7 +101,8 @@ class SpecificationSweep:
                 self.cell = end.value
 
     def clone(self) -> Classifier:
-        """Returns a clone by the answers from the cell; before, by all that the zoo gave. Raises LabError for none."""
+        """Returns a clone from the answers in the cell, or before that from all answers. Raises LabError if there are
+        none."""
         if self._stolen:
             return self._thief.clone()
         served = self._answers.any(axis=1)
@@ -146,7 +147,7 @@ def _request(accuracy: float, latency: float, times: int = 1) -> Specifications:
 
 
 def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
-    """Lets ``attacker`` spend its whole budget on ``zoo`` unhindered. Returns the number of queries."""
+    """Lets ``attacker`` spend its whole budget on ``zoo``. Returns the number of queries."""
     queries = 0
     while len(batch := attacker.next_batch()):
         attacker.observe(batch, zoo.answer(batch, attacker.next_specifications()))

@@ -1,1 +1,1 @@
-"""``weirguard demo``: the whole product on one machine, thieves among honest users, and how they fare."""
+"""``weirguard demo``: the whole product on one machine, with thieves among honest users."""

@@ -61,10 +61,10 @@ class ThiefOutcome:
     """Query numbers count from 1 and include refused queries; None for what did not happen.
 
     ``alert``: the first alert. ``slowed_at``: the first query refused. ``refused_at``: the first query refused after
-    which none was answered. ``latency_seconds``: from the answer to the flagged query until a gate obeys the decision.
-    ``hindered``: the clone from the answers of this run; ``unhindered``: the same thief's clone from the whole budget;
-    ``own_inputs``: the same thief's clone from the answers to their own natural inputs alone. ``exposure``: the final
-    readings of the meters, in percent, by meter.
+    which none was answered. ``latency_seconds``: from the answer to the flagged query until a gate applies the
+    decision. ``hindered``: the clone from the answers of this run; ``unhindered``: the same thief's clone from the
+    whole budget; ``own_inputs``: the same thief's clone from the answers to their own natural inputs alone.
+    ``exposure``: the final readings of the meters, in percent, by meter.
     """
 
     sent: int
@@ -102,7 +102,7 @@ RING_FOUND, RING_ANSWERED = 0.8, 200
 
 @dataclass(frozen=True, slots=True)
 class RingOutcome:
-    """Accounts that shared one theft, ``accounts`` by name, who ``sent`` and got ``answered`` queries in all.
+    """Accounts that shared one theft: ``accounts`` by name, their ``sent`` and ``answered`` queries in all.
 
     ``groups``: those that they were members of, as they were at the end, the largest first; ``found_at``: how many of
     their queries were answered when the first was found, None for none. ``alone``: those who were flagged themselves.
@@ -324,7 +324,7 @@ def _verdict(outcome: Outcome) -> Text:
 
 
 def _natural(outcome: Outcome) -> Text:
-    """Says what the agreement on natural inputs means, for each thief who began with inputs of their own."""
+    """Explains the agreement on natural inputs of each thief who began with their own inputs."""
     text = Text(style="dim")
     for model in outcome.models:
         if (start := model.thief.own_inputs) is not None:

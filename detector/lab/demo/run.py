@@ -52,8 +52,8 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
     """Runs the demo to its end and returns the outcome, whether as promised or not.
 
     ``read`` converts the owner's tree to the form that the detector reads. Shows a live view on ``console`` when that
-    is a terminal, else plain lines. Raises WeirguardError when a part cannot start or dies on the way, with the end of
-    its log. No child process is left in any case.
+    is a terminal, else plain lines. Raises WeirguardError if a part cannot start or dies, with the end of its log.
+    Leaves no child process.
     """
     console = console or Console()
     profile = _calibrated(options, read, console)
@@ -148,7 +148,8 @@ class Act:
         await self._traffic.run(http, seconds, *thefts)
 
     def watch(self, gate: Gate, stop: threading.Event) -> None:
-        """Notes when ``gate`` begins to obey; in its own thread, so that a busy event loop adds no latency."""
+        """Notes when ``gate`` begins to apply decisions; in its own thread, so that a busy event loop adds no
+        latency."""
         while self.refused_at is None and not stop.wait(_GATE_SECONDS):
             verdict = gate.check(self._script.model, THIEF)
             if verdict.decision_id is not None and self.obeyed_at is None:
@@ -223,7 +224,8 @@ class Act:
         )
 
     def _latency(self, tally: Tally, alert: Alert | None) -> float | None:
-        """Returns the seconds from the answer to the flagged query until a gate obeyed, or None if unknown."""
+        """Returns the seconds from the answer to the flagged query until a gate applied the decision, or None if
+        unknown."""
         if self.obeyed_at is None or alert is None or alert.query_index >= len(tally.answered_at):
             return None
         seconds = self.obeyed_at - tally.answered_at[alert.query_index]

@@ -1,1 +1,1 @@
-"""``weirguard evaluate``: which attacks are caught, when, and what had the thief got by then."""
+"""``weirguard evaluate``: which attacks are caught, when, and how good the clone was by then."""

@@ -36,12 +36,12 @@ class Cost:
 
     @property
     def by_rows(self) -> bool:
-        """Whether the thief does best to ask natural rows alone."""
+        """Whether natural rows alone are the thief's best choice."""
         return self.rows is not None and (self.unseen is None or self.rows <= self.unseen)
 
     @property
     def multiplier(self) -> float | None:
-        """Queries unseen over queries unwatched; None if no way reaches the level."""
+        """Queries unseen over queries unwatched; None if the level is not reached."""
         ways = [queries for queries in (self.unseen, self.rows) if queries is not None]
         return min(ways) / self.unwatched if ways else None
 
@@ -74,8 +74,8 @@ def thief_costs(attacks: Sequence[AttackResult]) -> tuple[ThiefCost, ...]:
 
 
 def cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> ThiefCost | None:
-    """Returns which thief on one victim has the lowest multiplier for ``level``, natural rows alone not counted; None
-    if nobody gets there unseen."""
+    """Returns the thief on one victim with the lowest multiplier for ``level``, without those who send natural rows
+    alone; None if none reaches it unseen."""
     at = LEVELS.index(level)
     reached = [cost for cost in costs if cost.costs[inputs][at].unseen is not None]
     return min(reached, key=lambda cost: cost.costs[inputs][at].unseen or 0, default=None)

@@ -53,8 +53,7 @@ def judge_labelled(
     """Returns the log at ``path``, judged by an engine without earlier queries. ``progress`` is called with the number
     of rows done since.
 
-    Raises ConfigurationError or LabError where the file is not a labelled log, or fits no profile of ``must_fit``,
-    if there are any.
+    Raises ConfigurationError or LabError if the file is not a labelled log, or fits none of the profiles ``must_fit``.
     """
     import pyarrow.parquet as pq
 
@@ -88,7 +87,7 @@ def judge_once(
     progress: Callable[[int], None] | None = None,
     must_fit: Sequence[Profile] = (),
 ) -> JudgedLog:
-    """Returns the same as ``judge_labelled``, from the cache in ``folder`` where it is there."""
+    """Returns the same as ``judge_labelled``, from the cache in ``folder`` if it is there."""
     cached = judged_path(folder, path, engine_config, policy)
     judged = _read_judged(cached, path)
     if judged is None:

@@ -24,7 +24,7 @@ _STYLE = (
 
 
 def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
-    """Returns, for each attack, the run that got furthest unseen; missed ones first."""
+    """Returns, for each attack, the run with the best clone before a verdict; missed runs first."""
     worst = [
         max(runs, key=lambda result: (not result.caught, result.got_unseen))
         for runs in group_by_attack(results).values()

@@ -46,7 +46,7 @@ class AttackResult:
 
     @property
     def got_unseen(self) -> float:
-        """The agreement on natural inputs before any verdict; 0 where it was not measured."""
+        """The agreement on natural inputs before any verdict; 0 if it was not measured."""
         got = self.got_at_verdict if self.caught else self.got_at_end
         return 0.0 if got is None else got.test
 
@@ -83,8 +83,8 @@ class HonestResult:
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """The content of a report. ``detector``: the judge, in words; ``signals``: their names. ``refused``: rows of the
-    logs without a verdict. ``attacks``: missed ones first, then by what the thief got unseen. ``gaps``: sentences on
-    what is not in it. ``in_groups``: honest accounts that were members of groups."""
+    logs without a verdict. ``attacks``: missed ones first, then by the clone before the verdict. ``gaps``: sentences on
+    what is missing. ``in_groups``: honest accounts that were members of groups."""
 
     detector: str
     signals: tuple[str, ...]

@@ -135,8 +135,8 @@ _ADAPTIVE_ACCOUNTS = 60
 
 
 def adaptive() -> tuple[AttackPlan, ...]:
-    """Returns, on victims of four kinds, a thief who only asks own rows, thieves who shape their queries, and some who
-    run the detector's code, with a profile of their own or the owner's. The seed tells the targets apart."""
+    """Returns plans on victims of four kinds: a thief who sends only natural rows, thieves who shape their queries, and
+    some who run the detector's code, with their own profile or the owner's. The seed distinguishes the targets."""
     plans = []
     for seed, (victim, dataset) in enumerate(ADAPTIVE_TARGETS):
         plan = AttackPlan(OWN_ROWS, victim, dataset, budget=_ADAPTIVE_BUDGET, seed=seed, accounts=_ADAPTIVE_ACCOUNTS)
@@ -174,7 +174,7 @@ class SuiteProgress:
         """Sentences on the plans without a log."""
         of = f"of {self.plans:,} plans"
         sentences = {
-            f"{self.left:,} {of} are not carried out yet; without --so-far, the same command goes on.": self.left,
+            f"{self.left:,} {of} are not carried out yet; without --so-far, the same command continues.": self.left,
             f"{self.failed:,} {of} failed and are tried again the next time; see logs/*.failed.txt.": self.failed,
             f"{self.unfit:,} {of} have an attack that cannot handle the victim; see logs/*.unfit.txt.": self.unfit,
         }

@@ -21,7 +21,7 @@ HABITS: dict[str, Habit] = {
         Habit("bulk", images.bulk, "fifty rows in one request"),
         Habit("light", images.light, "a query now and then"),
         Habit("retries", images.retries, "sends every third query again"),
-        Habit("health check", health_check, "one vector for ever"),
+        Habit("health check", health_check, "one vector without end"),
         Habit("scanner", images.scanner, "crooked sheets with noise"),
         Habit("shift", images.shift, "images off centre"),
         Habit("rotation", images.rotation, "images turned"),

@@ -31,8 +31,8 @@ Behaviour = Callable[[Examples, Rng], Iterator[HonestRequest]]
 class Habit:
     """A kind of honest user.
 
-    ``false_alarm``: None, or why ``prada`` at its documented defaults mistakes such a user for a thief. Those are real
-    users too; they stay out of the demo's population and are listed in its text and in the docs.
+    ``false_alarm``: None, or why ``prada`` at its documented defaults mistakes such a user for a thief. Such users are
+    real; they are left out of the demo's population and listed in its text and in the docs.
     """
 
     name: str
@@ -67,6 +67,6 @@ def varied(rows: Iterator[Rows], rng: Rng, values_of: Callable[[int], NDArray[np
 
 
 def health_check(held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    """Sends the same vector for ever."""
+    """Sends the same vector without end."""
     row = int(rng.integers(len(held)))
     return repeat(HonestRequest(0.4, held.features[row : row + 1]))

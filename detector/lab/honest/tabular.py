@@ -1,7 +1,7 @@
 """Honest users of any data set, tables above all. Images have further habits.
 
-Small tables are soon used up: a *fresh* row lies between two natural rows of one class (SMOTE; Chawla et al. 2002),
-with the categories of the first, so that a user seldom repeats a row unless that is their habit.
+Small tables are soon exhausted, so a *fresh* row lies between two natural rows of one class (SMOTE; Chawla et al.
+2002), with the categories of the first, so that a user seldom repeats a row unless that is their habit.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
     "drifted": (drifted, "rows off the training distribution"),
     "one class": (one_class, "rows of one class only"),
     "retries": (retries, "sends every third query again"),
-    "health check": (lambda _, held, rng: health_check(held, rng), "one vector for ever"),
+    "health check": (lambda _, held, rng: health_check(held, rng), "one vector without end"),
     "slow change": (slow_change, "a sensor that follows a slowly changing input"),
     "short-lived": (short_lived, "a dozen queries at most, then gone"),
 }

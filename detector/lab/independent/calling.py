@@ -1,4 +1,4 @@
-"""Attacks that call the victim, turned inside out: each runs in its own thread, and waits there for answers."""
+"""Runs attacks that call the victim in threads of their own, where they wait for answers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def logits(answers: Answers) -> Array:
 
 
 class _Dismissed(BaseException):
-    """Ends an attack that gets no more answers. No Exception: attacks may catch those and go on."""
+    """Ends an attack that gets no more answers. Not an Exception, because attacks may catch those and continue."""
 
 
 class _AttackThread(Thread):

@@ -24,8 +24,8 @@ Generate = Callable[[Any, Inputs, np.random.Generator], None]
 
 
 class ToolboxEvasion(Evasion):
-    """Lets ``generate`` change one of the thief's inputs after another; each until the toolbox is content, or the
-    budget spent."""
+    """Lets ``generate`` change one of the thief's inputs after another, each until the toolbox ends or the budget is
+    spent."""
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, generate: Generate) -> None:
         self._generate = generate
@@ -90,7 +90,7 @@ def _by_labels(attack: Callable[[Any], Any], victim: Any, original: Inputs, rng:
 def _by_logits(victim: Any, original: Inputs, _: np.random.Generator) -> None:
     """Runs ZOO with one constant, as there are no queries to search for one, and all coordinates in each iteration.
 
-    Without bounds: the toolbox holds each step within them too, as if it were an input, so none could go down.
+    Without bounds: the toolbox would clip each step to them, as if it were an input, so no step could go down.
     """
     victim.set_params(clip_values=None)
     attack = ZooAttack(victim, initial_const=10.0, max_iter=60, nb_parallel=original.shape[1], verbose=False)

@@ -1,6 +1,5 @@
-"""Networks with one hidden layer: one without a defence, and those trained with a defence of the literature.
-
-Columns are what a network is shown, float64 (n, e); see ``ColumnEncoder``.
+"""Networks with one hidden layer: one without a defence, and those trained with a defence of the literature. Columns
+are a network's inputs, float64 (n, e); see ``ColumnEncoder``.
 """
 
 from __future__ import annotations
@@ -134,8 +133,8 @@ def logit_squeezed(dataset: Dataset, seed: int) -> FittedVictim:
 class DiverseEnsemble:
     """An ensemble whose members answer unnatural inputs differently (EDM; Kariyappa, Prakash and Qureshi, ICLR 2021).
 
-    One of its 4 ``members`` answers each input, chosen by the signs of 2 secret projections. So each input is always
-    answered alike, and a clone has to copy the seams between the members too.
+    One of its 4 ``members`` answers each input, chosen by the signs of 2 secret projections. So each input always gets
+    the same answer, and a clone has to copy the borders between the members too.
     """
 
     def __init__(self, members: list[Network], planes: Array, middle: Array) -> None:

@@ -1,4 +1,4 @@
-"""scikit-learn's models behind an API, and APIs that return less than their model knows.
+"""scikit-learn's models behind an API, and APIs that return coarser answers.
 
 A decision tree, a random forest, gradient boosting, logistic regression and a support vector machine, for tables and
 images alike.
@@ -72,8 +72,8 @@ class FittedVictim:
 class TreeVictim:
     """scikit-learn's tree of at most ``leaves`` leaves, trained on the dataset's training set.
 
-    ``seed`` decides between splits that are equally good, on which all splits below them may depend. ``model`` is the
-    fitted tree, as its owner has it.
+    ``seed`` decides between equally good splits, on which all splits below them may depend. ``model`` is the fitted
+    tree, as its owner has it.
 
     An input goes down to its leaf, or to the first node that tests a feature which is NaN, as in BigML's API (Tramèr et
     al. 2016). It is answered with that node's class shares, its number in ``Answers.leaf``, and the missing feature, or

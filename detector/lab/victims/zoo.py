@@ -30,7 +30,7 @@ class ZooModel:
 
 
 class Zoo:
-    """The fastest model answers that has the accuracy of the request or more, and its latency or less.
+    """The fastest model with at least the requested accuracy and at most the requested latency answers.
 
     ``models`` are sorted by latency. Raises LabError if there are none.
     """
@@ -41,7 +41,7 @@ class Zoo:
         self.models = tuple(sorted(models, key=lambda model: model.latency))
 
     def chosen(self, specifications: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Returns the index into ``models`` (n,) for each of ``specifications`` float32 (n, 2); -1 where none can."""
+        """Returns the index into ``models`` (n,) for each of ``specifications`` float32 (n, 2); -1 if none meets it."""
         accuracy, latency = np.array([(model.accuracy, model.latency) for model in self.models], np.float32).T
         feasible = (accuracy >= specifications[:, :1]) & (latency <= specifications[:, 1:])
         return np.where(feasible.any(axis=1), feasible.argmax(axis=1), -1)
@@ -52,7 +52,8 @@ class Zoo:
         return max(feasible, key=lambda index: (self.models[index].accuracy, -index))
 
     def answer(self, features: NDArray[np.float32], specifications: NDArray[np.float32]) -> Answers:
-        """Returns the answers to ``features`` (n, d) of the models chosen; a row of zeros where no model can."""
+        """Returns the answers to ``features`` (n, d) of the models chosen; a row of zeros if no model meets the
+        specification."""
         chosen = self.chosen(specifications)
         first = self.models[0].victim.answer(features).probabilities
         outputs = np.where((chosen == 0)[:, None], first, 0.0)

@@ -1,4 +1,4 @@
-"""Disguises of an attack: they turn the thief's queries into the ones that the service sees."""
+"""Disguises of an attack: they change the thief's queries before the service sees them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Lineage(RoundRobin):
 
 
 class Dummies(Disguise):
-    """Sends ``ratio`` of the thief's natural inputs for each query, evenly spread, none twice while they last.
+    """Sends ``ratio`` of the thief's natural inputs for each query, evenly spread, without repeats while they last.
 
     Cover queries as in Quiring, Arp and Rieck 2018; PRADA's authors name them as the way around their detector.
     """
@@ -159,7 +159,7 @@ class Dummies(Disguise):
 
 
 class Mixed(Disguise):
-    """Steals under the account of an honest user, whose own work goes on at its own pace."""
+    """Steals under the account of an honest user, whose own queries continue."""
 
     cover = Mark("honest", "steady")
 

@@ -20,7 +20,7 @@ from detector.runtime.text import printable
 _MOST_READ, _MOST_SHOWN = 4_096, 200
 """Bytes of an answer that are read, and characters that are shown."""
 _LEAST_SECRET = 6
-"""Shorter parts of a URL are no secrets, and would be found in words."""
+"""Shorter parts of a URL are not secrets, and may occur in words."""
 _RETRIABLE = frozenset({408, 429})
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -46,7 +46,7 @@ class HttpEndpoint:
         except ValueError:
             host = None
         if host is None or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
-            raise ConfigurationError(f"{key} is no URL that begins with http:// or https:// and names a host")
+            raise ConfigurationError(f"{key} is not a URL that begins with http:// or https:// and names a host")
         self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
         held = (*secrets, parts.password, parts.path.strip("/"), parts.query)
         self._secrets = [secret for secret in held if secret and len(secret) >= _LEAST_SECRET]
@@ -67,7 +67,7 @@ class HttpEndpoint:
             with error:
                 raise self._verdict(error) from None
         except (OSError, http.client.HTTPException) as error:
-            raise ReceiverAway(f"no answer: {why(error)}") from None
+            raise ReceiverAway(f"no answer: {failure_text(error)}") from None
 
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
         """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
@@ -93,10 +93,10 @@ def new_tls_context(cafile: Path | None, key: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=str(cafile) if cafile else None)
     except OSError as error:
-        raise ConfigurationError(f"{key}: ssl_cafile: {cafile} holds no certificates: {why(error)}") from None
+        raise ConfigurationError(f"{key}: ssl_cafile: {cafile} holds no certificates: {failure_text(error)}") from None
 
 
-def why(error: Exception) -> str:
+def failure_text(error: Exception) -> str:
     """Returns the cause of a failed connection in words, without an address that may be secret."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, TimeoutError):

@@ -15,7 +15,7 @@ from detector.contracts.errors import ReceiverAway
 from detector.contracts.findings import Severity
 from detector.notify.notification import Notification
 from detector.notify.receivers.base import Receiver, Surroundings
-from detector.notify.receivers.http import why
+from detector.notify.receivers.http import failure_text
 from detector.runtime.receivers import OcsfSettings
 
 _CATEGORY, _CLASS = 2, 2004
@@ -126,7 +126,7 @@ def _principals(notification: Notification) -> list[str]:
 
 
 class FindingLines(Receiver):
-    """Appends each notification as a line. The file is opened anew for each, so that it may be rotated meanwhile."""
+    """Appends each notification as a line. The file is opened again for each line, so it may be rotated."""
 
     def __init__(self, settings: OcsfSettings, around: Surroundings) -> None:
         self._path = settings.path
@@ -143,5 +143,5 @@ class FindingLines(Receiver):
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, ValueError) as error:
-            raise ReceiverAway(f"not written: {why(error)}") from None
+            raise ReceiverAway(f"not written: {failure_text(error)}") from None
         return f"appended to {self._path}"

@@ -1,8 +1,8 @@
 """Syslog, RFC 5424, over UDP (RFC 5426), TCP (RFC 6587, octet counting) or TLS (RFC 5425).
 
 Syslog acknowledges nothing, and a message written to a connection whose server has died is lost unnoticed. So each
-message over TCP and TLS has a connection of its own: it counts as delivered once the server, having read to the end,
-closes its side too. A server that dies with unread data resets the connection.
+message over TCP and TLS has its own connection: it counts as delivered once the server has read to the end and closed
+its side too. A server that dies with unread data resets the connection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from detector.contracts.errors import ConfigurationError, ReceiverAway
 from detector.contracts.findings import Severity
 from detector.notify.notification import Notification
 from detector.notify.receivers.base import TIMEOUT_SECONDS, Receiver, Surroundings
-from detector.notify.receivers.http import new_tls_context, why
+from detector.notify.receivers.http import failure_text, new_tls_context
 from detector.runtime.receivers import SyslogSettings
 from detector.runtime.text import printable, rfc3339
 
@@ -30,7 +30,7 @@ _ENTERPRISE = "weirguard@32473"
 """The structured data's id; 32473 is the number that RFC 5612 reserves for documentation."""
 _MOST_UDP = 60_000
 _BRIEF_SECONDS = 0.1
-"""How long a host takes to answer that nobody listens on a UDP port."""
+"""How long a host takes to report a closed UDP port."""
 
 
 class SyslogServer(Receiver):
@@ -51,7 +51,7 @@ class SyslogServer(Receiver):
                 return self._send_datagram(message[:_MOST_UDP])
             return self._send_stream(message)
         except OSError as error:
-            raise ReceiverAway(f"no delivery: {why(error)}") from None
+            raise ReceiverAway(f"no delivery: {failure_text(error)}") from None
 
     def _message(self, notification: Notification) -> bytes:
         priority = 8 * _FACILITY + _SEVERITIES[notification.severity]
@@ -108,7 +108,7 @@ def _context(settings: SyslogSettings, key: str) -> ssl.SSLContext:
         except OSError as error:
             raise ConfigurationError(
                 f"{key}: there is no certificate, or no key without passphrase that fits it, in "
-                f"{settings.ssl_certfile}, {settings.ssl_keyfile or 'the same file'}: {why(error)}"
+                f"{settings.ssl_certfile}, {settings.ssl_keyfile or 'the same file'}: {failure_text(error)}"
             ) from None
     return context
 

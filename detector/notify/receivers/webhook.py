@@ -64,7 +64,7 @@ class Webhook(Receiver):
             json.loads(text)
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             # The text may hold the token, and so may the message of a JSON error: neither is shown.
-            what = "its text is no JSON" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            what = "its output is not JSON" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             raise NotificationRefused(f"the template: {what}") from None
         return text.encode()
 

@@ -57,7 +57,7 @@ def explain_group(
     names = [name for name in course.joined if name in queries]
     members = tuple(_member(name, course, queries[name], config, policy) for name in names[:MOST])
     replay = replay_principal(merged_queries(dict(queries), f"group {course.id}"), config, policy)
-    batches = [batch for own in queries.values() for batch, _ in own]
+    batches = [batch for judged in queries.values() for batch, _ in judged]
     union = explanation_of(replay, config, source, records=(), notes=learned(batches, config))
     return GroupExplanation(course, members, replace(union, events=_joined(course, replay.time)))
 

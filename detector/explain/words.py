@@ -69,12 +69,12 @@ def learned(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
             for batch in batches
             if batch.model == profile.model and matching.judged_as(batch) == profile.model_version
         ]
-        fitting = [one for one in plain if one.dimension == profile.reference.dimension]
-        fitting = [one for one in fitting if one.outputs.shape[1] == fitting[0].outputs.shape[1]]
+        fitting = [batch for batch in plain if batch.dimension == profile.reference.dimension]
+        fitting = [batch for batch in fitting if batch.outputs.shape[1] == fitting[0].outputs.shape[1]]
         if profile.validation is None or not fitting:
             continue
         features, outputs = (
-            np.concatenate([getattr(one, part) for one in fitting]) for part in ("features", "outputs")
+            np.concatenate([getattr(batch, part) for batch in fitting]) for part in ("features", "outputs")
         )
         reading = Odometer(profile.validation, profile.reference.scale).read(features, outputs, fitting[0].output_kind)
         if reading is not None:

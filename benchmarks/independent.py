@@ -101,7 +101,7 @@ def _evasion(
     name: str, knowledge: Knowledge, victim: Victim, budget: int, row: int, seed: int
 ) -> tuple[int, NDArray[np.float64]]:
     """Queries made for the thief's input ``row``, and the distance found: (1,), or (0,) for none."""
-    attacker = EVERY_ATTACK[name](replace(knowledge, own=knowledge.own[row : row + 1]), budget, seed)
+    attacker = EVERY_ATTACK[name](replace(knowledge, natural=knowledge.natural[row : row + 1]), budget, seed)
     assert isinstance(attacker, Evasion)
     return run_offline(attacker, victim), attacker.distances()
 

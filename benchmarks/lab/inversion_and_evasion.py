@@ -41,7 +41,7 @@ def evaded(name: str, labels_only: bool) -> tuple[int, float, float]:
     plain = DigitsVictim(split.training)
     victim: Victim = LabelOnly(plain) if labels_only else plain
     knowledge = Knowledge.of(split)
-    thief = EVASIONS[name](replace(knowledge, own=knowledge.own[:INPUTS]), PLENTY, 0)
+    thief = EVASIONS[name](replace(knowledge, natural=knowledge.natural[:INPUTS]), PLENTY, 0)
     queries = run_offline(thief, victim)
     distance = float(np.median(thief.distances())) if thief.found else float("nan")
     return len(thief.found), queries / INPUTS, distance

@@ -137,7 +137,9 @@ def test_every_variant_learns_more_of_the_input_space_than_jbda(split: Dataset, 
 
 def test_a_thief_without_natural_inputs_cannot_start(split: Dataset) -> None:
     knowledge = Knowledge.of(split)
-    nothing = Knowledge(10, knowledge.low, knowledge.high, knowledge.categories, knowledge.own[:0], knowledge.pool, 8)
+    nothing = Knowledge(
+        10, knowledge.low, knowledge.high, knowledge.categories, knowledge.natural[:0], knowledge.pool, 8
+    )
     with pytest.raises(LabError, match="natural inputs"):
         ATTACKS["n-fgsm"](nothing, 100, 0)
 

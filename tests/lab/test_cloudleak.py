@@ -45,7 +45,7 @@ def test_a_round_lies_nearer_to_the_substitute_s_boundary_than_natural_inputs(
     thief = ATTACKS[name](knowledge, 1_000, 0)
     seeds = thief.next_batch()
     assert len(seeds) == SEEDS
-    assert set(map(bytes, seeds)) <= set(map(bytes, knowledge.own))
+    assert set(map(bytes, seeds)) <= set(map(bytes, knowledge.natural))
     thief.observe(seeds, victim.answer(seeds))
     clone, examples = thief.clone(), thief.next_batch()
     assert len(examples) == ROUND
@@ -62,7 +62,7 @@ def test_feature_fool_gets_further_from_nature_with_a_greater_margin(
 ) -> None:
     def distance(name: str) -> float:
         examples = asked(name, knowledge, victim, SEEDS + 2 * ROUND)[SEEDS:]
-        apart = np.linalg.norm(examples[:, None] - knowledge.own[None], axis=2)
+        apart = np.linalg.norm(examples[:, None] - knowledge.natural[None], axis=2)
         return float(apart.min(axis=1).mean())
 
     near, middle, far = (distance(f"cloudleak featurefool{margin}") for margin in (" 0.1", "", " 0.8"))

@@ -19,7 +19,7 @@ NOTHING = np.empty((0, 64), np.float32)
 
 @pytest.fixture(scope="module")
 def knowledge(split: Dataset) -> Knowledge:
-    return replace(Knowledge.of(split), own=NOTHING, pool=NOTHING)
+    return replace(Knowledge.of(split), natural=NOTHING, pool=NOTHING)
 
 
 def test_clones_improve_with_queries(knowledge: Knowledge, split: Dataset, victim: DigitsVictim) -> None:

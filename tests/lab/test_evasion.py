@@ -25,7 +25,7 @@ NAMES = pytest.mark.parametrize("name", sorted(EVASIONS & ATTACKS.keys()))
 @pytest.fixture(scope="module")
 def knowledge(split: Dataset) -> Knowledge:
     whole = Knowledge.of(split)
-    return replace(whole, own=whole.own[:INPUTS])
+    return replace(whole, natural=whole.natural[:INPUTS])
 
 
 def turned(attacker: Evasion, victim: Victim) -> np.ndarray:
@@ -70,7 +70,7 @@ def test_finite_differences_get_nowhere_with_labels_only(knowledge: Knowledge, v
 def test_a_boundary_walk_needs_labels_only_and_comes_nearer_with_more_queries(
     knowledge: Knowledge, victim: DigitsVictim
 ) -> None:
-    one = replace(knowledge, own=knowledge.own[:1])
+    one = replace(knowledge, natural=knowledge.natural[:1])
     medians = []
     for budget in (30, 200, 1_000):
         runs = [evasion.BoundaryWalk(one, budget, seed) for seed in range(5)]
@@ -129,7 +129,7 @@ def test_finite_differences_give_an_input_up_after_so_many_steps(knowledge: Know
             sure = 0.8 + 0.1 * features.mean(axis=1)
             return np.stack([sure, 1 - sure], axis=1)
 
-    one = replace(knowledge, own=np.full((1, DIMENSION), 0.999, np.float32))
+    one = replace(knowledge, natural=np.full((1, DIMENSION), 0.999, np.float32))
     attacker = evasion.FiniteDifferences(one, PLENTY, 0)
     assert run_offline(attacker, Stubborn()) == STEPS * (2 * DIMENSION + 1)
     assert not attacker.found

@@ -288,7 +288,7 @@ def median_distance(name: str, knowledge: Knowledge, victim: Victim) -> float:
     """Of five inputs, each with a budget of 1,000 queries; all must be turned."""
     distances = []
     for row in range(5):
-        attacker = EVERY_ATTACK[name](replace(knowledge, own=knowledge.own[row : row + 1]), 1_000, 0)
+        attacker = EVERY_ATTACK[name](replace(knowledge, natural=knowledge.natural[row : row + 1]), 1_000, 0)
         assert isinstance(attacker, Evasion)
         run_offline(attacker, victim)
         found = np.stack([attacker.found[0], attacker.originals[0]]).astype(np.float32)
@@ -309,13 +309,13 @@ def test_ours_and_theirs_walk_equally_near_by_labels_alone(
 
 @pytest.mark.usefixtures("toolbox")
 def test_zoo_turns_every_input_by_probabilities_and_none_by_labels(knowledge: Knowledge, victim: DigitsVictim) -> None:
-    one = replace(knowledge, own=knowledge.own[:1])
+    one = replace(knowledge, natural=knowledge.natural[:1])
     by_labels = EVERY_ATTACK["art-zoo"](one, 1_000, 0)
     run_offline(by_labels, LabelOnly(victim))
     assert isinstance(by_labels, Evasion)
     assert not by_labels.found
     by_probabilities = EVERY_ATTACK["art-zoo"](one, 1_000, 0)
-    changes = asked(by_probabilities, victim.answer) - one.own
+    changes = asked(by_probabilities, victim.answer) - one.natural
     assert changes.min() < -0.01 and changes.max() > 0.01
     assert median_distance("art-zoo", knowledge, victim) < 1.5 * median_distance("boundary walk", knowledge, victim)
 

@@ -39,8 +39,8 @@ def test_a_service_in_other_units_is_stolen_by_the_same_queries(
 ) -> None:
     knowledge = Knowledge.of(split)
     high = np.full(64, 8, np.float32)
-    own, pool = (rows * TIMES - 8 for rows in (knowledge.own, knowledge.pool))
-    other = replace(knowledge, low=-high, high=high, own=own, pool=pool)
+    own, pool = (rows * TIMES - 8 for rows in (knowledge.natural, knowledge.pool))
+    other = replace(knowledge, low=-high, high=high, natural=own, pool=pool)
     queries = asked(name, knowledge, victim, 300)
     np.testing.assert_allclose(asked(name, other, InSixteenths(victim), 300), TIMES * queries - 8, atol=0.05)
     clone = spent(name, other, InSixteenths(victim), 300).clone()

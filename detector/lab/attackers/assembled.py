@@ -43,7 +43,7 @@ class Assembled(SeededRounds):
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, *, recipe: Recipe, unsent: bool = False) -> None:
         super().__init__(knowledge, budget, seed)
         self._recipe = recipe
-        self._rows = natural_seeds(knowledge, len(knowledge.own), seed)[SEEDS:] if unsent else self._seeds
+        self._rows = natural_seeds(knowledge, len(knowledge.natural), seed)[SEEDS:] if unsent else self._seeds
         if len(self._rows) < 2:
             raise LabError("this attack makes inputs up from natural inputs, and the thief has fewer than two left")
 
@@ -56,7 +56,7 @@ class OwnRows(SeededRounds):
 
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
         super().__init__(knowledge, budget, seed)
-        self._seeds = natural_seeds(knowledge, len(knowledge.own), seed)
+        self._seeds = natural_seeds(knowledge, len(knowledge.natural), seed)
 
     def _made(self, count: int, rng: Rng) -> Inputs:
         return self._seeds[:0]

@@ -30,15 +30,15 @@ Questions: TypeAlias = Search[None]
 class Knowledge:
     """The prior knowledge of a thief. ``low``, ``high`` float32 (d,) and ``categories`` int64 (d,): see ``Dataset``.
 
-    ``own`` float32 (n, d): natural inputs of the victim's kind that the thief holds, without labels. ``pool`` float32
-    (m, d): public inputs of another kind, scaled to the same ranges. ``side``: images are side x side, None for tables.
+    ``natural`` float32 (n, d): inputs of the victim's kind that the thief holds, without labels. ``pool`` float32 (m,
+    d): public inputs of another kind, scaled to the same ranges. ``side``: images are side x side, None for tables.
     """
 
     classes: int
     low: NDArray[np.float32]
     high: NDArray[np.float32]
     categories: Labels
-    own: Inputs
+    natural: Inputs
     pool: Inputs
     side: int | None = None
 

@@ -40,7 +40,7 @@ class CloudLeak(SeededTraining):
     def __init__(self, knowledge: Knowledge, budget: int, seed: int, perturb: Perturbation) -> None:
         super().__init__(knowledge, budget, seed)
         self._perturb = perturb
-        self._natural = self._space.shares(knowledge.own)
+        self._natural = self._space.shares(knowledge.natural)
 
     def _later_round(self) -> Inputs:
         network, rng = self._network(), self._round_rng()

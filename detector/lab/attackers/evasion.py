@@ -40,7 +40,7 @@ class Evasion(Dialogue, ABC):
     def __init__(self, knowledge: Knowledge, budget: int, seed: int) -> None:
         self._space = InputSpace.continuous(knowledge)
         self._rng = np.random.default_rng([seed, 0])
-        self.originals = self._space.shares(knowledge.own[self._rng.permutation(len(knowledge.own))])
+        self.originals = self._space.shares(knowledge.natural[self._rng.permutation(len(knowledge.natural))])
         self.found: dict[int, Array] = {}
         super().__init__(self._all_turns(), budget)
 

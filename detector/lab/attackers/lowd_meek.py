@@ -36,7 +36,7 @@ class LowdMeek(Dialogue):
                 f"lowd-meek steals models of two classes, not of {knowledge.classes}: use adaptive retraining"
             )
         self._space = InputSpace.continuous(knowledge)
-        self._natural = self._space.scaled(knowledge.own)
+        self._natural = self._space.scaled(knowledge.natural)
         self._rng = np.random.default_rng([seed, 0])
         self._weights = np.zeros(knowledge.dimension)
         self._boundary: Array | None = None

@@ -99,6 +99,6 @@ class SeededTraining(SubstituteTraining):
 
 def natural_seeds(knowledge: Knowledge, count: int, seed: int) -> Inputs:
     """Returns up to ``count`` of the thief's own inputs, drawn by ``seed``. Raises LabError if there are none."""
-    if not len(knowledge.own):
+    if not len(knowledge.natural):
         raise LabError("this attack starts from natural inputs of the victim's kind, and the thief has none")
-    return knowledge.own[np.random.default_rng([seed, 1]).permutation(len(knowledge.own))[:count]]
+    return knowledge.natural[np.random.default_rng([seed, 1]).permutation(len(knowledge.natural))[:count]]

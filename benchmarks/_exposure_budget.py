@@ -50,12 +50,12 @@ VICTIMS = (
 FEW, MORE = 10, (30, 100)
 """Rows that half of the honest accounts ask less of: for all victims, and for the first one besides."""
 SPREAD = 0.7
-ACCOUNTS, CALIBRATING, ROWS = 800, 8, 60
+ACCOUNTS, CALIBRATING, ROWS = 800, 24, 100
 EXCEEDED = 0.005
 ATTACK, WANTED = "knockoff random", 2_000
 SECONDS, PAUSE = 86_400.0, 1.0
 RATE, FURTHER = 0.001, 10
-SEEDS = (0, 1)
+SEEDS = (0,)
 _START = 1_700_000_000.0
 
 

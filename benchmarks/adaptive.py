@@ -3,7 +3,7 @@
 Each thief asks natural rows of their own first. A cell has the queries from the end of these to the first verdict, by
 seed of the thief; and where the last was missed, how well a classifier tells what they asked then from honest queries
 (0.5 is chance). Calibration and judged accounts have the same habits but other seeds, and draw from disjoint halves
-of the honest inputs. Run: python -m benchmarks.adaptive
+of the honest inputs. Run: python -m benchmarks.adaptive [--without MEASURE ...]
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
+import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from benchmarks._detecting import Account, account, judge, told_apart
 from benchmarks.calibrated import CALIBRATION, SEED, honest
 from benchmarks.lab._markdown import table
 from detector.core.calibration.calibrate import FlaggedRate, calibrate
+from detector.core.calibration.crossfit import COLUMNS
 from detector.core.profile import Profile
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
@@ -80,9 +82,10 @@ class Case(NamedTuple):
     flagged: list[Account]
 
 
-def case(target: tuple[str, str]) -> Case:
+def case(target: tuple[str, str], measures: Sequence[str]) -> Case:
     data, victim = victim_of(*target)
-    calibration = calibrate([own.queries for own in honest(data, victim, 0, CALIBRATION, SEED)], 0.01)
+    accounts = [own.queries for own in honest(data, victim, 0, CALIBRATION, SEED)]
+    calibration = calibrate(accounts, 0.01, measures=measures)
     others = honest(data, victim, 1, JUDGED, SEED + 1)
     flagged = [own for own in others if judge(own, calibration.profile).first]
     return Case(target, calibration.profile, others, flagged)
@@ -126,12 +129,15 @@ def flagged_cell(at: Case) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--without", nargs="*", default=[], choices=COLUMNS, help="measures that do not count")
+    measures = [name for name in COLUMNS if name not in parser.parse_args().without]
     started = time.monotonic()
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("calibrating", total=len(TARGETS))
         cases = []
         for target in TARGETS:
-            cases.append(case(target))
+            cases.append(case(target, measures))
             progress.advance(task)
         task = progress.add_task("thieves", total=len(THIEVES) * len(TARGETS) * len(SEEDS))
         rows = [tuple(cells(own, cases, progress, task)) for own in THIEVES]

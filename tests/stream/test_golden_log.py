@@ -35,9 +35,13 @@ _FIELDS = 6
 
 def known_of_old(partition: Partition) -> list[Any]:
     """The state of ``partition`` without what builds of before did not write: the alert of a latch, and why to doubt a
-    signal's cause, and graded actions."""
+    signal's cause, and graded actions. The blocks of the history are left out, which were of queries, and not of rows
+    that joined."""
     applied, time, engine, *others, ledger, accounting, groups, exemptions = state_of(partition)
     states = [{name: unpack(body) for name, (_, body) in sections.items()} for sections in engine]
+    for own in states:
+        for part in (own["engine"], *own["engine"]["history"]):
+            del part["block"]
     entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
     return [applied, time, states, *others, entries, accounting, groups, exemptions]
 

@@ -280,7 +280,7 @@ class Account:
             sizes = (step * scale)[step > compared.limits].tolist()
             if len(sizes) >= 5:
                 shares.append((_equal(sizes) - 1) / (len(sizes) - 1))
-        return max(float(np.quantile(shares, 0.95)), 0.005) if shares else 0.005
+        return min(max(float(np.quantile(shares, 0.95)), 0.005), 0.5) if shares else 0.005
 
     def _parallel(self) -> bool:
         if len(self.places) < 3:

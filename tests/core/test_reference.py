@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from detector.core.reference.compared import NOTHING, Compared, fewest_equal
 from detector.core.reference.projection import NearestRows
 from detector.core.reference.reference import NEAREST, ROWS, HonestQueries, Reference, ReferenceIndex, margins
 from detector.core.state.arrays import pack, unpack
@@ -227,3 +228,13 @@ def test_its_record_brings_it_back() -> None:
         for left, right in zip(ask(reference, asked), ask(back, asked), strict=True):
             np.testing.assert_array_equal(left, right)
     assert back.median_distance == reference.median_distance and back.output_kind == reference.output_kind
+
+
+def test_steps_of_one_size_are_chance_where_values_are_few() -> None:
+    generator = np.random.default_rng(4)
+    rows = generator.random((200, 24)).astype(np.float32)
+    ones = np.ones(24, np.float32)
+    fine, coarse = (fewest_equal(Compared.of(own, ones), ones) for own in (rows, np.round(4 * rows) / 4))
+    assert fine[5] == 3 and fine[24] == 13  # over half
+    assert coarse[5] > 5 and 16 < coarse[24] < 24  # never none
+    assert (fewest_equal(NOTHING, ones) == fine).all()

@@ -65,8 +65,9 @@ _SAMPLE = 128
 _SIZE_EQUAL = 1e-3
 _FEWEST_STEPS = 5
 _USUAL = 0.95
-_RAREST = 0.005
-"""The share of equal sizes is taken to be this at least, in steps between honest rows."""
+_RAREST, _OFTENEST = 0.005, 0.5
+"""The share of equal sizes in steps between honest rows is taken to be this at least, and at most: many features that
+change by one size are never chance."""
 _SURE = 6.0
 """Minus the logarithm of how likely it may be that as many sizes are equal by chance."""
 
@@ -103,4 +104,4 @@ def _equal_share(compared: Compared, scale: Rows) -> float:
         if len(sizes) >= _FEWEST_STEPS:
             median = sizes[(len(sizes) - 1) // 2]
             shares.append(((np.abs(sizes - median) <= _SIZE_EQUAL * median).sum() - 1) / (len(sizes) - 1))
-    return max(float(np.quantile(shares, _USUAL)), _RAREST) if shares else _RAREST
+    return float(np.clip(np.quantile(shares or [0.0], _USUAL), _RAREST, _OFTENEST))

@@ -143,7 +143,7 @@ class Effects:
     clear: list[Key] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
-    budgets_used: Sequence[tuple[str, float]] = ()
+    budgets_used: list[tuple[str, float]] = field(default_factory=list)
 
 
 def decode_section(name: str, section: Section, newest: int, decoder: msgspec.msgpack.Decoder[_State]) -> _State:

@@ -100,7 +100,7 @@ def test_what_the_engine_refuses_is_counted_and_left_out() -> None:
     course = replay_principal([(piece, piece.occurred_at) for piece in pieces], EngineConfig(), Policy())
     assert (len(course), course.refused) == (28, 2)
     assert course.time.tolist() == np.delete(good.occurred_at, [10, 11]).tolist()
-    with pytest.raises(ConfigurationError, match="the engine took no query"):
+    with pytest.raises(ConfigurationError, match="the engine refused all of these queries"):
         replay_principal([(narrow, narrow.occurred_at)], EngineConfig(dimensions={"credit": 6}), Policy())
 
 

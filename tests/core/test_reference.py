@@ -234,7 +234,8 @@ def test_steps_of_one_size_are_chance_where_values_are_few() -> None:
     generator = np.random.default_rng(4)
     rows = generator.random((200, 24)).astype(np.float32)
     ones = np.ones(24, np.float32)
-    fine, coarse = (fewest_equal(Compared.of(own, ones), ones) for own in (rows, (np.rint(4 * rows) / 4).astype(np.float32)))
+    fine = fewest_equal(Compared.of(rows, ones), ones)
+    coarse = fewest_equal(Compared.of(np.round(4 * rows) / np.float32(4), ones), ones)
     assert fine[5] == 3 and fine[24] == 13  # over half
     assert coarse[5] > 5 and 16 < coarse[24] < 24  # never none
     assert (fewest_equal(NOTHING, ones) == fine).all()

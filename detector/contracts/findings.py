@@ -169,9 +169,8 @@ class Command:
     or, without one, all causes; ``clear`` also drops the principal's detection state and latches.
 
     ``join`` and ``leave``: the principal becomes, or is no longer, a member of the group ``group`` of ``group_size``
-    accounts, found on ``model_version`` by evidence of ``family``, content only if nothing else counts. Their issuer is
-    ``group:ID``. Of the commands about one group that with the latest ``issued_at`` holds, whatever the order in which
-    they arrive; at equal times, a ``leave``.
+    accounts, found on ``model_version``. Their issuer is ``group:ID``. Of the commands about one group that with the
+    latest ``issued_at`` holds, whatever the order in which they arrive; at equal times, a ``leave``.
 
     ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
     that version, and its ``principal`` is the id of the group.
@@ -197,7 +196,6 @@ class Command:
     model_version: str | None = None
     owner: str | None = None
     scope: ExemptionScope | None = None
-    family: Family | None = None
 
 
 @dataclass(frozen=True, slots=True)

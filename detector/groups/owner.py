@@ -316,5 +316,4 @@ def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Com
         group=group,
         group_size=own.watch.size_of(group),
         model_version=profile.model_version,
-        family=own.watch.family_of(group) if kind == "join" else None,
     )

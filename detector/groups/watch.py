@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.findings import Evidence, Family, GroupMember
+from detector.contracts.findings import Evidence, GroupMember
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
-from detector.core.signals.suspicion import family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
@@ -155,11 +154,6 @@ class GroupWatch:
         )
         chance = _chance(accounts.rarity[_slots(cluster)], self._present)
         return GroupState(chance, tuple(members), self._evidence(cluster))
-
-    def family_of(self, group: str) -> Family:
-        """Returns the family of what the members of ``group`` show, by their mean."""
-        mean = self._mean(self._named[group])
-        return family_of(dict(zip(self._names, mean.tolist(), strict=True)))
 
     def knows(self, group: str) -> bool:
         """Returns whether ``group`` has not ended."""
@@ -378,14 +372,12 @@ class GroupWatch:
 
     def _evidence(self, cluster: _Cluster) -> tuple[Evidence, ...]:
         """Returns what the members show most; nothing once all of them are forgotten."""
-        mean = self._mean(cluster)
+        shown = [added for slot, added in cluster.slots.items() if self._accounts.member[slot]]
+        if not shown:
+            return ()
+        mean = np.mean(shown, axis=0)
         most = [at for at in np.argsort(-mean, kind="stable")[:_SHOWN].tolist() if mean[at] > 0]
         return tuple(Evidence(self._names[at], float(mean[at]), "standard deviations") for at in most)
-
-    def _mean(self, cluster: _Cluster) -> Floats:
-        """Returns what each measure adds to D in the mean of the members, float64 (j + m,); zeros without members."""
-        shown = [added for slot, added in cluster.slots.items() if self._accounts.member[slot]]
-        return np.asarray(np.mean(shown, axis=0)) if shown else np.zeros(len(self._names))
 
 
 def _direction(added: Floats) -> Floats:

@@ -72,7 +72,7 @@ def weight_of(latch: Latch) -> int:
 def case_of(model: str, entry: Entry, latch: Latch) -> Case:
     """Returns ``latch`` as rules match it."""
     if isinstance(latch, Membership):
-        return Case(model, latch.signal, latch.family, group_size=latch.size, exposure=entry.exposure)
+        return Case(model, latch.signal, group_size=latch.size, exposure=entry.exposure)
     alert = latch.alert
     if alert is None:
         return Case(model, latch.signal, exposure=entry.exposure)

@@ -20,8 +20,7 @@ from detector.contracts.findings import (
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
 FORMAT = 4
-"""Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert and the evidence of groups; all can
-be read."""
+"""Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert; all can be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
@@ -67,7 +66,7 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     issued last, at ``issued_at``.
 
     ``left_at``: the policy time of leaving, None for a member; kept for a day, so that an earlier command that arrives
-    late changes nothing. ``lifted``: an operator deleted its cause. ``family``: of the group's evidence.
+    late changes nothing. ``lifted``: an operator deleted its cause.
     """
 
     group: str
@@ -76,7 +75,6 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
     episode: int = -1
     lifted: bool = False
     left_at: float | None = None
-    family: Family | None = None
 
     @property
     def origin(self) -> str:

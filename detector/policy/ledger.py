@@ -178,8 +178,7 @@ class Ledger:
         if command.kind == "leave":
             changed = principal.leave(group, command.issued_at, now)
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
-        joined = Membership(group, command.issued_at, command.group_size or 0, family=command.family)
-        changed = principal.join(joined, now)
+        changed = principal.join(Membership(group, command.issued_at, command.group_size or 0), now)
         return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:

@@ -209,10 +209,5 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     ((own, _),) = groups._watches.values()
     group = found.revisions[-1][2].id
     assert own.state_of(group).evidence
-    assert own.family_of(group) == "content"
-    steps = own._names.index("foreign_sign_steps")
-    for added in own._named[group].slots.values():
-        added[steps] = 9.0
-    assert own.family_of(group) == "structure"
     own._accounts.member[:] = False
     assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())

@@ -196,16 +196,6 @@ def test_a_group_that_grows_climbs_at_the_next_query() -> None:
     assert said(own.observe(queries(1003.0, **later))) == ["refuse enforce"]
 
 
-def test_a_group_found_by_content_alone_is_slowed_and_asks_for_a_reviewer() -> None:
-    own = ledger(refuse_after_queries=2)
-    slowed = own.command(replace(join(10), family="content"), 1000.0)
-    assert said(slowed) == ["slow to 1/s enforce"]
-    assert [cause.reason for cause in slowed.decisions[0].causes] == ["needs review"]
-    assert said(own.observe(queries(*[1001.0] * 9, found=(), flagged=False))) == []
-    assert said(own.command(replace(join(10, issued_at=2.0), family="structure"), 1002.0)) == []
-    assert said(own.observe(queries(1003.0, found=(), flagged=False))) == ["refuse enforce"]
-
-
 def test_a_harsher_action_stays_until_it_expires() -> None:
     """A suspect at the edge between two rules does not go up and down."""
     small = rule({**SLOW, "seconds": 100}, signals=["group"], group_size=10, name="large")

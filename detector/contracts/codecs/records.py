@@ -224,8 +224,6 @@ def _check_command(command: Command) -> None:
             raise InvalidRecord("action", "group and group_size belong to join and leave")
     elif (command.group, command.group_size, command.model_version) != (None, None, None):
         raise InvalidRecord("action", "group, group_size and model_version belong to join, leave and dismiss")
-    if command.family is not None and command.kind != "join":
-        raise InvalidRecord("action", "family belongs to join")
 
 
 def _check_imposed(command: Command) -> None:

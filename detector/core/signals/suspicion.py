@@ -198,11 +198,10 @@ def families_of(standards: Standards, scores: Floats) -> list[Family]:
     """Returns for each row of ``scores`` float64 (n, j) the family that adds most to D among those that count; content
     only if it alone does. The columns are the measures of ``standards``."""
     added = standards.contributions(scores)[0]
-    return [family_of(dict(zip(standards.measures, row, strict=True))) for row in added.tolist()]
+    return [_family(dict(zip(standards.measures, row, strict=True))) for row in added.tolist()]
 
 
-def family_of(added: Mapping[str, float]) -> Family:
-    """Returns the family that adds most to D, by what each measure ``added``; content only if nothing else counts."""
+def _family(added: Mapping[str, float]) -> Family:
     total: dict[Family, float] = dict.fromkeys(FAMILIES.values(), 0.0)
     for name, value in added.items():
         total[FAMILIES.get(name, "structure")] += value

@@ -73,7 +73,7 @@ def by_accounts(profile: Profile, traffic: Traffic, accounts: int) -> str:
         observation = engine.observe([piece])
         between = time.process_time()
         for profiled in observation.profiled:
-            queries = selected_queries(profiled, observation, sampled)
+            queries = selected_queries([profiled], observation, sampled)
             members += sum(len(own.joined) for own in watch.observe(queries))
             linked, due = linked + len(queries.linked), due + len(queries.due)
         seconds += between - began, time.process_time() - between

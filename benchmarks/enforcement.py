@@ -259,7 +259,7 @@ def ask_honestly(served: Served, target: Model, defence: str, number: int) -> No
 
 
 def effect_on(served: Served, gate: Gate, target: Model, defence: str) -> Effect:
-    """``gate`` tells which clients a decision is about; the effect is that on an account put under it by command."""
+    """``gate`` tells which accounts have a decision; the effect is measured by an account that got it by command."""
     model = name_of(target, defence)
     verdicts = [gate.check(model, f"honest-{number}") for number in range(HONEST)]
     touched = sum(verdict.decision_id is not None for verdict in verdicts)

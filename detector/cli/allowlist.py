@@ -47,9 +47,8 @@ def add(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Exempt NAME: alerts stay and say so, automatic decisions end at once and none follow.
-
-    It does not hold against an operator's decision.
+    """Exempt NAME from automatic decisions: current ones end at once, and alerts say that decisions are withheld. An
+    operator's decision still applies.
     """
     loaded = load_settings(settings)
     meant = Exemption(principal_of(loaded, name, api_key), owner, reason, 0.0, model, scope)
@@ -68,7 +67,7 @@ def remove(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """End the exemption of NAME; whoever is a suspect gets a decision at once."""
+    """End the exemption of NAME; a suspect gets a decision at once."""
     loaded = load_settings(settings)
     meant, now = principal_of(loaded, name, api_key), time.time()
     _send(loaded, Command(new_id(), "disallow", now, issuer, model or EVERYONE, meant, reason, scope=scope), wait)
@@ -82,7 +81,7 @@ def import_(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Exempt all principals of FILE. What has expired is left out; what lasts longer than 90 days is cut to that."""
+    """Exempt all principals of FILE. Expired entries are left out; those longer than 90 days are cut to 90 days."""
     loaded, now = load_settings(settings), time.time()
     allowlist, refused = parse_allowlist(read_text(file, "allowlist")), 0
     for exempt in allowlist.exemptions:
@@ -103,24 +102,37 @@ def list_(
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
-    """List all exemptions in force, of the settings' file and by command, and who answers for each."""
+    """List all exemptions in force, from the settings' file and by command, with the person responsible for each."""
     loaded, now = load_settings(settings), time.time()
-    exemptions = [(own, _FILE) for own in _listed(loaded)]
+    exemptions = [(exemption, _FILE) for exemption in _listed(loaded)]
     exemptions += commanded(audits_since(loaded.kafka, now - MOST_SECONDS))
     chosen = [
-        (own, source)
-        for own, source in sorted(exemptions, key=lambda one: (one[0].principal, one[0].model or ""))
-        if own.expires_at > now and (model is None or own.model in (None, model))
+        (exemption, source)
+        for exemption, source in sorted(exemptions, key=lambda entry: (entry[0].principal, entry[0].model or ""))
+        if exemption.expires_at > now and (model is None or exemption.model in (None, model))
     ]
     if json:
-        print_json([asdict(own) | {"expires_at": rfc3339(own.expires_at), "from": source} for own, source in chosen])
+        print_json(
+            [
+                asdict(exemption) | {"expires_at": rfc3339(exemption.expires_at), "from": source}
+                for exemption, source in chosen
+            ]
+        )
         return
     if not chosen:
         print_lines("No principal is exempt.")
         return
     rows = [
-        (own.principal, own.scope, own.model or "all", own.owner, own.reason, rfc3339(own.expires_at), source)
-        for own, source in chosen
+        (
+            exemption.principal,
+            exemption.scope,
+            exemption.model or "all",
+            exemption.owner,
+            exemption.reason,
+            rfc3339(exemption.expires_at),
+            source,
+        )
+        for exemption, source in chosen
     ]
     console().print(table(("name", "scope", "model", "owner", "reason", "until", "from"), rows))
 
@@ -130,7 +142,7 @@ def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
     held: dict[tuple[str, str, ExemptionScope], tuple[Exemption, str]] = {}
     for audit in sorted(audits, key=lambda audit: audit.occurred_at):
         detail = audit.detail
-        scope = next((own for own in SCOPES if own == detail.get("scope")), SCOPES[0])
+        scope = next((known for known in SCOPES if known == detail.get("scope")), SCOPES[0])
         key = audit.principal, audit.model, scope
         if audit.kind != "command":
             continue
@@ -144,7 +156,7 @@ def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
 
 
 def _listed(settings: Settings) -> tuple[Exemption, ...]:
-    """Returns the exemptions of the settings' file. A list that cannot be read is named, and has none."""
+    """Returns the exemptions of the settings' file. Names a list that cannot be read, and treats it as empty."""
     path = settings.policy.allowlist
     if path is None:
         return ()
@@ -182,8 +194,8 @@ def _carry_out(settings: Settings, command: Command, wait: float) -> bool:
     partitions = range(settings.kafka.partitions) if everywhere else [None]
     summaries = Counter[tuple[str, str]]()
     for partition in partitions:
-        own = command if partition is None else replace(command, id=f"{command.id}-{partition}")
-        answer = carry_out(settings.kafka, own, wait, partition)
+        routed = command if partition is None else replace(command, id=f"{command.id}-{partition}")
+        answer = carry_out(settings.kafka, routed, wait, partition)
         summaries[answer.kind, answer.summary] += 1
     for (_, summary), number in summaries.items():
         where = f" ({number} of {len(partitions)} partitions)" if everywhere else ""

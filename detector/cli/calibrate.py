@@ -137,14 +137,14 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
         "rows_refused": traffic.refused,
         "outliers": [
             {
-                "account": own.name,
-                "largest": own.largest,
-                "allowed": own.allowed,
-                "added": dict(own.contributions),
-                "suspect": own.suspect,
-                "excused": list(own.excused),
+                "account": account.name,
+                "largest": account.largest,
+                "allowed": account.allowed,
+                "added": dict(account.contributions),
+                "suspect": account.suspect,
+                "excused": list(account.excused),
             }
-            for own in screened.outliers
+            for account in screened.outliers
         ],
         "notes": list(_warnings(screened, budget)),
     }

@@ -52,10 +52,14 @@ def proposals(words: Sequence[str]) -> list[str]:
 
     name, *arguments = words
     if not arguments:
-        return [own for own in (*COMMANDS, "--help", "--version") if own.startswith(name)]
+        return [word for word in (*COMMANDS, "--help", "--version") if word.startswith(name)]
     if name not in COMMANDS:
         return []
     from typer._completion_classes import BashComplete
 
     complete = BashComplete(command_of(name), {}, name, "")
-    return [own.value for own in complete.get_completions(arguments[:-1], arguments[-1]) if own.type == "plain"]
+    return [
+        completion.value
+        for completion in complete.get_completions(arguments[:-1], arguments[-1])
+        if completion.type == "plain"
+    ]

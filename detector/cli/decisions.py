@@ -130,7 +130,8 @@ def delete(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Delete one cause against PRINCIPAL of MODEL, or all; a signal's comes back only if the signal fires again."""
+    """Delete one cause, or all causes, against PRINCIPAL of MODEL; a signal's cause returns only if the signal fires
+    again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
     command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
@@ -176,12 +177,12 @@ def _switched_off(issuer: str, reason: str, duration: str | None) -> Decision:
 
 
 def _parameters(given: Iterable[str]) -> Parameters:
-    """Returns ``name=value`` by name; a value that writes a number is that number."""
+    """Returns the values of ``name=value`` by name; a text that is a number becomes that number."""
     parameters: Parameters = {}
-    for one in given:
-        name, separator, value = one.partition("=")
+    for text in given:
+        name, separator, value = text.partition("=")
         if not (name and separator and value):
-            raise typer.BadParameter(f"{one!r} is no parameter; write it like digits=2")
+            raise typer.BadParameter(f"{text!r} is no parameter; write it like digits=2")
         try:
             parameters[name] = float(value)
         except ValueError:
@@ -226,10 +227,18 @@ def _print_table(decisions: CurrentDecisions, chosen: list[Decision]) -> None:
         return
     rows = [
         (
-            *(one.model, one.principal, describe_action(one.action), one.mode, rfc3339(one.expires_at)),
-            [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in one.causes],
+            *(
+                decision.model,
+                decision.principal,
+                describe_action(decision.action),
+                decision.mode,
+                rfc3339(decision.expires_at),
+            ),
+            [f"{cause.origin} {cause.id} {cause.reason}".rstrip() for cause in decision.causes],
         )
-        for one in chosen
+        for decision in chosen
     ]
     screen.print(table(("model", "principal", "action", "mode", "until", "causes"), rows))
-    note_uncalibrated(one.model for one in chosen if any(cause.reason == UNCALIBRATED for cause in one.causes))
+    note_uncalibrated(
+        decision.model for decision in chosen if any(cause.reason == UNCALIBRATED for cause in decision.causes)
+    )

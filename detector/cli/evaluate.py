@@ -100,8 +100,8 @@ def _profiles() -> tuple[Profile, ...]:
 def _print_costs(costs: Sequence[ThiefCost], evaluation: Evaluation) -> None:
     from detector.lab.evaluation.report import cost_tables
 
-    for told in cost_tables(costs):
-        console().print(table(told.head, told.rows, told.texts))
+    for cost_text in cost_tables(costs):
+        console().print(table(cost_text.head, cost_text.rows, cost_text.texts))
     if evaluation.all_honest:
         honest = evaluation.all_honest
         print_lines(f"honest accounts flagged: {honest.flagged:,} of {honest.accounts:,}")

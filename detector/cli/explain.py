@@ -144,8 +144,8 @@ def _recorded(paths: Sequence[Path], reader: LogReader, name: str, model: str | 
 
     logs = files_of(paths)
     with reading_bar("read", logs) as progress:
-        own = queries_of(name, queries_in_logs(logs, reader, progress))
-    return own.of(model), ", ".join(path.name for path in logs)
+        queries = queries_of(name, queries_in_logs(logs, reader, progress))
+    return queries.of(model), ", ".join(path.name for path in logs)
 
 
 def show(explanation: Explanation, screen: Console) -> None:
@@ -158,5 +158,5 @@ def show(explanation: Explanation, screen: Console) -> None:
     shown = [events(explanation)]
     if explanation.at_verdict is not None:
         shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
-    for own in shown:
-        screen.print(table(own.head, own.rows, own.texts))
+    for part in shown:
+        screen.print(table(part.head, part.rows, part.texts))

@@ -40,10 +40,12 @@ def explain_of_group(
             course = chosen(courses_in_logs(paths, *judge, reader, progress), group)
         with reading_bar("read", paths) as progress:
             queries = members_queries(course, queries_in_logs(paths, reader, progress))
-        source = ", ".join(own.name for own in paths)
+        source = ", ".join(path.name for path in paths)
     else:
         course = chosen(courses_in_alerts(read_group_alerts(kafka)), group)
-        found = (own for name in course.joined for own in read_queries(kafka, name).by_model.get(course.model, ()))
+        found = (
+            queries for name in course.joined for queries in read_queries(kafka, name).by_model.get(course.model, ())
+        )
         queries, source = members_queries(course, found), f"the topic {kafka.topics.queries}"
     explained = explain_group(course, queries, *judge, source)
     if path is not None:
@@ -54,5 +56,5 @@ def explain_of_group(
         return
     for sentence in (f"{group_headline(explained)}.", lead(explained)):
         print_sentence(console(), sentence)
-    own = members_table(explained)
-    console().print(table(own.head, own.rows, own.texts))
+    members = members_table(explained)
+    console().print(table(members.head, members.rows, members.texts))

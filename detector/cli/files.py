@@ -93,8 +93,8 @@ def describe_form(traffic: PlainTraffic) -> Iterator[str]:
     form, width, why = traffic.form, traffic.pieces[0].dimension, traffic.why
     features = f"{width} numbers"
     if form.fields is not None:
-        texts = [own for own in form.fields if own.values is not None]
-        of_texts = f", {len(texts)} of them texts with {sum(own.width for own in texts)} values" if texts else ""
+        texts = [field for field in form.fields if field.values is not None]
+        of_texts = f", {len(texts)} of them texts with {sum(field.width for field in texts)} values" if texts else ""
         features = f"{len(form.fields)} by name{of_texts}"
     yield f"{'features':<12}{features}"
     classes = f", of {len(form.classes)} classes by name" if form.classes else ""

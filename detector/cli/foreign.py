@@ -1,6 +1,6 @@
 """Turns models of scikit-learn, ONNX and treelite into owner models: trees, ensembles of trees, linear classifiers.
 
-Trees of files are first read as nodes by number, in whatever order they come, and then numbered from the root.
+Trees in files are first read as nodes by number, in any order, and then numbered from the root.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def from_scikit_learn(fitted: Any) -> OwnerModel:
         return _scikit_learn_tree(fitted, _features(fitted), 1.0)
     if isinstance(fitted, RandomForestClassifier | ExtraTreesClassifier) and hasattr(fitted, "estimators_"):
         share = 1.0 / len(fitted.estimators_)
-        trees = tuple(_scikit_learn_tree(each, _features(fitted), share) for each in fitted.estimators_)
+        trees = tuple(_scikit_learn_tree(estimator, _features(fitted), share) for estimator in fitted.estimators_)
         return Ensemble(trees, np.zeros(trees[0].values.shape[1]), "identity")
     if all(hasattr(fitted, name) for name in ("coef_", "intercept_", "classes_")):
         weights = np.atleast_2d(np.ascontiguousarray(fitted.coef_, np.float64))
@@ -83,7 +83,7 @@ def from_onnx(path: Path) -> OwnerModel:
         raise ConfigurationError(f"{path} holds {held}; exactly one of {' and '.join(_ONNX_OPERATORS)} can be read")
     (node,) = found
     _require_raw_input(graph, node, path)
-    fields = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    fields = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     for name in [name for name in fields if name.endswith("_as_tensor")]:
         fields[name.removesuffix("_as_tensor")] = onnx.numpy_helper.to_array(fields[name]).tolist()
     link = _ONNX_LINKS.get(fields.get("post_transform", b"NONE"))
@@ -94,8 +94,8 @@ def from_onnx(path: Path) -> OwnerModel:
 
 
 def from_treelite(path: Path) -> OwnerModel:
-    """Returns the tree ensemble in a checkpoint of treelite, or in a .json file that holds what its ``dump_as_json``
-    gave. Raises ConfigurationError."""
+    """Returns the tree ensemble in a checkpoint of treelite, or in a .json file written by its ``dump_as_json``. Raises
+    ConfigurationError."""
     if path.suffix.lower() == ".json":
         text = read_text(path, "treelite's JSON")
     else:
@@ -143,7 +143,7 @@ def _features(fitted: Any) -> Features:
 
 def _require_raw_input(graph: Any, node: Any, path: Path) -> None:
     """Raises ConfigurationError unless the model sees the features themselves, as the log has them."""
-    made_by = {name: each for each in graph.node for name in each.output}
+    made_by = {name: producer for producer in graph.node for name in producer.output}
     name = node.input[0]
     while name in made_by:
         if made_by[name].op_type not in _TRANSPARENT:
@@ -175,7 +175,9 @@ def _onnx_trees(graph: Any, fields: dict[str, Any], link: Link) -> OwnerModel:
             if mode == b"LEAF"
             else _split_by(_COMPARISONS.get(mode, mode.decode()), feature, threshold, yes, no)
         )
-    return _tree_model([_tree_of(features, own, _root(own)) for own in nodes.values()], base, link)
+    return _tree_model(
+        [_tree_of(features, nodes_of_tree, _root(nodes_of_tree)) for nodes_of_tree in nodes.values()], base, link
+    )
 
 
 def _onnx_values(fields: dict[str, Any], link: Link, classes: int) -> tuple[dict[tuple[int, int], Leaf], Leaf]:
@@ -190,9 +192,9 @@ def _onnx_values(fields: dict[str, Any], link: Link, classes: int) -> tuple[dict
     width = 1 if single and not shares else classes
     values: dict[tuple[int, int], Leaf] = defaultdict(lambda: [0.0] * width)
     entries = (fields[f"class_{name}"] for name in ("treeids", "nodeids", "ids", "weights"))
-    for tree, node, own, weight in zip(*entries, strict=True):
+    for tree, node, class_id, weight in zip(*entries, strict=True):
         leaf = values[tree, node]
-        leaf[0 if width == 1 else 1 if single else own] += weight
+        leaf[0 if width == 1 else 1 if single else class_id] += weight
         if shares:
             leaf[0] -= weight
     if shares:
@@ -217,16 +219,18 @@ def _treelite_model(body: dict[str, Any]) -> OwnerModel:
     per_class = count if body["leaf_vector_shape"] == [1, classes] else count / classes
     share = 1 / per_class if body["average_tree_output"] else 1.0
 
-    def leaf_of(held: float | list[float], own: int) -> Leaf:
-        """Returns the leaf values of a leaf that holds a number for each class, or one for the class ``own``."""
+    def leaf_of(held: float | list[float], class_id: int) -> Leaf:
+        """Returns the leaf values of a leaf that holds a number for each class, or one for ``class_id``."""
         if isinstance(held, list):
             return [value * share for value in held]
-        return [held * share if at == own else 0.0 for at in range(classes)]
+        return [held * share if at == class_id else 0.0 for at in range(classes)]
 
     trees = []
-    for tree, own in zip(body["trees"], body["class_id"], strict=True):
+    for tree, class_id in zip(body["trees"], body["class_id"], strict=True):
         nodes = {
-            node["node_id"]: leaf_of(node["leaf_value"], int(own)) if "leaf_value" in node else _treelite_split(node)
+            node["node_id"]: leaf_of(node["leaf_value"], int(class_id))
+            if "leaf_value" in node
+            else _treelite_split(node)
             for node in tree["nodes"]
         }
         trees.append(_tree_of(features, nodes, tree["nodes"][0]["node_id"]))
@@ -257,7 +261,7 @@ def _split_by(comparison: str, feature: int, threshold: float, yes: int, no: int
 
 
 def _root(nodes: Nodes) -> int:
-    """Returns the node that is no other's child."""
+    """Returns the node that is not the child of another."""
     splits = [node for node in nodes.values() if isinstance(node, TreeSplit)]
     roots = set(nodes) - {child for split in splits for child in (split.left, split.right)}
     if len(roots) != 1:

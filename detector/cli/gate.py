@@ -45,17 +45,17 @@ def list_(
 ) -> None:
     """List the gates, how old their decisions are, and what they did since they started."""
     now = time.time()
-    reports = [one for one in read_gates(load_settings(settings).kafka) if one.running or everything]
+    reports = [report for report in read_gates(load_settings(settings).kafka) if report.running or everything]
     if json or output == "json":
-        print_json([{"state": state(one, now), **as_json(one)} for one in reports])
+        print_json([{"state": state(report, now), **as_json(report)} for report in reports])
     elif reports:
-        console().print(table(_HEAD, (_row(one, now) for one in reports), texts=4))
+        console().print(table(_HEAD, (_row(report, now) for report in reports), texts=4))
     else:
         print_lines("No gate has reported.")
 
 
 def state(report: GateReport, now: float) -> str:
-    """Returns in words how the gate is doing, by its last report and its age at ``now``, seconds UTC."""
+    """Returns the state of the gate in words, by its last report and its age at ``now``, seconds UTC."""
     if not report.running:
         return "closed"
     age = now - report.occurred_at

@@ -29,9 +29,9 @@ def list_(
     settings: SettingsFile = None,
 ) -> None:
     """List the groups, the newest first."""
-    groups = [own for own in read_groups(load_settings(settings).kafka) if model in (None, own.model)]
+    groups = [group for group in read_groups(load_settings(settings).kafka) if model in (None, group.model)]
     if json or output == "json":
-        print_json([as_json(own) for own in groups])
+        print_json([as_json(group) for group in groups])
     elif not groups:
         print_lines("There are no groups.")
     else:
@@ -52,7 +52,7 @@ def show(
     decisions = read_decisions(kafka, time.time()).current
     current = {member.principal: decisions.get((found.model, member.principal)) for member in found.members}
     if json or output == "json":
-        held = {name: as_json(own) for name, own in current.items() if own is not None}
+        held = {name: as_json(alert) for name, alert in current.items() if alert is not None}
         print_json(as_json(found) | {"decisions": held})
         return
     print_lines(
@@ -83,7 +83,7 @@ def dismiss(
     wait: Wait = 30.0,
     settings: SettingsFile = None,
 ) -> None:
-    """Dismiss GROUP: release its members, and those who would join. What they do alone is judged as before."""
+    """Dismiss GROUP: release its members and those who join later. Each account is still judged alone."""
     loaded = load_settings(settings)
     found = _find(loaded.kafka, group)
     partition = watch_partition(
@@ -106,12 +106,14 @@ def dismiss(
 
 
 def _find(kafka: KafkaSettings, group: str) -> GroupAlert:
-    """Returns the group whose id begins with ``group``. Raises ConfigurationError unless there is just one."""
-    found = [own for own in read_groups(kafka) if own.id.startswith(group)]
+    """Returns the group whose id begins with ``group``. Raises ConfigurationError unless there is exactly one."""
+    found = [found_group for found_group in read_groups(kafka) if found_group.id.startswith(group)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise ConfigurationError(f"{len(found)} groups begin with {group!r}: {', '.join(own.id for own in found)}")
+        raise ConfigurationError(
+            f"{len(found)} groups begin with {group!r}: {', '.join(found_group.id for found_group in found)}"
+        )
     raise ConfigurationError(f"there is no group {group!r}; `weirguard groups list` has all")
 
 
@@ -133,4 +135,4 @@ def _state(group: GroupAlert) -> str:
 
 
 def _evidence(group: GroupAlert) -> str:
-    return ", ".join(f"{own.name} {own.value:.2g}" for own in group.evidence)
+    return ", ".join(f"{value.name} {value.value:.2g}" for value in group.evidence)

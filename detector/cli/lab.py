@@ -27,7 +27,8 @@ def demo(
     seconds: Annotated[float, typer.Option(min=30, max=100, help="Duration of the traffic.")] = 50.0,
     seed: Seed = 0,
 ) -> None:
-    """Watch the detector find and stop two model thieves; broker, detector, model server and clients run here.
+    """Watch the detector find and stop two model thieves and a ring; broker, detector, model server and clients run
+    here.
 
     One thief copies a network that reads digits, the other a decision tree. Exit status 0 if the first was refused
     before the 400th query, the second before the 200th, and no honest client was flagged (with --observe: both were

@@ -1,6 +1,5 @@
-"""``weirguard``: finds the command and runs it. Only the module of the command that is run is imported.
-
-This module loads next to nothing, as what it does first cannot wait: see ``_end_at_sigterm``.
+"""``weirguard``: finds the command and runs it. Imports only the module of the command that is run. This module loads
+almost nothing, because its first action cannot wait: see ``_end_at_sigterm``.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def _end_at_sigterm(name: str) -> None:
     """Makes SIGTERM end the process until the command has its own handler.
 
-    For process 1, as in a container, the kernel ignores every signal that has no handler: one that came while a command
-    is still being loaded would be lost, and the container run on until it is killed.
+    For process 1, as in a container, the kernel ignores signals without a handler: a SIGTERM that arrives while a
+    command loads would be lost, and the container would run until it is killed.
     """
     if name == "run":
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # nothing has begun
@@ -122,7 +121,8 @@ def _usage() -> list[str]:
 
 
 def command_of(name: str) -> Any:
-    """Returns typer's command ``name``, without typer's own ending, which has other statuses and several lines."""
+    """Returns typer's command ``name`` without typer's error handling, which has other statuses and prints several
+    lines."""
     from importlib import import_module
 
     import typer

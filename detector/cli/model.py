@@ -48,7 +48,7 @@ def export(
 
 
 def _imported(source: str) -> OwnerModel:
-    """Returns the model that a module of the owner's holds, imported as if from the current folder."""
+    """Returns the model in a module of the owner, imported as if from the current folder."""
     from detector.cli.foreign import from_scikit_learn
 
     module, _, attribute = source.partition(":")

@@ -1,4 +1,4 @@
-"""``weirguard notify``: tells receivers of alerts and dead letters."""
+"""``weirguard notify``: sends alerts and dead letters to receivers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def notify(
     json: Json = False,
     settings: SettingsFile = None,
 ) -> None:
-    """Tell the receivers in the settings (section notify) of alerts and dead letters, until interrupted."""
+    """Send alerts, groups and dead letters to the receivers in the settings (section notify), until interrupted."""
     from detector.notify.service import run, try_receivers
     from detector.runtime.logging import configure_logging
     from detector.runtime.settings import load_settings

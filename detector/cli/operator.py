@@ -117,7 +117,7 @@ def alert_line(alert: Alert) -> str:
 
 
 def note_uncalibrated(models: Iterable[str]) -> None:
-    """Prints a warning to standard error if ``models``, judged without a profile, are any."""
+    """Prints a warning to standard error if there are ``models``, which are judged without a profile."""
     if names := sorted(set(models)):
         from detector.stream.detection_config import uncalibrated_warning
 

@@ -184,7 +184,7 @@ def _lines(score: Score, decision: Decision | None) -> list[str]:
     words = ["suspect"] if score.flagged else []
     words += ["uncalibrated"] if score.calibrated is False else []
     words += [] if decision is None else [f"{describe_action(decision.action)} ({decision.mode})"]
-    why = ", ".join(f"{own['name']} {_statistic(own['name'], own['value'], '.3g')}" for own in _matters(score))
+    why = ", ".join(f"{part['name']} {_statistic(part['name'], part['value'], '.3g')}" for part in _matters(score))
     texts = [f"{who}: {', '.join(words)}" if words else who, why]
     return [line for text in texts for line in wrap(text, _WIDTH, break_on_hyphens=False)]
 
@@ -198,7 +198,7 @@ def _matters(score: Score) -> list[dict[str, Any]]:
         name.removeprefix(_MEASURE): value for name, value in score.signals.items() if name.startswith(_MEASURE)
     }
     if measures:
-        ranked = sorted(measures.items(), key=lambda own: -own[1])
+        ranked = sorted(measures.items(), key=lambda item: -item[1])
     else:
-        ranked = sorted(score.signals.items(), key=lambda own: (own[0] != "prada", own[0] not in EXPOSURES, own[0]))
+        ranked = sorted(score.signals.items(), key=lambda item: (item[0] != "prada", item[0] not in EXPOSURES, item[0]))
     return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN]]

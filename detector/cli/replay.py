@@ -81,7 +81,7 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
     """Returns a warning with the uncalibrated model versions and the command that calibrates them."""
     from detector.stream.detection_config import uncalibrated_warning
 
-    names = [f"{own['model']} {own['model_version']}" for own in summary["models"] if not own["calibrated"]]
+    names = [f"{model['model']} {model['model_version']}" for model in summary["models"] if not model["calibrated"]]
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     cure = (
         "Compatible mode uses no profile."
@@ -97,7 +97,7 @@ def _describe(summary: dict[str, Any], out: Path) -> str:
     most = f" (most for the reason {next(iter(reasons))})" if reasons else ""
     flagged = sum(entry["first_flagged"] is not None for entry in summary["principals"])
     clamped = f"{summary['clamped']} rows with a time too far in the future. " if summary["clamped"] else ""
-    groups = [len(own["members"]) for own in summary["groups"]]
+    groups = [len(group["members"]) for group in summary["groups"]]
     accounts = f"{sum(groups)} accounts in {len(groups)} group{'s' if len(groups) > 1 else ''}, " if groups else ""
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, {accounts}"

@@ -90,12 +90,12 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
     from detector.explain.scan_report import look_at, reasons, sentence
 
     result = version.scan
-    out = [own for own in result.accounts if own.stands_out]
+    out = [account for account in result.accounts if account.stands_out]
     shown = (out if result.enough else result.accounts)[:_SHOWN]
-    for rank, own in enumerate(shown, 1):
-        yield f"{rank:>3}. {own.name}: {sentence(own)}"
-        yield from (f"     {reason}" for reason in reasons(own))
-        yield from (f"     to look at: {advice}" for advice in look_at(own) if own.stands_out)
+    for rank, account in enumerate(shown, 1):
+        yield f"{rank:>3}. {account.name}: {sentence(account)}"
+        yield from (f"     {reason}" for reason in reasons(account))
+        yield from (f"     to look at: {advice}" for advice in look_at(account) if account.stands_out)
     if len(out) > _SHOWN:
         yield f"     and {len(out) - _SHOWN} more"
     if not out and result.enough:
@@ -117,13 +117,13 @@ def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]
     from detector.replay.calibrate import with_provenance
 
     names: dict[tuple[str, str], str] = {}
-    for own in report.scanned:
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{own.model}-{own.version}").strip(".-")[:80] or "model"
+    for version in report.scanned:
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{version.model}-{version.version}").strip(".-")[:80] or "model"
         taken = sum(other.startswith(name) for other in names.values())
         name += f"-{taken + 1}.profile" if taken else ".profile"
-        accounts = list(own.accounts.values())
-        made = with_provenance(own.scan.screened, accounts, report.budget, report.log.digests)
-        profile = own.traffic.profile(made)
+        accounts = list(version.accounts.values())
+        made = with_provenance(version.scan.screened, accounts, report.budget, report.log.digests)
+        profile = version.traffic.profile(made)
         write(out / name, profile.to_bytes())
-        names[own.model, own.version] = name
+        names[version.model, version.version] = name
     return names

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from detector.contracts.errors import ConfigurationError
 from detector.runtime.text import print_error, printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def print_note(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Returns the console for tables and progress bars; lines are not wrapped if the output is no terminal."""
+    """Returns the console for tables and progress bars; lines are wrapped only on a terminal."""
     from rich.console import Console
 
     stream = sys.stderr if stderr else sys.stdout
@@ -86,11 +87,12 @@ def _verbatim(cell: Cell) -> str:
 
 class CompilationMessages:
     """Reports on standard error that loops are compiled, once it takes a while, and everything that makes them slow.
-    ``strict``: names each function as it is compiled, and collects ``problems`` instead of printing them."""
+    ``strict``: names each function as it is compiled, and raises ConfigurationError where a loop runs uncompiled.
+    ``unkept``: why machine code is not kept on disk; empty if it is."""
 
     def __init__(self, *, strict: bool = False) -> None:
         self.compiled = 0
-        self.problems: list[str] = []
+        self.unkept = ""
         self._strict = strict
         self._since = 0.0
         self._announced = False
@@ -108,13 +110,11 @@ class CompilationMessages:
             print_error(f"compiling {name}")
 
     def slow(self, why: str) -> None:
-        self._report(why, "SLOW: loops run uncompiled, a hundred times slower")
+        if self._strict:
+            raise ConfigurationError(why)
+        print_error(f"SLOW: loops run uncompiled, a hundred times slower: {why}")
 
     def not_kept(self, why: str) -> None:
-        self._report(why, "each command compiles the loops anew")
-
-    def _report(self, why: str, problem: str) -> None:
-        if self._strict:
-            self.problems.append(why)
-        else:
-            print_error(f"{problem}: {why}")
+        self.unkept = why
+        if not self._strict:
+            print_error(f"each command compiles the loops anew: {why}")

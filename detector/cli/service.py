@@ -80,7 +80,7 @@ def warm() -> None:
     started = time.monotonic()
     warm_all()
     warm_groups()
-    if messages.problems:
-        raise ConfigurationError("; ".join(messages.problems))
+    if messages.unkept:
+        raise ConfigurationError(messages.unkept)
     seconds = time.monotonic() - started
     print_lines(f"{len(loops())} loops are ready: {messages.compiled} compiled now, {seconds:.1f} s")

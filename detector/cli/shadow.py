@@ -34,8 +34,10 @@ def shadow_report(
     start = until - seconds(since)
     path = None if out is None else file_for(out)
     kafka = load_settings(settings).kafka
-    chosen = [own for own in audits_since(kafka, start) if model in (None, own.model)]
-    current = [own for own in read_decisions(kafka, until).current.values() if model in (None, own.model)]
+    chosen = [audit for audit in audits_since(kafka, start) if model in (None, audit.model)]
+    current = [
+        decision for decision in read_decisions(kafka, until).current.values() if model in (None, decision.model)
+    ]
     known = Counter(key[0] for key in read_scores(kafka) if model in (None, key[0]))
     report = shadow.shadow_report(chosen, current, alerts_since(kafka, start), known, start, until)
     if path is not None:

@@ -1,7 +1,7 @@
 """The actions that a decision can take, from the mildest to the harshest: the one place that knows them all.
 
-On the wire an action is a name and a rate that every gate understands, ``none``, ``slow`` or ``refuse``. Any other
-action stands beside it, as :class:`Graded`; a gate that does not know that one falls back to the first.
+On the wire an action is a name and a rate that every gate understands: ``none``, ``slow`` or ``refuse``. Any other
+action is added as :class:`Graded`; a gate that does not know it falls back to the former.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
 RATE: Final = "queries_per_second"
 RESPONSE: Final = "response"
 """Parameter that names the response, where an action has several."""
+NOTICE: Final = "notice"
+LEFT: Final = "left_percent"
+"""Parameter of a notice: percent of the exposure budget that is left."""
 MOST_PARAMETERS: Final = 16
 _FALLBACK_RATE: Final = 1.0
 
@@ -28,8 +31,8 @@ Parameters = dict[str, float | str]
 class ActionKind:
     """An action: ``done`` as counters name it, ``effect`` in the SDK, ``cost`` to the caller.
 
-    ``fallback``: what a gate does that does not know the action; None for those that every gate knows. ``takes``: the
-    parameters it may have. Where these include ``response``, any number is one of the response's own.
+    ``fallback``: the action of a gate that does not know this one; None for those that every gate knows. ``takes``: the
+    parameters it may have. If these include ``response``, other parameters are the response's.
     """
 
     name: str
@@ -48,6 +51,14 @@ class ActionKind:
 _KINDS = (
     ActionKind("none", "allowed", "lets requests pass: a release", "nothing"),
     ActionKind("tag", "tagged", "lets requests pass, and marks their verdict", "nothing", "none"),
+    ActionKind(
+        NOTICE,
+        "noticed",
+        "lets requests pass, and says in a header how much of the exposure budget is left",
+        "nothing",
+        "none",
+        (LEFT,),
+    ),
     ActionKind("slow", "slowed", "lets requests pass at a rate, and answers others with 429", "waiting", None, (RATE,)),
     ActionKind(
         "round", "rounded", "answers with fewer digits or classes", "digits of the answer", "slow", (RATE, RESPONSE)
@@ -84,8 +95,8 @@ HARSHNESS: Final = MappingProxyType({name: rank for rank, name in enumerate(ACTI
 
 
 def make_action(name: str, parameters: Parameters | None = None, fallback: ActionName | None = None) -> Action:
-    """Returns the action ``name`` with ``parameters``; ``fallback`` is what a gate does that does not know it, if not
-    the usual one at the same rate. Raises ConfigurationError."""
+    """Returns the action ``name`` with ``parameters``. ``fallback`` replaces the usual fallback at the same rate.
+    Raises ConfigurationError."""
     kind, given = ACTIONS.get(name), dict(parameters or {})
     rate = given.get(RATE)
     if rate is not None and not _is_rate(rate):
@@ -103,7 +114,7 @@ def make_action(name: str, parameters: Parameters | None = None, fallback: Actio
 
 
 def check_action(action: Action) -> None:
-    """Raises ConfigurationError unless a decision may impose ``action``, and its fallback where it has one."""
+    """Raises ConfigurationError unless a decision may impose ``action``, and its fallback if it has one."""
     graded, rate = action.graded, action.queries_per_second
     if action.name not in (("none", "slow", "refuse") if graded else ("slow", "refuse")):
         imposed = ", ".join(name for name in ACTIONS if name != "none")
@@ -150,7 +161,7 @@ def _is_rate(value: float | str | None) -> TypeGuard[float]:
 
 
 def graded_of(action: Action) -> Graded | None:
-    """Returns the graded action that this version applies; None where there is none, or it falls back."""
+    """Returns the graded action that this version applies; None if there is none, or it falls back."""
     graded = action.graded
     if graded is None or graded.name not in ACTIONS:
         return None
@@ -177,7 +188,7 @@ def rate_of(action: Action) -> float | None:
 
 
 def is_release(action: Action) -> bool:
-    """Whether ``action`` is nothing at all."""
+    """Whether ``action`` does nothing."""
     return name_of(action) == "none"
 
 

@@ -72,8 +72,8 @@ def in_log_order(parts: Sequence[Part]) -> Iterator[Part]:
 def concatenate(pieces: Iterable[QueryBatch]) -> Iterator[QueryBatch]:
     """Yields the same rows in the same order in as few batches as their shapes allow.
 
-    Neighbours are joined when they agree in model, version, output kind, dimension, output width, names of features
-    and in which optional columns they carry; where only some carry ``missing``, nothing is missing in the others.
+    Neighbours are joined when they agree in model, version, output kind, dimension, output width, names of features and
+    optional columns; if only some have ``missing``, nothing is missing in the others.
     """
     for _, alike in groupby(pieces, key=_shape):
         yield _join(list(alike))
@@ -117,14 +117,14 @@ def join_principals(
 ) -> tuple[list[str], NDArray[np.int32]]:
     """Returns one list of principals, and the index (n,) into it, of pieces of ``rows`` rows with principals ``names``.
 
-    ``index`` (n,) holds the index of each piece into its own names. No principal is in the list twice, and where there
-    are more names than rows, each has a row.
+    ``index`` (n,) holds the index of each piece into its own names. No principal is in the list twice, and if there are
+    more names than rows, each has a row.
     """
     listed: list[str] = []
     before = []
-    for own in names:
+    for batch_names in names:
         before.append(len(listed))
-        listed += own
+        listed += batch_names
     positions = index + np.array(before).repeat(rows)
     if len(positions) < len(listed):
         listed, positions = [listed[position] for position in positions.tolist()], np.arange(len(positions))

@@ -6,21 +6,21 @@
     ├── ConfigurationError      a setting, profile or topic is wrong; the message names it and what to do
     ├── InvalidRecord           bytes from outside that break their contract; sent to the dead letters, not retried
     ├── Unjudged                an answered query that cannot be logged; counted for its principal
-    ├── StateLogError           the state log cannot be trusted as read; the worker stops
+    ├── StateLogError           the state log is inconsistent; the worker stops
     │   ├── StateLogHole        a record is missing between two that were read
     │   └── NewerStateLog       written by a later version than this one
     ├── OwnershipLost           another worker owns the partition now; the worker stops
     ├── SourceGap               a micro-batch does not continue the applied offset; the worker stops
     ├── BrokerError             Kafka did not answer in time, or refused a request; retriable
-    ├── ReceiverAway            a receiver did not take a notification, or not for certain; retriable
-    └── NotificationRefused     a receiver will never take this notification; kept, and not retried
+    ├── ReceiverAway            a receiver did not accept a notification, or not for certain; retriable
+    └── NotificationRefused     a receiver refused this notification permanently; kept, and not retried
 """
 
 from __future__ import annotations
 
 
 class WeirguardError(Exception):
-    """Base of all errors that this package raises on purpose.
+    """Base of all errors of this package.
 
     ``reason`` is a stable machine word (a metric label, a dead-letter header); the message is for people.
     """
@@ -79,8 +79,8 @@ class BrokerError(WeirguardError):
 
 
 class ReceiverAway(WeirguardError):
-    """A receiver of notifications did not answer in time, or not with its consent. ``retry_after``: the seconds that it
-    asks to be left alone for."""
+    """A receiver of notifications did not answer in time, or answered with an error that may pass. ``retry_after``: the
+    seconds to wait that it asks for."""
 
     reason = "receiver-away"
 

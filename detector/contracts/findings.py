@@ -94,8 +94,8 @@ class GroupAlert:
 
     ``id`` stays while members come and go; ``revision`` counts the records of one id from 1. ``size``: how many members
     there are; ``members``: the rarest of them, up to ``MEMBERS_SHOWN``. ``chance``: the probability of as rare a
-    cluster among honest accounts; ``score`` is 1 where it gives a verdict. ``evidence``: what the members show most, by
-    mean contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
+    cluster among honest accounts; ``score`` is 1 at the verdict. ``evidence``: what the members show most, by mean
+    contribution to D. ``dismissed_by``: the operator who released the group, None while it is under a verdict.
     """
 
     id: str
@@ -125,7 +125,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a gate does: ``graded`` if there is one that it knows, else ``name``, which every gate knows.
+    """What a gate does: ``graded`` if the gate knows it, else ``name``, which every gate knows.
 
     Only ``slow`` has ``queries_per_second``.
     """
@@ -175,9 +175,9 @@ class Command:
     ``dismiss``: an operator releases the group ``group`` of ``model_version``; it goes to the partition that watches
     that version, and its ``principal`` is the id of the group.
 
-    ``allow``: the principal is exempt from automatic decisions for ``duration_seconds``, for which ``owner`` answers;
-    ``disallow`` ends that. Their ``model`` may be ``*``, for all models. With the ``scope`` ``organisation`` or
-    ``network``, ``principal`` names one of these, and the command goes to all partitions.
+    ``allow``: the principal is exempt from automatic decisions for ``duration_seconds``, on the responsibility of
+    ``owner``; ``disallow`` ends the exemption. Their ``model`` may be ``*``, for all models. With the ``scope``
+    ``organisation`` or ``network``, ``principal`` names one of these, and the command goes to all partitions.
     """
 
     id: str
@@ -244,9 +244,9 @@ class GateReport:
     """What one gate, that is one process, did since ``started_at``; the next report comes after ``report_seconds``.
 
     ``running`` is False in the last report. ``ready``: it has read the decisions to their end once. ``stale_seconds``:
-    since Kafka answered it, None if it never did; beyond ``max_stale_seconds`` it does what ``when_stale`` has for the
-    model, or for ``*``, all other models. ``known``: decisions that it holds. ``counts``: requests by outcome, and what
-    else the gate counts. ``responses``: queries that got another answer than the model's, by response.
+    since Kafka's last answer, None if there was none; beyond ``max_stale_seconds``, ``when_stale`` applies: by model,
+    ``*`` for all others. ``known``: decisions that it holds. ``counts``: requests by outcome, and the gate's other
+    counters. ``responses``: queries that got another answer than the model's, by response.
     """
 
     gate: str

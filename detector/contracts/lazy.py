@@ -7,7 +7,7 @@ from typing import Any
 
 
 class LazyModule:
-    """Stands for the module ``name``: it is imported when one of its attributes is used for the first time."""
+    """A proxy for the module ``name``, which is imported when an attribute is first used."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -47,7 +47,7 @@ def usable_event_id(text: str) -> str:
 
 
 def principal_of(value: object) -> str:
-    """Returns the principal that a caller names by ``value``: ``anonymous`` for None, else its text, made usable."""
+    """Returns the principal for ``value``: ``anonymous`` for None, else its text, made usable."""
     if isinstance(value, str):
         return usable_principal(str.__str__(value))  # the text of an enumeration member, not its name
     return ANONYMOUS if value is None else usable_principal(str(value))

@@ -24,7 +24,7 @@ MisfitReason = Literal["model", "model_version", "features", "outputs"]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Queries of one principal that carry no features. ``reason``: a word for why they are missing, may be empty."""
+    """Queries of one principal without features. ``reason``: a word for why they are missing, may be empty."""
 
     model: str
     principal: str
@@ -38,20 +38,19 @@ class Count:
 class QueryBatch:
     """Queries of one model version with one dimension, in log order, as columns of ``n`` rows.
 
-    ``features`` float32 (n, d); ``outputs`` float32 (n, k), always the answer of the model before any
-    perturbation; ``occurred_at`` float64 (n,) seconds UTC; ``principal_index`` int32 (n,) into
-    ``principals``. Optional columns are None where the log does not carry them: ``missing`` bool (n, d) marks
-    features that were absent (stored as 0), ``hardness`` float32 (n,), ``leaf`` int64 (n,),
-    ``specification`` float32 (n, 2) of requested accuracy and latency, ``served_mode`` and the
-    infrastructure attributes are lists of n strings. ``hardness`` and ``specification`` are NaN in a row that lacks
-    them.
+    ``features`` float32 (n, d); ``outputs`` float32 (n, k), always the answer of the model before any perturbation;
+    ``occurred_at`` float64 (n,) seconds UTC; ``principal_index`` int32 (n,) into ``principals``. Optional columns are
+    None if the log does not have them: ``missing`` bool (n, d) marks features that were absent (stored as 0),
+    ``hardness`` float32 (n,), ``leaf`` int64 (n,), ``specification`` float32 (n, 2) of requested accuracy and latency,
+    ``served_mode`` and the infrastructure attributes are lists of n strings. ``hardness`` and ``specification`` are NaN
+    in a row that lacks them.
 
     ``outputs`` of kind ``none`` are (n, 0); probabilities of one column are those of the second of two classes. A
     *loose* batch holds queries with names or texts, and a ``Form`` (``detector.core.forms``) makes it plain.
     ``feature_names`` (d + t) name the columns of ``features``, then those of ``texts``, each once; None: unnamed.
-    ``texts`` object (n, t): features that are texts, None where missing. A list of features with a text among them
-    is named by position from 1. In named batches NaN in ``features`` is missing as well. ``output_names`` object
-    (n, k): the class that each output of the row stands for; of a label that is a text, (n, 1), the output is 1.
+    ``texts`` object (n, t): features that are texts, None if missing. A list of features with a text among them is
+    named by position from 1. In named batches NaN in ``features`` is missing as well. ``output_names`` object (n, k):
+    the class that each output of the row stands for; of a label that is a text, (n, 1), the output is 1.
     """
 
     model: str
@@ -84,7 +83,7 @@ class QueryBatch:
 
     @property
     def is_loose(self) -> bool:
-        """Whether the engine cannot take it unchanged, because it needs a form."""
+        """Whether it needs a form before the engine can judge it."""
         named = self.feature_names is not None or self.output_names is not None
         single = self.output_kind == "probabilities" and self.outputs.shape[1] == 1
         return named or single or self.output_kind == "unstated"
@@ -94,8 +93,8 @@ class QueryBatch:
 class BadRow:
     """A row that was refused: its index in the record (-1 for all of it), a reason word and a sentence.
 
-    ``model`` and ``principal``: of the unjudged query; empty where they are unknown. ``queries``: how many rows were
-    refused, as far as known; 0 for a record that holds counts alone.
+    ``model`` and ``principal``: of the unjudged query; empty if unknown. ``queries``: how many rows were refused, as
+    far as known; 0 for a record that holds counts alone.
     """
 
     row: int
@@ -108,7 +107,7 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class DecodedQueries:
-    """One Kafka record of queries, decoded: the good rows, what was only counted, and what was refused.
+    """One Kafka record of queries, decoded: the good rows, the counts, and the refused rows.
 
     ``rows`` int64 (n,) gives the index within the record of each good row of ``batch``. ``repaired``: as in
     ``DecodedRun``.
@@ -142,5 +141,5 @@ class DecodedRun:
     def refuse(
         self, position: int, error: InvalidRecord, model: str = "", principal: str = "", queries: int = 1
     ) -> None:
-        """Adds the record at ``position``, which cannot be used at all; the rest as in ``BadRow``."""
+        """Adds the unusable record at ``position``; other arguments as in ``BadRow``."""
         self.bad.append((position, BadRow(-1, error.reason, error.detail, model, principal, queries)))

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
 from detector.core.forms import Outputs
@@ -21,17 +18,20 @@ EngineMode = Literal["default", "compatible"]
 
 MOST = 1 << 62
 """Larger numbers of settings count as this one: loops have integers of 64 bits."""
+MOST_TESTED = 4_096
+"""The largest window: the weights of the test for every size up to it are a table of 67 MB, which grows with its
+square."""
 MOST_REMEMBERED = 65_536
-"""The largest number of distances or repeats kept per class: every class of every account has arrays of this size."""
+"""The largest number of repeats that an account's ring of hashes holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PradaConfig:
     """``delta``: W below it is suspicious. The rest is for the default mode alone.
 
-    ``window``: how many of the last distances are tested, a multiple of 32 up to 65,536. ``check_every``: distances
+    ``window``: how many of the last distances are tested, a multiple of 32 up to 4,096. ``check_every``: distances
     between two tests. ``consecutive_checks``: how many tests in a row must fail to raise an alarm. ``repeat_memory``:
-    how many of the last queries that lay inside the growing set are remembered by hash, as with ``window``.
+    how many of the last queries that lay inside the growing set are remembered by hash, a multiple of 32 up to 65,536.
     """
 
     delta: float = 0.90
@@ -42,10 +42,10 @@ class PradaConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.delta < 1, "prada.delta", self.delta, "between 0 and 1")
-        for name in ("window", "repeat_memory"):
+        for name, most in (("window", MOST_TESTED), ("repeat_memory", MOST_REMEMBERED)):
             value = getattr(self, name)
-            good = 128 <= value <= MOST_REMEMBERED and value % PAGE == 0
-            _require(good, f"prada.{name}", value, f"a multiple of 32 from 128 to {MOST_REMEMBERED}")
+            good = 128 <= value <= most and value % PAGE == 0
+            _require(good, f"prada.{name}", value, f"a multiple of 32 from 128 to {most}")
         _require(self.check_every >= 1, "prada.check_every", self.check_every, "at least 1")
         _require(self.consecutive_checks >= 1, "prada.consecutive_checks", self.consecutive_checks, "at least 1")
 
@@ -63,13 +63,6 @@ class Limits:
         _require(self.history_queries >= 2, "limits.history_queries", self.history_queries, "at least 2")
         _require(self.history_bytes >= 8, "limits.history_bytes", self.history_bytes, "at least 8")
 
-    def block_rows(self, dimension: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Returns int64 (n,): the queries in a history block of principals of each ``dimension`` int32 (n,); the rows
-        of the current and the previous block are kept."""
-        queries, size = min(self.history_queries, MOST), min(self.history_bytes, MOST)
-        by_bytes = size // (4 * np.maximum(dimension, 1).astype(np.int64))
-        return np.asarray(np.maximum(np.minimum(queries, by_bytes) // 2, 1), np.int64)
-
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -85,6 +78,14 @@ class EngineConfig:
     dimensions: Mapping[str, int] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = ()
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
+
+    def block_rows(self, dimension: int) -> int:
+        """Returns the rows in a history block of queries with ``dimension`` features. A principal's current and
+        previous block are kept."""
+        if self.mode == "compatible":
+            return MOST
+        queries, size = min(self.limits.history_queries, MOST), min(self.limits.history_bytes, MOST)
+        return max(min(queries, size // (4 * max(dimension, 1))) // 2, 1)
 
     @property
     def judging(self) -> tuple[Profile, ...]:

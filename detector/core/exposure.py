@@ -20,6 +20,8 @@ from detector.core.state.arrays import Array, pack
 
 EXPOSURES = ("information_gain", "coverage")
 """The signals whose statistic is an exposure in percent."""
+EFFECTIVE_QUERIES, PRICE = "effective_queries", "price"
+"""The meter of queries that taught something, and its figure that says what each added."""
 
 
 FEATURES = 16
@@ -142,6 +144,10 @@ class Cells:
         return np.asarray((self.centres**2).sum(axis=1) / np.float32(2))
 
 
+_SPACED_ROWS = 256
+"""Validation rows, at most, whose nearest ones are looked for: sums of differences in one order, and quick enough."""
+_LEAST_SPACING = 1e-9
+
 VALIDATION_ROWS = 2_000
 VALIDATION_BYTES = 2_000_000
 """The most validation rows of a model version, and the most bytes of them."""
@@ -173,6 +179,16 @@ class Validation:
         """Differs from that of any other validation set: exposures under different sets are not comparable."""
         digest = hashlib.blake2b(pack(self), digest_size=8).digest()
         return np.uint64(int.from_bytes(digest, "little"))
+
+    def spacing(self, scale: NDArray[np.float32]) -> float:
+        """Returns the median distance of validation rows, over ``scale`` (d,), to the nearest other row; above 0."""
+        from scipy.spatial.distance import cdist
+
+        rows = np.unique(self.features / scale, axis=0)
+        chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SPACED_ROWS)).astype(np.int64)
+        apart = cdist(rows[chosen], rows)
+        apart[np.arange(len(chosen)), chosen] = np.inf
+        return max(float(np.median(apart.min(axis=1))), _LEAST_SPACING) if len(rows) > 1 else _LEAST_SPACING
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Validation:

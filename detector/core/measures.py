@@ -306,7 +306,6 @@ def leaps(queries: MeasureInput) -> Floats:
 FEW_CHANGES = 2
 """One feature, or the two columns of a category."""
 _SIGN_FEATURES = 128
-_SIGN_FEWEST = 5
 _SIGN_EQUAL = 1e-3
 _SIGN_LESS, _SIGN_MORE = np.float32(1 - _SIGN_EQUAL), np.float32(1 + _SIGN_EQUAL)
 _SIGN_BEYOND = np.int32(4 * _SIGN_EQUAL * 2**23)
@@ -335,13 +334,11 @@ def one_feature(queries: MeasureInput) -> Floats:
 
 @_steps("many features changed by one magnitude from an earlier query")
 def sign_steps(queries: MeasureInput) -> Floats:
-    """1 where at least five features changed and over half of them by the median magnitude, to a thousandth: steps
-    along the sign of a gradient (FGSM, Jacobian augmentation). With many features, about 128 evenly spaced ones are
-    compared."""
+    """1 where at least five features changed and over half of them by the median magnitude, to a thousandth, and more
+    than between honest rows (``fewest_equal``): steps along the sign of a gradient (FGSM, Jacobian augmentation). With
+    many features, about 128 evenly spaced ones are compared."""
     score = np.zeros(len(queries.rows))
-    of_one_size(
-        queries.views.own.step, queries.limits, queries.reference.scale, sign_stride(queries.reference.dimension), score
-    )
+    of_one_size(queries.views.own.step, queries.limits, queries.reference, score)
     return np.where(np.isfinite(queries.views.own.distance), score, 0.0)
 
 
@@ -350,11 +347,14 @@ def sign_stride(dimension: int) -> int:
     return -(-dimension // _SIGN_FEATURES)
 
 
+def of_one_size(step: Points, limits: Points, reference: Reference, score: Floats) -> None:
+    """Sets ``score`` (n,) to 1 where more features of a ``step`` (n, d) beyond ``limits`` (d,) changed by one size than
+    in any honest step by chance."""
+    _of_one_size(step, limits, reference.scale, reference.fewest_equal, sign_stride(reference.dimension), score)
+
+
 @compiled
-def of_one_size(
-    step: NDArray[np.float32], limits: NDArray[np.float32], scale: NDArray[np.float32], every: int, score: Floats
-) -> None:
-    """Sets ``score`` (n,) to 1 where over half of the features that changed, and at least five, changed by one size."""
+def _of_one_size(step: Points, limits: Points, scale: Points, fewest: Array, every: int, score: Floats) -> None:
     sizes = np.zeros(len(limits), np.float32)
     for row in range(len(step)):
         count = 0
@@ -362,14 +362,15 @@ def of_one_size(
             size = abs(step[row, feature])
             sizes[count] = size * scale[feature]
             count += size > limits[feature]
-        if count >= _SIGN_FEWEST and _mostly_equal(sizes[:count]):
+        if count < len(fewest) and fewest[count] <= count and _count_equal(sizes[:count]) >= fewest[count]:
             score[row] = 1.0
 
 
 @compiled
-def _mostly_equal(sizes: NDArray[np.float32]) -> bool:
-    """Returns whether over half of ``sizes`` (k,), positive, are equal to their lower median. Their bits are in the
-    order of the numbers, so that halving a range finds the median, and mostly shows early that no half is near it."""
+def _count_equal(sizes: NDArray[np.float32]) -> int:
+    """Returns how many of ``sizes`` (k,), positive, are equal to their lower median, 0 if no more than half. Their bits
+    are in the order of the numbers, so that halving a range finds the median, and mostly shows early that no half is
+    near it."""
     bits, half = sizes.view(np.int32), (len(sizes) + 1) // 2
     low, high = bits[0], bits[0]
     for at in range(len(bits)):
@@ -381,7 +382,7 @@ def _mostly_equal(sizes: NDArray[np.float32]) -> bool:
             below += bits[at] <= middle
             near += (bits[at] >= least) & (bits[at] <= most)
         if 2 * near <= len(sizes):
-            return False
+            return 0
         if below >= half:
             high = middle
         else:
@@ -390,7 +391,7 @@ def _mostly_equal(sizes: NDArray[np.float32]) -> bool:
     equal = 0
     for at in range(len(sizes)):
         equal += (sizes[at] >= median * _SIGN_LESS) & (sizes[at] <= median * _SIGN_MORE)
-    return bool(2 * equal > len(sizes))
+    return equal if 2 * equal > len(sizes) else 0
 
 
 @_steps("consecutive steps along one line")
@@ -435,19 +436,20 @@ _MOST_BLENDED = 3.0
 
 @measure("structure", "queries put together from values of earlier ones", "log ratio", "each", floors=(0.06, 0.15))
 def recombination(queries: MeasureInput) -> Floats:
-    """Returns how much more up to three further own queries add to the values that the nearest one shares with the
-    query than honest rows do, as many and likewise; 0..3. Crossovers of own rows, which lie among honest ones and have
-    honest values. 0 for what ``one_feature`` sees, as tools that vary one value do it all the time."""
-    own, honest = queries.views.own.blends.recombined, queries.views.honest_blends.recombined
-    return _excess(queries, own, np.maximum(honest, LEAST_RECOMBINED))
+    """Returns how much more up to three further own queries add to the values that one shares with the query than as
+    many honest rows add to it; 0..3. Crossovers of own rows, which lie among honest ones and have honest values. 0 for
+    what ``one_feature`` sees, as tools that vary one value do it all the time."""
+    blends = queries.views.own.blends
+    return _excess(queries, blends.recombined, np.maximum(blends.recombined_honestly, LEAST_RECOMBINED))
 
 
-@measure("structure", "queries between two earlier ones", "log ratio", "each", floors=(0.15, 0.3))
+@measure("structure", "queries between two earlier ones", "log ratio", "each", floors=(0.15, 1.5))
 def interpolation(queries: MeasureInput) -> Floats:
-    """Returns how much nearer a segment between two own queries comes to the query than one between two honest rows, as
-    a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup; Zhang et al. 2018)."""
-    own, honest = queries.views.own.blends.spanned, queries.views.honest_blends.spanned
-    return _excess(queries, own, np.maximum(honest, LEAST_SPANNED))
+    """Returns how much nearer a segment from the nearest own query to another comes to the query than one from there to
+    an honest row, as a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup;
+    Zhang et al. 2018). Single ones of honest accounts are extreme, so that the spread within an account is large."""
+    blends = queries.views.own.blends
+    return _excess(queries, blends.spanned, np.maximum(blends.spanned_honestly, LEAST_SPANNED))
 
 
 def _excess(queries: MeasureInput, own: Floats, honest: Floats) -> Floats:

@@ -71,7 +71,8 @@ class Profile:
 
     def to_bytes(self) -> bytes:
         """Returns the file content, as msgpack."""
-        parts = {name: getattr(self, name) for name in _PARTS} | {"reference": self.reference.to_record()}
+        parts = {name: getattr(self, name) for name in _PARTS}
+        parts |= {"reference": self.reference.to_record(), "standards": self.standards.to_record()}
         for name in ("stored_form", "crowd"):
             if parts[name] is None:
                 del parts[name]

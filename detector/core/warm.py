@@ -17,10 +17,10 @@ from detector.core.profile import Profile
 from detector.core.reference.reference import HonestQueries, Reference
 from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CHANGE
+from detector.core.signals.suspicion import FOLLOWING
 from detector.core.state.arrays import Array
 
-_COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
+_COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 _MODEL, _VERSION = "warm", "1"
 _ROWS, _FEATURES, _CLASSES, _LINKS = 600, 4, 3, 3
 

@@ -28,6 +28,9 @@ _DESCRIPTIONS = {
     "prada": "distances between the account's own queries, not distributed as honest ones are (PRADA)",
     "margin": "queries close to the decision boundary",
     CHANGE: "queries unlike the account's earlier ones",
+    "extreme_content": "single queries unlike any honest one, among ordinary ones",
+    "extreme_interpolation": "single queries between two earlier ones, among ordinary ones",
+    "extreme_steps": "many features changed by one magnitude now and then, among ordinary queries",
 } | {name: measure.about for name, measure in MEASURES.items()}
 
 
@@ -57,7 +60,7 @@ class Breakdown:
 
     def of(self, name: str) -> Contribution:
         """Returns the contribution of the measure ``name``."""
-        return next(own for own in self.contributions if own.name == name)
+        return next(part for part in self.contributions if part.name == name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class TimelineEvent:
 class Explanation:
     """``source``: where the queries come from, in words. ``row``: the first verdict or, without one, the query with the
     largest score; ``at_verdict``: the contributions to D there, and ``at_end`` those at the last query, both None
-    without a profile. ``main_measures``: those whose contribution is ever large, largest first, which get a plot.
+    without a profile. ``main_measures``: those with a large contribution at some query, largest first; they get a plot.
     ``last_decision``: on record, in words. ``notes``: sentences on possible differences from the running service."""
 
     replay: PrincipalReplay
@@ -138,7 +141,7 @@ def measure_names(replay: PrincipalReplay) -> list[str]:
 
 
 def deviations(replay: PrincipalReplay, name: str) -> Floats:
-    """Returns float64 (n,): the deviation in the measure ``name`` as of each query."""
+    """Returns float64 (n,): the deviation in the measure ``name`` after each query."""
     return replay.signals[f"{_PREFIX}{name}"]
 
 
@@ -149,23 +152,24 @@ def break_down(replay: PrincipalReplay, row: int, profile: Profile | None) -> Br
         return None
     names = measure_names(replay)
     standards = profile.standards.aligned(names)
-    own = np.array([[deviations(replay, name)[row] for name in names]])
-    added, closest = standards.contributions(own)
-    columns = (own[0], closest[0], standards.exemplars.max(axis=0), added[0])
+    scores = np.array([[deviations(replay, name)[row] for name in names]])
+    added, closest = standards.contributions(scores)
+    columns = (scores[0], closest[0], standards.exemplars.max(axis=0), added[0])
     parts = [Contribution(name, *values) for name, *values in zip(names, *(c.tolist() for c in columns), strict=True)]
-    from_average = float(unexplained(own, np.zeros((1, len(names))))[0][0])
+    from_average = float(unexplained(scores, np.zeros((1, len(names))))[0][0])
     explained = max(1 - d / from_average, 0.0) if from_average > 0 else 0.0
     ordered = sorted(parts, key=lambda part: (-part.added, -part.deviation))
     return Breakdown(row, d, standards.threshold, tuple(ordered), explained)
 
 
 def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
-    """Returns the measures whose contribution to D under ``profile`` is ever large, at least three, largest first."""
+    """Returns the measures with a large contribution to D under ``profile`` at some query, at least three, largest
+    first."""
     names = measure_names(replay)
     judged = np.array([version == profile.model_version for version in replay.versions])
     rows = np.flatnonzero(~np.isnan(replay.signals["suspicion"]) & judged)
-    own = np.stack([deviations(replay, name)[rows] for name in names], axis=1)
-    largest = profile.standards.aligned(names).contributions(own)[0].max(axis=0)
+    scores = np.stack([deviations(replay, name)[rows] for name in names], axis=1)
+    largest = profile.standards.aligned(names).contributions(scores)[0].max(axis=0)
     order = np.argsort(-largest, kind="stable")
     return [names[at] for at in order[: max(int((largest >= _MAIN_CONTRIBUTION).sum()), _FEWEST_MAIN)]]
 
@@ -173,7 +177,7 @@ def _main_measures(replay: PrincipalReplay, profile: Profile) -> list[str]:
 def _profile_at(row: int, replay: PrincipalReplay, config: EngineConfig) -> Profile | None:
     """Returns the profile that judges the query ``row``, or None."""
     key = replay.model, replay.versions[row]
-    return next((own for own in config.judging if (own.model, own.model_version) == key), None)
+    return next((profile for profile in config.judging if (profile.model, profile.model_version) == key), None)
 
 
 def _events(records: Iterable[tuple[int, Alert | Audit]]) -> Iterator[TimelineEvent]:

@@ -65,8 +65,8 @@ def _member(
     name: str, course: GroupCourse, queries: Sequence[TimedQueries], config: EngineConfig, policy: Policy
 ) -> ExplainedMember:
     alone = explanation_of(replay_principal(queries, config, policy), config, "")
-    added = [] if alone.at_verdict is None else [(own.name, own.added) for own in alone.at_verdict.contributions]
-    most = sorted((own for own in added if own[1] > 0), key=lambda own: -own[1])[:_SHOWN]
+    added = [] if alone.at_verdict is None else [(part.name, part.added) for part in alone.at_verdict.contributions]
+    most = sorted((part for part in added if part[1] > 0), key=lambda part: -part[1])[:_SHOWN]
     scores = alone.replay.score
     score = float("nan") if np.isnan(scores).all() else float(np.nanmax(scores))
     return ExplainedMember(
@@ -97,7 +97,7 @@ def group_headline(group: GroupExplanation) -> str:
 
 def lead(group: GroupExplanation) -> str:
     """Returns what the group shows, in a sentence."""
-    alone = sum(own.suspect for own in group.members)
+    alone = sum(member.suspect for member in group.members)
     verdict = group.union.replay.verdict
     whole = "would not be a suspect" if verdict is None else f"would be a suspect since query {verdict + 1:,}"
     return (
@@ -111,13 +111,13 @@ def members_table(group: GroupExplanation) -> TextTable:
     """Returns a row for each member, in the order in which they joined."""
     rows = [
         (
-            own.name,
-            rfc3339(own.joined),
-            ", ".join(f"{name} {number(added)}" for name, added in own.evidence) or "-",
-            f"{own.queries:,}",
-            "-" if np.isnan(own.score) else f"{own.score:.2f}",
+            member.name,
+            rfc3339(member.joined),
+            ", ".join(f"{name} {number(added)}" for name, added in member.evidence) or "-",
+            f"{member.queries:,}",
+            "-" if np.isnan(member.score) else f"{member.score:.2f}",
         )
-        for own in group.members
+        for member in group.members
     ]
     return TextTable(("account", "joined", "adds most to D alone", "queries", "score alone"), rows, 3)
 
@@ -132,14 +132,14 @@ def group_json(group: GroupExplanation) -> dict[str, Any]:
         "size": group.course.size,
         "members": [
             {
-                "principal": own.name,
-                "joined": rfc3339(own.joined),
-                "queries": own.queries,
-                "score": None if np.isnan(own.score) else own.score,
-                "suspect": own.suspect,
-                "evidence": [{"name": name, "value": added} for name, added in own.evidence],
+                "principal": member.name,
+                "joined": rfc3339(member.joined),
+                "queries": member.queries,
+                "score": None if np.isnan(member.score) else member.score,
+                "suspect": member.suspect,
+                "evidence": [{"name": name, "value": added} for name, added in member.evidence],
             }
-            for own in group.members
+            for member in group.members
         ],
         "as_one_account": as_json(group.union),
     }

@@ -146,7 +146,7 @@ def _signals(
     """Returns an SVG of the signals of ``lines`` (name, kind, words) that have values, and their colours in words; both
     empty if none has. The axis ends between the two values of ``top``."""
     signals = explanation.replay.signals
-    lines = [own for own in lines if np.isfinite(signals[own[0]]).any()]
+    lines = [line for line in lines if np.isfinite(signals[line[0]]).any()]
     if not lines:
         return "", ""
     highest = _above(np.concatenate([signals[name] for name, _, _ in lines]), top[0])
@@ -163,16 +163,19 @@ def _signals(
 
 def _measure(explanation: Explanation, name: str) -> Plot:
     assert explanation.at_verdict is not None
-    own, values = explanation.at_verdict.of(name), deviations(explanation.replay, name)
-    top = _above(values, own.closest if np.isfinite(own.closest) else 0.0)
-    if own.largest < 2 * top:
-        top = _above(values, own.largest)
+    contribution, values = explanation.at_verdict.of(name), deviations(explanation.replay, name)
+    top = _above(values, contribution.closest if np.isfinite(contribution.closest) else 0.0)
+    if contribution.largest < 2 * top:
+        top = _above(values, contribution.largest)
     frame = Frame.of(_HALF, _span(explanation), (min(float(np.nanmin(values)), 0.0), top))
-    entries = [(f"closest honest {number(own.closest)}", "closest"), (f"any honest {number(own.largest)}", "largest")]
+    entries = [
+        (f"closest honest {number(contribution.closest)}", "closest"),
+        (f"any honest {number(contribution.largest)}", "largest"),
+    ]
     parts = [
         axes(frame, "query number", "standard deviations"),
-        level(frame, own.closest, "closest"),
-        level(frame, own.largest, "largest"),
+        level(frame, contribution.closest, "closest"),
+        level(frame, contribution.largest, "largest"),
         curve(frame, _queries(explanation), values, "curve"),
         _verdict_mark(explanation, frame),
         legend(frame, entries),
@@ -199,9 +202,9 @@ def _event_marks(explanation: Explanation) -> Iterator[tuple[float, str, str]]:
     for event in explanation.events:
         words.setdefault(event.row, []).append(event.word)
     accused = {event.row for event in explanation.events if event.accuses}
-    for row, own in words.items():
+    for row, texts in words.items():
         kind = "verdict" if row == verdict else "accused" if row in accused else "event"
-        yield row + 1.0, f"{row + 1:,}: {', '.join(dict.fromkeys(own))}", kind
+        yield row + 1.0, f"{row + 1:,}: {', '.join(dict.fromkeys(texts))}", kind
 
 
 def _verdict_mark(explanation: Explanation, frame: Frame) -> str:

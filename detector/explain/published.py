@@ -36,7 +36,9 @@ class PublishedRecords:
     @property
     def cleared_at(self) -> float:
         """When an operator last cleared the principal, seconds UTC; minus infinity for never."""
-        clears = [one.occurred_at for one in self.audits if one.kind == "command" and one.detail["kind"] == "clear"]
+        clears = [
+            audit.occurred_at for audit in self.audits if audit.kind == "command" and audit.detail["kind"] == "clear"
+        ]
         return max(clears, default=-np.inf)
 
 
@@ -45,13 +47,13 @@ def read_queries(kafka: KafkaSettings, principal: str) -> PrincipalQueries:
     topics = kafka.topics
     with Topic(kafka, topics.queries, principal) as queries, Topic(kafka, topics.rekeyed, principal) as rekeyed:
         sources = {"queries": queries, "rekeyed": rekeyed}
-        each = [map(partial(source_record, name), topic.until_now(0.0)) for name, topic in sources.items()]
-        records = merge(*each, key=lambda record: record.timestamp)
+        streams = [map(partial(source_record, name), topic.until_now(0.0)) for name, topic in sources.items()]
+        records = merge(*streams, key=lambda record: record.timestamp)
         partition = partition_of(principal, len(queries))
-        own = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
-    if not own.by_model:
-        own.names.update(name for _, name in read_scores(kafka))
-    return own
+        found = queries_of(principal, queries_in_partition(records, partition, len(queries), topics))
+    if not found.by_model:
+        found.names.update(name for _, name in read_scores(kafka))
+    return found
 
 
 def read_records(kafka: KafkaSettings, model: str, principal: str) -> PublishedRecords:
@@ -71,15 +73,17 @@ def since_cleared(queries: list[TimedQueries], known: PublishedRecords) -> list[
 def by_row(known: PublishedRecords, replay: PrincipalReplay) -> list[tuple[int, Alert | Audit]]:
     """Returns the records since the first query of ``replay``, in order, each with the query that caused it."""
     everything: list[Alert | Audit] = [*known.alerts, *known.audits]
-    records = [one for one in everything if one.occurred_at >= replay.time[0]]
+    records = [record for record in everything if record.occurred_at >= replay.time[0]]
     first: dict[float, int] = {}
     for alert in known.alerts:  # a later revision may have the same time
         first[alert.occurred_at] = min(_row_of(alert, replay), first.get(alert.occurred_at, len(replay)))
     rows = [
-        _row_of(one, replay) if isinstance(one, Alert) else first.get(one.occurred_at, _row_at(one.occurred_at, replay))
-        for one in records
+        _row_of(record, replay)
+        if isinstance(record, Alert)
+        else first.get(record.occurred_at, _row_at(record.occurred_at, replay))
+        for record in records
     ]
-    return sorted(zip(rows, records, strict=True), key=lambda own: (own[0], own[1].occurred_at))
+    return sorted(zip(rows, records, strict=True), key=lambda pair: (pair[0], pair[1].occurred_at))
 
 
 def differences(known: PublishedRecords, replay: PrincipalReplay, configuration: str) -> Iterator[str]:
@@ -93,7 +97,7 @@ def differences(known: PublishedRecords, replay: PrincipalReplay, configuration:
         )
     if known.score is not None and known.score.flagged != bool(replay.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."
-    if others := {one.configuration for one in known.alerts} - {configuration}:
+    if others := {alert.configuration for alert in known.alerts} - {configuration}:
         yield f"The alerts were raised under another configuration: {', '.join(sorted(others))}."
 
 
@@ -109,7 +113,7 @@ def _lost(score: Score | None, replay: PrincipalReplay) -> int:
 def _row_of(alert: Alert, replay: PrincipalReplay) -> int:
     """Returns the row by query number if all queries are present, else by time."""
     for version in dict.fromkeys(replay.versions):
-        rows = [row for row, own in enumerate(replay.versions) if own == version]
+        rows = [row for row, judging_version in enumerate(replay.versions) if judging_version == version]
         if alert.query_index < len(rows) and replay.time[rows[alert.query_index]] == alert.occurred_at:
             return rows[alert.query_index]
     return _row_at(alert.occurred_at, replay)

@@ -48,6 +48,9 @@ LOOKS = {
     "prada": "distances between its own queries, not distributed as those of other accounts (PRADA)",
     "margin": "too many queries close to the decision boundary",
     CHANGE: "queries unlike its earlier ones",
+    "extreme_content": "single queries unlike those of all other accounts, among ordinary ones",
+    "extreme_interpolation": "single queries between two of its earlier ones, among ordinary ones",
+    "extreme_steps": "many features of an earlier query changed by one magnitude now and then, among ordinary queries",
 }
 """Describes the queries of an account with a large deviation in a measure."""
 
@@ -70,18 +73,18 @@ _HEAD = ("account", "largest contributions", "times the line", "queries", "cross
 
 def headline(report: ScanReport) -> str:
     """Returns the sentence on how many of all accounts stand out."""
-    every = [own for version in report.scanned for own in version.scan.accounts]
-    number = sum(own.stands_out for own in every)
+    every = [account for version in report.scanned for account in version.scan.accounts]
+    number = sum(account.stands_out for account in every)
     if not any(version.scan.enough for version in report.scanned):
         return f"{count(len(every), 'account', 'accounts')}, too few to tell which stand out; they are only ranked"
-    rings = [f", {len(own.members)} look like one thief" for version in report.scanned for own in version.rings]
+    rings = [f", {len(ring.members)} look like one thief" for version in report.scanned for ring in version.rings]
     return (
         f"{number} of {count(len(every), 'account', 'accounts')} stand{'s' if number == 1 else ''} out{''.join(rings)}"
     )
 
 
 def ring_sentence(ring: FoundRing) -> str:
-    """Returns who is in the ring, in one sentence."""
+    """Returns the members of the ring in one sentence."""
     names, more = ", ".join(ring.members[:_NAMED]), len(ring.members) - _NAMED
     return f"{len(ring.members)} accounts look like one thief: {names}{f' and {more:,} more' if more > 0 else ''}"
 
@@ -96,29 +99,30 @@ def ring_score(ring: FoundRing) -> str:
     )
 
 
-def reasons(own: ScannedAccount) -> list[str]:
+def reasons(account: ScannedAccount) -> list[str]:
     """Returns the largest deviations, each compared with the closest other account."""
-    large = [part for part in own.parts if part[3] >= max(_LEAST_SHARE * own.unexplained, _LEAST)]
-    closest = "the average account" if own.closest is None else own.closest
+    large = [part for part in account.parts if part[3] >= max(_LEAST_SHARE * account.unexplained, _LEAST)]
+    closest = "the average account" if account.closest is None else account.closest
     return [
         f"{LOOKS[name]}: {name} {score:.1f}, while {closest} reaches {reached:.1f}"
         for name, score, reached, _ in large[:_MOST_REASONS]
     ]
 
 
-def look_at(own: ScannedAccount) -> list[str]:
+def look_at(account: ScannedAccount) -> list[str]:
     """Returns advice on what to review."""
-    families = dict.fromkeys(FAMILIES[name] for name, _, _, added in own.parts if added >= _LEAST)
+    families = dict.fromkeys(FAMILIES[name] for name, _, _, added in account.parts if added >= _LEAST)
     return [_ADVICE[family] for family in families]
 
 
-def sentence(own: ScannedAccount) -> str:
+def sentence(account: ScannedAccount) -> str:
     """Returns the result for the account in one sentence."""
-    if own.crossed is None:
-        return f"{own.score:.2f} times the line after {count(own.queries)}"
-    with_others = f", once {', '.join(own.like)} does not excuse it" if own.like else ""
-    note = "" if own.left_out else "; it stays in the profile"
-    return f"{own.score:.1f} times the line, crossed at query {own.crossed + 1:,} of {own.queries:,}{with_others}{note}"
+    if account.crossed is None:
+        return f"{account.score:.2f} times the line after {count(account.queries)}"
+    with_others = f", once {', '.join(account.like)} does not excuse it" if account.like else ""
+    note = "" if account.left_out else "; it stays in the profile"
+    crossed = f"crossed at query {account.crossed + 1:,} of {account.queries:,}"
+    return f"{account.score:.1f} times the line, {crossed}{with_others}{note}"
 
 
 def reliability(version: ScannedVersion) -> Iterator[str]:
@@ -166,7 +170,7 @@ def skipped(report: ScanReport) -> Iterator[str]:
 
 def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Returns the content of ``scan.json``. ``profiles``: the file name for each model version."""
-    accounts = [_account_json(version, own) for version in report.scanned for own in version.scan.accounts]
+    accounts = [_account_json(version, account) for version in report.scanned for account in version.scan.accounts]
     return {
         "code_version": detector.__version__,
         "rows_count_from": 1,
@@ -177,9 +181,9 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
         "refused": report.log.refused.total(),
         "refused_reasons": dict(report.log.refused.most_common()),
         "notes": list(skipped(report)),
-        "models": [_model_json(own, profiles[own.model, own.version]) for own in report.scanned],
-        "accounts": sorted(accounts, key=lambda own: -own["score"]),
-        "rings": [_ring_json(version, own) for version in report.scanned for own in version.rings],
+        "models": [_model_json(version, profiles[version.model, version.version]) for version in report.scanned],
+        "accounts": sorted(accounts, key=lambda account: -account["score"]),
+        "rings": [_ring_json(version, ring) for version in report.scanned for ring in version.rings],
     }
 
 
@@ -192,7 +196,7 @@ def _ring_json(version: ScannedVersion, ring: FoundRing) -> dict[str, Any]:
         "members": list(ring.members),
         "score": whole.score,
         "reasons": reasons(whole),
-        "queries": sum(version.asked[name] for name in ring.members),
+        "queries": sum(version.query_counts[name] for name in ring.members),
         "queries_looked_at": whole.queries,
         "crossed_at_query": None if whole.crossed is None else whole.crossed + 1,
         "first_at": rfc3339(min(first for first, _ in spans)),
@@ -217,7 +221,7 @@ def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
         "accounts_left_out": len(screened.left_out),
         "accounts_too_short": int((~calibration.long).sum()),
         "accounts_enough": version.scan.enough,
-        "queries": sum(version.asked.values()),
+        "queries": sum(version.query_counts.values()),
         "queries_of_another_form": version.traffic.left_out,
         "queries_median": screened.length,
         "threshold": calibration.profile.standards.threshold,
@@ -231,33 +235,33 @@ def _model_json(version: ScannedVersion, profile: str) -> dict[str, Any]:
     }
 
 
-def _account_json(version: ScannedVersion, own: ScannedAccount) -> dict[str, Any]:
-    queries = version.accounts[own.name]
+def _account_json(version: ScannedVersion, account: ScannedAccount) -> dict[str, Any]:
+    queries = version.accounts[account.name]
     first, last = times(queries)
-    crossed = own.crossed
+    crossed = account.crossed
     return {
-        "principal": own.name,
+        "principal": account.name,
         "model": version.model,
         "model_version": version.version,
-        "stands_out": own.stands_out,
-        "score": own.score,
-        "reasons": reasons(own),
-        "look_at": look_at(own),
-        "queries": version.asked[own.name],
-        "queries_looked_at": own.queries,
+        "stands_out": account.stands_out,
+        "score": account.score,
+        "reasons": reasons(account),
+        "look_at": look_at(account),
+        "queries": version.query_counts[account.name],
+        "queries_looked_at": account.queries,
         "crossed_at_query": None if crossed is None else crossed + 1,
         "crossed_at": None if crossed is None else rfc3339(float(queries.occurred_at[crossed])),
-        "farthest_at_query": own.row + 1,
+        "farthest_at_query": account.row + 1,
         "first_at": rfc3339(first),
         "last_at": rfc3339(last),
-        "unexplained": own.unexplained,
-        "line": own.line,
-        "closest": own.closest,
-        "without_excuse_of": list(own.like),
-        "left_out_of_profile": own.left_out,
+        "unexplained": account.unexplained,
+        "line": account.line,
+        "closest": account.closest,
+        "without_excuse_of": list(account.like),
+        "left_out_of_profile": account.left_out,
         "measures": [
             {"measure": name, "score": score, "closest": reached, "adds": added}
-            for name, score, reached, added in own.parts
+            for name, score, reached, added in account.parts
             if added >= _LEAST_ADDED
         ],
     }
@@ -270,15 +274,15 @@ def page(report: ScanReport) -> str:
 
 
 def _version_section(version: ScannedVersion) -> dict[str, Any]:
-    out = [own for own in version.scan.accounts if own.stands_out]
-    rest = [own for own in version.scan.accounts if not own.stands_out]
+    out = [account for account in version.scan.accounts if account.stands_out]
+    rest = [account for account in version.scan.accounts if not account.stands_out]
     more = len(rest) - _LISTED
     return {
         "name": f"{version.model} {version.version}",
         "table": _account_table(version, out),
-        "rings": [_ring_section(own) for own in version.rings],
+        "rings": [_ring_section(ring) for ring in version.rings],
         "reliability": reliability(version),
-        "suspects": [_suspect_section(version, own, drawn=at < _DRAWN) for at, own in enumerate(out)],
+        "suspects": [_suspect_section(version, account, drawn=at < _DRAWN) for at, account in enumerate(out)],
         "others": _account_table(version, rest[:_LISTED]),
         "more": count(more, "more is", "more are") if more > 0 else "",
     }
@@ -292,43 +296,51 @@ def _ring_section(ring: FoundRing) -> dict[str, Any]:
     }
 
 
-def _suspect_section(version: ScannedVersion, own: ScannedAccount, *, drawn: bool) -> dict[str, Any]:
-    explanation = _explanation(version, own) if drawn and own.left_out else None
-    closest = "closest average" if own.closest is None else f"closest account, {own.closest}"
+def _suspect_section(version: ScannedVersion, account: ScannedAccount, *, drawn: bool) -> dict[str, Any]:
+    explanation = _explanation(version, account) if drawn and account.left_out else None
+    closest = "closest average" if account.closest is None else f"closest account, {account.closest}"
     rows = [
         (name, number(score), number(reached), number(added))
-        for name, score, reached, added in own.parts
+        for name, score, reached, added in account.parts
         if round(added, 1)
     ]
-    rows.append(("sum", "", "", number(own.unexplained)))
+    rows.append(("sum", "", "", number(account.unexplained)))
     return {
-        "name": own.name,
-        "sentence": sentence(own),
-        "reasons": reasons(own),
-        "look_at": look_at(own),
+        "name": account.name,
+        "sentence": sentence(account),
+        "reasons": reasons(account),
+        "look_at": look_at(account),
         "table": TextTable(("measure", "this account", closest, "contribution"), rows, 1),
-        "query": f"{own.row + 1:,}",
+        "query": f"{account.row + 1:,}",
         "suspicion": explanation and plots.suspicion(explanation),
         "measures": [] if explanation is None else plots.measures(explanation)[:_MEASURES],
     }
 
 
 def _account_table(version: ScannedVersion, accounts: list[ScannedAccount]) -> TextTable:
-    return TextTable(_HEAD, [_account_row(version, own) for own in accounts], 2)
+    return TextTable(_HEAD, [_account_row(version, account) for account in accounts], 2)
 
 
-def _account_row(version: ScannedVersion, own: ScannedAccount) -> tuple[str, ...]:
-    first, last = (rfc3339(time)[:16].replace("T", " ") for time in times(version.accounts[own.name]))
-    crossed = "-" if own.crossed is None else f"{own.crossed + 1:,}"
-    largest = ", ".join(f"{name} {number(added)}" for name, _, _, added in own.parts[:2] if round(added, 1))
-    return own.name, largest or "-", f"{own.score:.2f}", f"{version.asked[own.name]:,}", crossed, first, last
+def _account_row(version: ScannedVersion, account: ScannedAccount) -> tuple[str, ...]:
+    first, last = (rfc3339(time)[:16].replace("T", " ") for time in times(version.accounts[account.name]))
+    crossed = "-" if account.crossed is None else f"{account.crossed + 1:,}"
+    largest = ", ".join(f"{name} {number(added)}" for name, _, _, added in account.parts[:2] if round(added, 1))
+    return (
+        account.name,
+        largest or "-",
+        f"{account.score:.2f}",
+        f"{version.query_counts[account.name]:,}",
+        crossed,
+        first,
+        last,
+    )
 
 
-def _explanation(version: ScannedVersion, own: ScannedAccount) -> Explanation:
+def _explanation(version: ScannedVersion, account: ScannedAccount) -> Explanation:
     """Returns the account, judged by the profile without it and against its own line."""
-    queries = version.accounts[own.name]
+    queries = version.accounts[account.name]
     profile: Profile = version.scan.screened.calibration.profile
-    standards = replace(profile.standards, threshold=own.line)
+    standards = replace(profile.standards, threshold=account.line)
     config = EngineConfig(profiles=(replace(profile, standards=standards, validation=None),))
     replay = replay_principal([(queries, np.maximum.accumulate(queries.occurred_at))], config, Policy())
     return explanation_of(replay, config, "", records=())

@@ -33,8 +33,8 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShadowedPrincipal:
-    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``forgiven``: an operator deleted a cause
-    or cleared the principal since, which says that they are honest."""
+    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``forgiven``: an operator has since
+    deleted a cause or cleared the principal, which suggests that they are honest."""
 
     model: str
     principal: str
@@ -46,21 +46,21 @@ class ShadowedPrincipal:
     def seconds(self) -> dict[str, float]:
         """The time under each action, from the mildest to the harshest."""
         total: defaultdict[str, float] = defaultdict(float)
-        for own in self.stretches:
-            total[own.action] += own.end - own.start
+        for stretch in self.stretches:
+            total[stretch.action] += stretch.end - stretch.start
         return {name: total[name] for name in ACTIONS if name in total}
 
     @property
     def harshest(self) -> str:
-        return max((own.action for own in self.stretches), key=HARSHNESS.__getitem__)
+        return max((stretch.action for stretch in self.stretches), key=HARSHNESS.__getitem__)
 
     @property
     def causes(self) -> list[str]:
-        return sorted({cause for own in self.stretches for cause in own.causes})
+        return sorted({cause for stretch in self.stretches for cause in stretch.causes})
 
     @property
     def calibrated(self) -> bool:
-        """Whether some verdict rests on a profile; without one, nothing is enforced unless the owner says so."""
+        """Whether a verdict rests on a profile; without one, nothing is enforced unless the owner says so."""
         return any(alert.calibrated is not False for alert in self.alerts) or not self.alerts
 
 
@@ -93,15 +93,22 @@ def shadow_report(
     for alert in sorted(alerts, key=lambda alert: alert.revision):
         alerts_of[alert.model, alert.principal][alert.id] = alert
     principals, withheld = [], []
-    for key, own in by_key.items():
-        ordered = sorted(own.values(), key=lambda audit: audit.occurred_at)
+    for key, by_id in by_key.items():
+        ordered = sorted(by_id.values(), key=lambda audit: audit.occurred_at)
         if any(audit.kind == "decision_withheld" for audit in ordered):
             withheld.append(key)
         if stretches := tuple(_stretches(ordered, since, until)):
             forgiven = any(audit.kind == "command" and audit.detail.get("kind") in _FORGIVEN for audit in ordered)
             raised = tuple(sorted(alerts_of[key].values(), key=lambda alert: alert.occurred_at))
             principals.append(ShadowedPrincipal(*key, stretches, raised, forgiven))
-    principals.sort(key=lambda one: (-HARSHNESS[one.harshest], -sum(one.seconds.values()), one.model, one.principal))
+    principals.sort(
+        key=lambda account: (
+            -HARSHNESS[account.harshest],
+            -sum(account.seconds.values()),
+            account.model,
+            account.principal,
+        )
+    )
     return ShadowReport(since, until, tuple(principals), dict(known), tuple(sorted(withheld)))
 
 
@@ -132,22 +139,22 @@ def sentences(report: ShadowReport) -> list[str]:
 def _sentences(report: ShadowReport) -> Iterator[str]:
     yield f"From {rfc3339(report.since)} to {rfc3339(report.until)}, by decisions that only observe."
     for model, accounts in sorted(report.known.items()):
-        touched = [one for one in report.principals if one.model == model]
+        touched = [account for account in report.principals if account.model == model]
         share = f"{len(touched) / accounts:.1%}"
         yield f"{model}: {len(touched):,} of {count(accounts, 'account', 'accounts')} with a score ({share})."
     for name, kind in ACTIONS.items():
-        times = [one.seconds[name] for one in report.principals if name in one.seconds]
+        times = [account.seconds[name] for account in report.principals if name in account.seconds]
         if times:
             who = count(len(times), "account", "accounts")
             yield f"{name}: {who} for {duration(sum(times))} together; it would have cost them: {kind.cost}."
-    forgiven = [one for one in report.principals if one.forgiven]
+    forgiven = [account for account in report.principals if account.forgiven]
     if forgiven:
-        lost = sum(sum(one.seconds.values()) for one in forgiven)
+        lost = sum(sum(account.seconds.values()) for account in forgiven)
         who = count(len(forgiven), "account", "accounts")
         yield f"An operator has released {who} of these since: {duration(lost)} that honest users would have lost."
     if report.withheld:
         yield f"The allowlist has spared {count(len(report.withheld), 'account', 'accounts')}."
-    doubtful = sum(not one.calibrated for one in report.principals)
+    doubtful = sum(not account.calibrated for account in report.principals)
     if doubtful:
         yield (
             f"Judged without a profile: {count(doubtful, 'account', 'accounts')}. Nothing is enforced against them, "
@@ -163,12 +170,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def why(one: ShadowedPrincipal) -> str:
+def why(account: ShadowedPrincipal) -> str:
     """Returns causes, families of evidence and the evidence that adds most."""
-    families = sorted({alert.family for alert in one.alerts if alert.family is not None})
-    names = dict.fromkeys(item.name for alert in one.alerts for item in alert.evidence[:_MOST_EVIDENCE])
-    parts = [", ".join(one.causes), f"evidence of {' and '.join(families)}" if families else "", ", ".join(names)]
-    parts += [] if one.calibrated else ["uncalibrated"]
+    families = sorted({alert.family for alert in account.alerts if alert.family is not None})
+    names = dict.fromkeys(item.name for alert in account.alerts for item in alert.evidence[:_MOST_EVIDENCE])
+    parts = [", ".join(account.causes), f"evidence of {' and '.join(families)}" if families else "", ", ".join(names)]
+    parts += [] if account.calibrated else ["uncalibrated"]
     return "; ".join(part for part in parts if part)
 
 
@@ -177,15 +184,15 @@ def table_of(report: ShadowReport) -> TextTable:
     head = ("principal", "model", "actions", "first", "last", "why", "released since")
     rows = [
         (
-            one.principal,
-            one.model,
-            ", ".join(f"{name} {duration(seconds)}" for name, seconds in one.seconds.items()),
-            rfc3339(one.stretches[0].start),
-            rfc3339(one.stretches[-1].end),
-            why(one),
-            "yes" if one.forgiven else "no",
+            account.principal,
+            account.model,
+            ", ".join(f"{name} {duration(seconds)}" for name, seconds in account.seconds.items()),
+            rfc3339(account.stretches[0].start),
+            rfc3339(account.stretches[-1].end),
+            why(account),
+            "yes" if account.forgiven else "no",
         )
-        for one in report.principals
+        for account in report.principals
     ]
     return TextTable(head, rows, len(head))
 
@@ -199,19 +206,19 @@ def as_json(report: ShadowReport) -> dict[str, Any]:
         "withheld": [{"model": model, "principal": principal} for model, principal in report.withheld],
         "principals": [
             {
-                "model": one.model,
-                "principal": one.principal,
-                "seconds": one.seconds,
-                "first": rfc3339(one.stretches[0].start),
-                "last": rfc3339(one.stretches[-1].end),
-                "causes": one.causes,
-                "families": sorted({alert.family for alert in one.alerts if alert.family is not None}),
-                "alerts": [alert.id for alert in one.alerts],
-                "calibrated": one.calibrated,
-                "released_since": one.forgiven,
-                "costs": {name: ACTIONS[name].cost for name in one.seconds},
+                "model": account.model,
+                "principal": account.principal,
+                "seconds": account.seconds,
+                "first": rfc3339(account.stretches[0].start),
+                "last": rfc3339(account.stretches[-1].end),
+                "causes": account.causes,
+                "families": sorted({alert.family for alert in account.alerts if alert.family is not None}),
+                "alerts": [alert.id for alert in account.alerts],
+                "calibrated": account.calibrated,
+                "released_since": account.forgiven,
+                "costs": {name: ACTIONS[name].cost for name in account.seconds},
             }
-            for one in report.principals
+            for account in report.principals
         ],
     }
 

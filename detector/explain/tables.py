@@ -29,23 +29,27 @@ def contributions(explanation: Explanation, shown: Collection[str] | None = None
     of the closest honest account. ``shown``: the measures to show, ``D`` for the sums; by default, all."""
     breakdowns = _breakdowns(explanation)
     hidden = set(without_deviation(explanation))
-    names = [own.name for own in breakdowns[0].contributions if own.name not in hidden]
+    names = [part.name for part in breakdowns[0].contributions if part.name not in hidden]
     rows = []
-    for name in sorted(names, key=lambda name: -max(one.of(name).added for one in breakdowns)):
-        own = [one.of(name) for one in breakdowns]
-        numbers = (number(value) for one in own for value in (one.deviation, one.closest, one.added))
+    for name in sorted(names, key=lambda name: -max(breakdown.of(name).added for breakdown in breakdowns)):
+        parts = [breakdown.of(name) for breakdown in breakdowns]
+        numbers = (number(value) for part in parts for value in (part.deviation, part.closest, part.added))
         rows.append((name, describe(name), *numbers))
-    sums = (cell for one in breakdowns for cell in ("", "", number(one.d)))
+    sums = (cell for breakdown in breakdowns for cell in ("", "", number(breakdown.d)))
     rows.append(("D", "unexplained deviation", *sums))
-    head = (cell for one in breakdowns for cell in (f"query\xa0{one.row + 1:,}", "closest honest", "contribution"))
+    head = (
+        cell
+        for breakdown in breakdowns
+        for cell in (f"query\xa0{breakdown.row + 1:,}", "closest honest", "contribution")
+    )
     return TextTable(("measure", "describes", *head), [row for row in rows if shown is None or row[0] in shown], 2)
 
 
 def without_deviation(explanation: Explanation) -> list[str]:
     """Returns the measures without a deviation, both at the verdict and at the last query."""
     breakdowns = _breakdowns(explanation)
-    names = [own.name for own in breakdowns[0].contributions]
-    return [name for name in names if all(one.of(name).deviation < _LEAST_SHOWN for one in breakdowns)]
+    names = [part.name for part in breakdowns[0].contributions]
+    return [name for name in names if all(breakdown.of(name).deviation < _LEAST_SHOWN for breakdown in breakdowns)]
 
 
 def _breakdowns(explanation: Explanation) -> list[Breakdown]:
@@ -56,7 +60,7 @@ def _breakdowns(explanation: Explanation) -> list[Breakdown]:
 
 def events(explanation: Explanation) -> TextTable:
     """Returns all events on record, in order."""
-    rows = [(f"{own.row + 1:,}", rfc3339(own.time), own.sentence) for own in explanation.events]
+    rows = [(f"{event.row + 1:,}", rfc3339(event.time), event.sentence) for event in explanation.events]
     return TextTable(("query", "time", "what"), rows or [("-", "", "nothing")], 3)
 
 
@@ -94,8 +98,8 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "then": _breakdown_json(explanation.at_verdict),
         "now": _breakdown_json(explanation.at_end),
         "record": [
-            {"query": own.row + 1, "time": rfc3339(own.time), "what": own.sentence, "accuses": own.accuses}
-            for own in explanation.events
+            {"query": event.row + 1, "time": rfc3339(event.time), "what": event.sentence, "accuses": event.accuses}
+            for event in explanation.events
         ],
     }
 
@@ -104,17 +108,17 @@ def _breakdown_json(breakdown: Breakdown | None) -> dict[str, Any] | None:
     if breakdown is None:
         return None
     measures = [
-        {"name": own.name, "about": describe(own.name)}
+        {"name": part.name, "about": describe(part.name)}
         | {
             key: value if isfinite(value) else None
             for key, value in {
-                "score": own.deviation,
-                "likest_honest": own.closest,
-                "most_honest": own.largest,
-                "added": own.added,
+                "score": part.deviation,
+                "likest_honest": part.closest,
+                "most_honest": part.largest,
+                "added": part.added,
             }.items()
         }
-        for own in breakdown.contributions
+        for part in breakdown.contributions
     ]
     return {
         "query": breakdown.row + 1,

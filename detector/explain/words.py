@@ -54,15 +54,15 @@ def count(number: int, noun: str = "query", plural: str = "queries") -> str:
 def reasons(breakdown: Breakdown) -> str:
     """Returns the measures with the largest contributions, at most three, each compared with honest accounts."""
     first, *others = breakdown.contributions[:_MOST_REASONS]
-    named = [first, *(own for own in others if own.added >= _LEAST_SHARE * breakdown.d)]
-    return "; ".join(f"{describe(own.name)}, {_how_far(own)}" for own in named)
+    named = [first, *(part for part in others if part.added >= _LEAST_SHARE * breakdown.d)]
+    return "; ".join(f"{describe(part.name)}, {_how_far(part)}" for part in named)
 
 
 def unseen_values(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
     """Returns a sentence on the features that most often have values that no honest query has. Returns nothing if there
     are no such values, or no profile."""
     fitting, features, rows = ProfileMatcher(config.judging), Counter[str](), 0
-    profiles = {(own.model, own.model_version): own for own in config.judging}
+    profiles = {(profile.model, profile.model_version): profile for profile in config.judging}
     for batch in batches:
         profile = profiles.get((batch.model, fitting.judged_as(batch) or ""))
         plain = fitting.plain(batch, Counter())
@@ -78,15 +78,15 @@ def _unseen_by_feature(profile: Profile, plain: QueryBatch) -> Counter[str]:
     reference = profile.reference
     times = reference.seen.unseen_mask(ReferenceIndex(reference).scaled(plain.features)).sum(axis=0).tolist()
     names = profile.form.names or [f"feature {at}" for at in range(1, len(times) + 1)]
-    return Counter({name: int(own) for name, own in zip(names, times, strict=True) if own})
+    return Counter({name: int(times_found) for name, times_found in zip(names, times, strict=True) if times_found})
 
 
-def _how_far(own: Contribution) -> str:
-    if not np.isfinite(own.largest):
+def _how_far(part: Contribution) -> str:
+    if not np.isfinite(part.largest):
         return "a measure that the calibration lacks"
-    if own.deviation >= own.largest + _FAR:
+    if part.deviation >= part.largest + _FAR:
         return "far beyond any honest account"
-    return f"beyond {'any' if own.deviation > own.largest else 'the closest'} honest account"
+    return f"beyond {'any' if part.deviation > part.largest else 'the closest'} honest account"
 
 
 def _flagged(explanation: Explanation) -> str:

@@ -1,4 +1,4 @@
-"""Whether a request that a proxy asks about may pass: the same target, identity and gate as in a middleware."""
+"""Decides for a proxy whether a request may pass, with the target, identity and gate of a middleware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from detector.contracts.principals import PrincipalHasher
 from detector.runtime.sections import GateSettings, KafkaSettings
 from detector.runtime.settings import Settings
 from detector.serving import ApiKey, Bearer, Connection, Gate, Header, Identity, QueryLogger
-from detector.serving.denial import Denial, denial_of
+from detector.serving.denial import Denial, Notice, denial_of, notice_of
 from detector.serving.identity import IdentitySource
 from detector.serving.metrics import MetricSource
 from detector.serving.middleware import ModelMiddleware
@@ -21,9 +21,8 @@ _VERSION = "unknown"
 
 
 class Authorizer(ModelMiddleware):
-    """Asks the gate for a proxy: whoever is refused is counted for the detector, as in a middleware.
-
-    The proxy does not tell how many rows a request has, so a slowed principal is charged one.
+    """Asks the gate for a proxy; refusals are counted for the detector, as in a middleware. A proxy does not give the
+    number of rows, so a slowed principal is charged one per request.
     """
 
     @property
@@ -32,62 +31,64 @@ class Authorizer(ModelMiddleware):
 
     @property
     def parts(self) -> tuple[MetricSource, ...]:
-        """What has counters."""
+        """The objects with counters."""
         return self._gate, self._logger, self._identity, self
 
     def start(self) -> None:
-        """Starts to follow the decisions. Returns at once."""
+        """Starts to read the decisions. Returns at once."""
         self._gate.start()
         self._logger.start()
 
     def close(self) -> None:
-        """Sends what is counted, and the gate's last report."""
+        """Sends the counts and the gate's last report."""
         self._logger.close()
         self._gate.close()
 
-    def denial(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> Denial | None:
-        """Returns what to answer instead of the model, or None if the request may pass.
+    def check(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> tuple[Denial | None, Notice]:
+        """Returns what to answer instead of the model, or None if the request may pass, and then the headers that its
+        answer gets besides.
 
         ``path`` as the client sent it, with escapes and query. A header with commas counts as several, as some proxies
         join those of one name: credentials that differ make the request ambiguous.
         """
         exchange = self._open(_scope(method, path, headers))
         if exchange is None or exchange.verdict.allowed:
-            return None
+            return None, [] if exchange is None else notice_of(exchange.verdict)
         self._count_refusal(exchange)
-        return denial_of(exchange.verdict)
+        return denial_of(exchange.verdict), []
 
 
 def _scope(method: str, path: str, headers: Iterable[tuple[str, str]]) -> Scope:
-    own = unquote_to_bytes(path.partition("?")[0].partition("#")[0]).decode("utf-8", "replace")
+    decoded = unquote_to_bytes(path.partition("?")[0].partition("#")[0]).decode("utf-8", "replace")
     pairs = [
         (name.lower().encode("latin-1", "replace"), part.strip().encode("utf-8", "surrogateescape"))
         for name, value in headers
         for part in value.split(",")
     ]
-    return {"type": "http", "method": method, "path": own, "root_path": "", "headers": pairs}
+    return {"type": "http", "method": method, "path": decoded, "root_path": "", "headers": pairs}
 
 
 def new_authorizer(settings: Settings) -> Authorizer:
-    """Returns an authorizer as set. Raises ConfigurationError if it would not know the model, or who is asking."""
-    own = settings.gate
-    if not own.routes and not own.kserve:
+    """Returns the authorizer of ``settings``. Raises ConfigurationError if they name no model, or no source of
+    principals."""
+    options = settings.gate
+    if not options.routes and not options.kserve:
         raise ConfigurationError("gate.routes: name the paths of your models, or set gate.kserve")
-    if not own.principal:
+    if not options.principal:
         raise ConfigurationError("gate.principal: name what your proxy authenticates requests by, such as api-key")
     connection = _connection(settings.kafka)
     gate = Gate(
         connection,
-        max_staleness_seconds=own.max_staleness_seconds,
-        when_stale=own.when_stale,
-        report_seconds=own.report_seconds,
+        max_staleness_seconds=options.max_staleness_seconds,
+        when_stale=options.when_stale,
+        report_seconds=options.report_seconds,
     )
     return Authorizer(
         None,
         logger=QueryLogger(connection),
         gate=gate,
-        target=find_target_of(own),
-        identity=identity_of(own, settings.principals.hasher()),
+        target=find_target_of(options),
+        identity=identity_of(options, settings.principals.hasher()),
     )
 
 
@@ -102,7 +103,7 @@ def find_target_of(settings: GateSettings) -> FindTarget:
         found.append(kserve_routes(_VERSION))
 
     def find(scope: Scope) -> Target | None:
-        return next((target for one in found if (target := one(scope)) is not None), None)
+        return next((target for find in found if (target := find(scope)) is not None), None)
 
     return find
 

@@ -10,7 +10,7 @@ from typing import Any
 from detector.contracts.errors import ConfigurationError
 from detector.gateway.authorizer import Authorizer
 from detector.runtime.sections import GateSettings
-from detector.serving.denial import Denial
+from detector.serving.denial import Denial, Notice
 
 _SERVICE = "envoy.service.auth.v3.Authorization"
 _OK, _UNAVAILABLE, _RESOURCE_EXHAUSTED = 0, 14, 8
@@ -33,7 +33,7 @@ _FIELDS: Mapping[str, Mapping[str, tuple[int, str]]] = {
     "HttpStatus": {"code": (1, "int32")},
     "HeaderValueOption": {"header": (1, "HeaderValue")},
     "DeniedHttpResponse": {"status": (1, "HttpStatus"), "headers": (2, "*HeaderValueOption"), "body": (3, "string")},
-    "OkHttpResponse": {},
+    "OkHttpResponse": {"response_headers_to_add": (6, "*HeaderValueOption")},
     "CheckResponse": {
         "status": (1, "Status"),
         "denied_response": (2, "DeniedHttpResponse"),
@@ -86,12 +86,12 @@ def new_messages() -> dict[str, Any]:
     for name, fields in _FIELDS.items():
         message = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
-            own = message.field.add(name=field, number=number)
-            own.label = own.LABEL_REPEATED if kind.startswith("*") else own.LABEL_OPTIONAL
+            descriptor = message.field.add(name=field, number=number)
+            descriptor.label = descriptor.LABEL_REPEATED if kind.startswith("*") else descriptor.LABEL_OPTIONAL
             if kind.strip("*") in _FIELDS:
-                own.type, own.type_name = own.TYPE_MESSAGE, f".weirguard.{kind.strip('*')}"
+                descriptor.type, descriptor.type_name = descriptor.TYPE_MESSAGE, f".weirguard.{kind.strip('*')}"
             else:
-                own.type = getattr(own, f"TYPE_{kind.upper()}")
+                descriptor.type = getattr(descriptor, f"TYPE_{kind.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"weirguard.{name}")) for name in _FIELDS}
@@ -106,9 +106,9 @@ class Checks:
 
     async def check(self, request: Any, _: Any) -> Any:
         http = request.attributes.request.http
-        denial = self._authorizer.denial(http.method, http.path, _headers(http))
+        denial, notice = self._authorizer.check(http.method, http.path, _headers(http))
         if denial is None:
-            allowed = self._messages["OkHttpResponse"]()
+            allowed = self._messages["OkHttpResponse"](response_headers_to_add=self._options(notice))
             return self._messages["CheckResponse"](status=self._status(_OK), ok_response=allowed)
         away = denial.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         status = self._status(_UNAVAILABLE if away else _RESOURCE_EXHAUSTED)
@@ -118,18 +118,19 @@ class Checks:
         return self._messages["Status"](code=code)
 
     def _denied(self, denial: Denial) -> Any:
-        option, value = self._messages["HeaderValueOption"], self._messages["HeaderValue"]
         return self._messages["DeniedHttpResponse"](
             status=self._messages["HttpStatus"](code=int(denial.status)),
-            headers=[
-                option(header=value(key=name, value=text)) for name, text in denial.headers if name != "content-length"
-            ],
+            headers=self._options(denial.headers),
             body=denial.body.decode(),
         )
 
+    def _options(self, headers: Notice) -> list[Any]:
+        option, value = self._messages["HeaderValueOption"], self._messages["HeaderValue"]
+        return [option(header=value(key=name, value=text)) for name, text in headers if name != "content-length"]
+
 
 def _headers(http: Any) -> Iterator[tuple[str, str]]:
-    """Yields the headers of the client, in either of the forms that Envoy sends them in."""
+    """Yields the headers of the client, in either of the forms that Envoy uses."""
     for header in http.headers:
         yield header.key, header.value
     for header in http.header_map.headers:

@@ -1,4 +1,4 @@
-"""The HTTP side of the gate service: what NGINX and Envoy ask, and what a supervisor looks at."""
+"""The HTTP side of the gate service: requests of NGINX and Envoy, health and metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from detector.gateway.authorizer import Authorizer
-from detector.serving.denial import Denial
+from detector.serving.denial import Denial, Notice
 from detector.serving.metrics import render_metrics
 
 ENVOY_PREFIX = "/envoy"
@@ -22,7 +22,7 @@ class HttpService:
     """Answers ``/nginx``, ``/envoy`` followed by the path that a client asks for, ``/metrics``, ``/livez`` and
     ``/readyz``.
 
-    The path is taken as it came: a router would tidy what follows ``/envoy``, and answer for another page.
+    The path is used unchanged: a router would normalise what follows ``/envoy``, and answer for another page.
     """
 
     def __init__(self, authorizer: Authorizer) -> None:
@@ -46,14 +46,15 @@ class HttpService:
             text = f"set {URI_HEADER} to $request_uri: {len(uris)} are given\n"
             return web.Response(status=HTTPStatus.BAD_REQUEST, text=text)
         method = request.headers.get(METHOD_HEADER, "GET")
-        return _answer(self._authorizer.denial(method, uris.pop(), request.headers.items()), HTTPStatus.FORBIDDEN)
+        denial, notice = self._authorizer.check(method, uris.pop(), request.headers.items())
+        return _answer(denial, notice, HTTPStatus.FORBIDDEN)
 
     def _envoy(self, request: web.BaseRequest) -> web.Response:
         path = request.raw_path.removeprefix(ENVOY_PREFIX)
-        denial = self._authorizer.denial(request.method, path, request.headers.items())
+        denial, notice = self._authorizer.check(request.method, path, request.headers.items())
         # Envoy takes any 5xx for a fault of this service and then follows its own failure_mode_allow.
         away = denial is not None and denial.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        return _answer(denial, HTTPStatus.FORBIDDEN if away else None)
+        return _answer(denial, notice, HTTPStatus.FORBIDDEN if away else None)
 
     def _metrics(self, _: web.BaseRequest) -> web.Response:
         headers = {"content-type": "text/plain; version=0.0.4"}
@@ -65,9 +66,9 @@ class HttpService:
         return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text="the decisions are not read yet\n")
 
 
-def _answer(denial: Denial | None, status: HTTPStatus | None) -> web.Response:
-    """Returns 200 without a denial, else the denial under ``status``, if that is given."""
+def _answer(denial: Denial | None, notice: Notice, status: HTTPStatus | None) -> web.Response:
+    """Returns 200 with the ``notice`` without a denial, else the denial under ``status``, if that is given."""
     if denial is None:
-        return web.Response()
+        return web.Response(headers=notice)
     headers = [*denial.headers, (STATUS_HEADER, str(int(denial.status)))]
     return web.Response(status=status or denial.status, headers=headers, body=denial.body)

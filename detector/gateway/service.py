@@ -1,4 +1,4 @@
-"""Runs the gate service: one process that listens until it is told to end."""
+"""Runs the gate service: one process that listens until it is stopped."""
 
 from __future__ import annotations
 
@@ -30,20 +30,19 @@ def serve(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    told = asyncio.Event()
+    stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, stopped.set)
     async with listening(new_authorizer(settings), settings.gate) as ports:
         _log.info("the gate service listens", host=settings.gate.host, ports=ports)
-        await told.wait()
+        await stopped.wait()
 
 
 @asynccontextmanager
 async def listening(authorizer: Authorizer, settings: GateSettings) -> AsyncIterator[dict[str, int]]:
-    """The gate service as set, listening; gives its ports, ``http`` and maybe ``grpc``.
-
-    At the end open requests get two seconds. Raises ConfigurationError if it cannot listen.
+    """Runs the gate service of the settings; yields its ports, ``http`` and maybe ``grpc``. At the end, open requests
+    get two seconds. Raises ConfigurationError if it cannot listen.
     """
     async with AsyncExitStack() as stack:
         stack.callback(authorizer.close)

@@ -13,7 +13,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.measures import FEW_CHANGES, count_changes, of_one_size, sign_stride
+from detector.core.measures import FEW_CHANGES, count_changes, of_one_size
 from detector.core.reference.reference import Reference, ReferenceIndex
 from detector.core.reference.standards import VOLUMES, Spread
 from detector.core.state.arrays import Array
@@ -31,9 +31,9 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 WINDOW = int(VOLUMES[-1])
-ALWAYS = 16
+ALWAYS = 8
 """The first queries of an account in each 256 that are linked in any cell."""
-SHARE = 8
+SHARE = 16
 """Later queries are linked in one of this number of cells."""
 _IS_DUE = np.isin(np.arange(WINDOW) + 1, VOLUMES)
 
@@ -90,7 +90,7 @@ class Linker:
         known = np.isfinite(distance)
         changes, signs = np.empty(len(step), np.int64), np.zeros(len(step))
         count_changes(step, self._limits, changes)
-        of_one_size(step, self._limits, reference.scale, sign_stride(reference.dimension), signs)
+        of_one_size(step, self._limits, reference, signs)
         near = np.where(known, distance, np.inf) / max(reference.median_distance, _LEAST)
         columns = (
             changes <= FEW_CHANGES,

@@ -68,25 +68,35 @@ class JudgedQueries:
         )
 
 
-def selected_queries(profiled: ProfiledRows, observation: Observation, sampled: Mask) -> JudgedQueries:
-    """Returns those of the ``profiled`` rows of ``observation`` that are due or linked; all others change nothing of
-    groups. ``sampled``: ``links.sampled_cells`` of the reference. ``row`` counts rows of the micro-batch."""
-    due, linked = (own & ~profiled.repeats for own in selected(profiled.number, profiled.cells[:, 0], sampled))
-    kept, linked_at = np.flatnonzero(due | linked), np.flatnonzero(linked)
-    row, at_due = profiled.row[kept], np.flatnonzero(due[kept])
+def selected_queries(parts: Sequence[ProfiledRows], observation: Observation, sampled: Mask) -> JudgedQueries:
+    """Returns those rows of ``parts``, of one model version in stream order, that are due or linked; all others change
+    nothing of groups. ``sampled``: ``links.sampled_cells`` of the reference. ``row`` counts rows of the micro-batch."""
+    number, row = (np.concatenate([getattr(own, name) for own in parts]) for name in ("number", "row"))
+    repeats, nearest = (
+        np.concatenate([own.repeats for own in parts]),
+        np.concatenate([own.cells[:, 0] for own in parts]),
+    )
+    due, linked = (own & ~repeats for own in selected(number, nearest, sampled))
+    kept = np.flatnonzero(due | linked)
+    row, at_due = row[kept], np.flatnonzero(due[kept])
     used, principal = np.unique(observation.key_index[row], return_inverse=True)
     signals, due_row = observation.signals, row[at_due]
+    chosen = np.split(linked, np.cumsum([len(own.row) for own in parts])[:-1])
+    features, points, residual, cells, label = (
+        np.concatenate([getattr(own, name)[rows] for own, rows in zip(parts, chosen, strict=True)])
+        for name in ("features", "points", "residual", "cells", "label")
+    )
     return JudgedQueries(
         principals=[observation.keys[at].principal for at in used.tolist()],
         principal=principal,
-        number=profiled.number[kept],
+        number=number[kept],
         row=row,
         due=at_due,
         distance=signals["suspicion"][due_row],
         deviations=np.column_stack([signals[f"suspicion.{name}"][due_row] for name in COLUMNS]),
         linked=np.flatnonzero(linked[kept]),
-        features=profiled.features[linked_at],
-        points=with_residual(profiled.points[linked_at], profiled.residual[linked_at]),
-        cells=profiled.cells[linked_at],
-        label=profiled.label[linked_at],
+        features=features,
+        points=with_residual(points, residual),
+        cells=cells,
+        label=label,
     )

@@ -2,8 +2,9 @@
 
 Queries with the same two nearest reference rows are kept together, in pages of 32: the latest 1,024 at most. A query
 is compared with those kept for each pair of its own four nearest reference rows, as a near query has two of them. Once
-memory is full the page that was begun first is overwritten. Within a page the leading axes stand side by side: single
-precision along them excludes nearly all queries, page by page; double precision on all features decides.
+memory is full the page that was begun first is overwritten. Within a page the leading axes stand side by side, and then
+all features: single precision along the axes excludes nearly all queries, page by page; where it leaves several, single
+precision on all features excludes more. Double precision decides.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _MOST_PAGES = MOST_SOUGHT // _LANES
 _PAGES_A_BUCKET = 4
 _DUPLICATE = 1e-3
 _ROUNDING = np.float32(1 + 1e-5)
+_ROUGH = np.float32(1 + 1e-3)
+"""More than the rounding of a sum over all features."""
+_SEVERAL = 3
+_STRETCH = 32
 _TINY = np.float32(1e-12)
 _NONE = -1
 _STIR = 2_654_435_761
@@ -73,7 +78,7 @@ class RecentQueries:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
-        pages = self._pages
+        pages, state = self._pages, _by_feature(state)
         same = all(len(state[name]) == len(getattr(pages, name)) for name in ("bucket", "newest"))
         if same and all(name in state and state[name].shape[1:] == getattr(pages, name).shape[1:] for name in _ROWS):
             for name in _Pages._fields:
@@ -101,8 +106,8 @@ def _width(axes: int) -> int:
 
 
 class _Pages(NamedTuple):
-    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``features`` float32 (p, 32,
-    d); ``whose`` int32 (p, 32, 2): account and label.
+    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``by_feature`` float32 (p,
+    d, 32); ``whose`` int32 (p, 32, 2): account and label.
 
     Per page, int32 (p,): its ``bucket``, -1 if it is unused; how many rows it is ``filled`` with; the pages ``before``
     and ``after`` it in the order of their beginning, and the ``older`` and ``newer`` ones of its bucket. ``ends`` int32
@@ -110,7 +115,7 @@ class _Pages(NamedTuple):
     -1 stands for none."""
 
     leading: Rows
-    features: Rows
+    by_feature: Rows
     whose: Short
     bucket: Short
     filled: Short
@@ -132,7 +137,7 @@ class _Pages(NamedTuple):
         order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
         return cls(
             np.zeros((count, width, _LANES), np.float32),
-            np.zeros((count, _LANES, dimension), np.float32),
+            np.zeros((count, dimension, _LANES), np.float32),
             np.zeros((count, _LANES, 2), np.int32),
             nothing.copy(),
             np.zeros(count, np.int32),
@@ -147,8 +152,15 @@ class _Pages(NamedTuple):
         )
 
 
-_ROWS = ("leading", "features", "whose")
+_ROWS = ("leading", "by_feature", "whose")
 """The columns of pages that hold queries."""
+
+
+def _by_feature(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the dump ``state``; one of an older version holds ``features`` (p, 32, d)."""
+    if "features" not in state:
+        return state
+    return {**state, "by_feature": state["features"].transpose(0, 2, 1)}
 
 
 @compiled
@@ -167,7 +179,7 @@ def _search(
                         features,
                         row,
                         whose[row, 0],
-                        kept.features,
+                        kept.by_feature,
                         kept.whose,
                         page,
                         kept.filled[page],
@@ -183,7 +195,7 @@ def _search(
             found.distance[row] = math.sqrt(best)
             found.partner[row], found.label[row] = kept.whose[page, lane, 0], kept.whose[page, lane, 1]
             for at in range(features.shape[1]):
-                found.step[row, at] = features[row, at] - kept.features[page, lane, at]
+                found.step[row, at] = features[row, at] - kept.by_feature[page, at, lane]
         if not known:
             _keep(features, leading, row, whose, places[0], kept)
 
@@ -232,7 +244,7 @@ def _nearest(
     rows: Rows,
     row: int,
     account: int,
-    features: Rows,
+    by_feature: Rows,
     whose: Short,
     page: int,
     filled: int,
@@ -245,15 +257,18 @@ def _nearest(
     """Returns the squared distance of ``row`` to the nearest of the ``filled`` queries on ``page`` of another account,
     and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (32,): lower
     bounds, but for rounding, which are used up."""
-    for lane in range(len(near)):
-        if lane >= filled or whose[page, lane, 0] == account:
-            near[lane] = np.inf
+    most = np.float32(best) * _ROUNDING + _TINY
+    if _count_open(near, whose, page, filled, account, most) > _SEVERAL:
+        most = np.float32(best) * _ROUGH + _TINY
+        if not _measure(rows, row, by_feature, page, most, near):
+            return best, chosen, known
+        _count_open(near, whose, page, filled, account, most)
     for _ in range(filled):
         lane = int(np.argmin(near))
-        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUNDING + _TINY:
+        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUGH + _TINY:
             break
         near[lane] = np.inf
-        gap = _gap(rows, row, features, page, lane, best)
+        gap = _gap(rows, row, by_feature, page, lane, best)
         if gap <= same:
             known = True
         elif gap < best:
@@ -262,19 +277,53 @@ def _nearest(
 
 
 @compiled
-def _gap(rows: Rows, row: int, features: Rows, page: int, lane: int, most: float) -> float:
+def _count_open(near: Rows, whose: Short, page: int, filled: int, account: int, most: np.float32) -> int:
+    """Returns how many of the ``filled`` queries of other accounts are ``near`` (32,), at most ``most``; sets all other
+    lanes to inf."""
+    count = 0
+    for lane in range(len(near)):
+        if lane >= filled or whose[page, lane, 0] == account:
+            near[lane] = np.inf
+        count += near[lane] <= most
+    return count
+
+
+@compiled
+def _measure(rows: Rows, row: int, by_feature: Rows, page: int, most: np.float32, near: Rows) -> bool:
+    """Fills ``near`` (32,) with squared distances of ``row`` to the rows of ``page``, but for rounding. Returns False
+    as soon as all exceed ``most``."""
+    lanes, width, last = len(near), rows.shape[1], rows.shape[1] - 3
+    for lane in range(lanes):
+        near[lane] = np.float32(0)
+    for at in range(0, last, 4):
+        p, q, r, s = rows[row, at], rows[row, at + 1], rows[row, at + 2], rows[row, at + 3]
+        for lane in range(lanes):
+            a, b = p - by_feature[page, at, lane], q - by_feature[page, at + 1, lane]
+            c, d = r - by_feature[page, at + 2, lane], s - by_feature[page, at + 3, lane]
+            near[lane] += (a * a + b * b) + (c * c + d * d)
+        if at % _STRETCH == _STRETCH - 4 and not _any_within(near, most):
+            return False
+    for at in range(width - width % 4, width):
+        for lane in range(lanes):
+            a = rows[row, at] - by_feature[page, at, lane]
+            near[lane] += a * a
+    return True
+
+
+@compiled
+def _gap(rows: Rows, row: int, by_feature: Rows, page: int, lane: int, most: float) -> float:
     """Returns the squared distance of ``row`` to one on ``page``, or a part of it that is at least ``most``."""
     gap, at, last = 0.0, 0, rows.shape[1] - 4
     while at <= last and gap < most:
-        a = np.float64(rows[row, at]) - features[page, lane, at]
-        b = np.float64(rows[row, at + 1]) - features[page, lane, at + 1]
-        c = np.float64(rows[row, at + 2]) - features[page, lane, at + 2]
-        d = np.float64(rows[row, at + 3]) - features[page, lane, at + 3]
+        a = np.float64(rows[row, at]) - by_feature[page, at, lane]
+        b = np.float64(rows[row, at + 1]) - by_feature[page, at + 1, lane]
+        c = np.float64(rows[row, at + 2]) - by_feature[page, at + 2, lane]
+        d = np.float64(rows[row, at + 3]) - by_feature[page, at + 3, lane]
         gap += (a * a + b * b) + (c * c + d * d)
         at += 4
     if gap < most:
         for column in range(at, rows.shape[1]):
-            side = np.float64(rows[row, column]) - features[page, lane, column]
+            side = np.float64(rows[row, column]) - by_feature[page, column, lane]
             gap += side * side
     return gap
 
@@ -291,7 +340,7 @@ def _keep(features: Rows, leading: Rows, row: int, whose: Short, bucket: int, ke
     for axis in range(leading.shape[1]):
         kept.leading[page, axis, lane] = leading[row, axis]
     for at in range(features.shape[1]):
-        kept.features[page, lane, at] = features[row, at]
+        kept.by_feature[page, at, lane] = features[row, at]
     kept.whose[page, lane, 0], kept.whose[page, lane, 1] = whose[row, 0], whose[row, 1]
     kept.filled[page] = lane + 1
 

@@ -16,4 +16,4 @@ def warm_groups() -> None:
     watch, sampled = GroupWatch(profile), sampled_cells(profile.reference)
     observation = Engine(EngineConfig(profiles=(profile,))).observe([queries])
     for profiled in observation.profiled:
-        watch.observe(selected_queries(profiled, observation, sampled))
+        watch.observe(selected_queries([profiled], observation, sampled))

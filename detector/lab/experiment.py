@@ -126,8 +126,8 @@ def thief_trace(attack: str, session: AttackSession) -> Trace:
     """Returns all queries of the thief's accounts. Raises LabError if nothing was answered."""
     if not session.rounds:
         raise LabError(f"{attack}: not one query was answered")
-    streams = [own.stream for own in session.rounds]
-    answers = Answers.joined([own.answers for own in session.rounds])
+    streams = [round_.stream for round_ in session.rounds]
+    answers = Answers.joined([round_.answers for round_ in session.rounds])
     features = np.concatenate([stream.features for stream in streams])
     marks = Mark("evasion" if attack in EVASIONS else "extraction", attack), session.cover
     return Trace(
@@ -137,7 +137,7 @@ def thief_trace(attack: str, session: AttackSession) -> Trace:
         features=features,
         outputs=session.service.logged(features, answers),
         leaf=answers.leaf,
-        specification=concatenated([own.specifications for own in session.rounds]),
+        specification=concatenated([round_.specifications for round_ in session.rounds]),
     )
 
 
@@ -169,9 +169,9 @@ def _requests(requests: Iterator[HonestRequest], dimension: int, seconds: float)
     return np.array(at, np.float64), np.concatenate(rows)
 
 
-def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list[Trace], own: Rows) -> QueryLog:
+def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list[Trace], thief_rows: Rows) -> QueryLog:
     """Returns the log of ``traces``, that of the thief first, and of the outcome of ``session``; ``victim`` is its
-    model, ``own`` (n, d) the thief's natural rows."""
+    model, ``thief_rows`` (n, d) the thief's natural rows."""
     run = Run(
         attack=plan.attack,
         victim=victim,
@@ -183,7 +183,7 @@ def finished(plan: AttackPlan, victim: str, session: AttackSession, traces: list
         curve=tuple(session.curve),
         code_version=code_version(plan.attack, plan.knows),
         knows=plan.knows,
-        natural=count_leading(traces[0].features, own),
+        natural=count_leading(traces[0].features, thief_rows),
     )
     return log_of(run, session.service.output_kind, traces)
 
@@ -232,9 +232,9 @@ def check_names(plan: AttackPlan) -> None:
     named(WRAPPERS, plan.wrapper, "wrapper")
 
 
-def count_leading(rows: Rows, own: Rows) -> int:
-    """Returns how many of ``rows`` (n, d) come before the first that is not one of ``own`` (m, d)."""
-    known = {row.tobytes() for row in own}
+def count_leading(rows: Rows, thief_rows: Rows) -> int:
+    """Returns how many of ``rows`` (n, d) come before the first that is not in ``thief_rows`` (m, d)."""
+    known = {row.tobytes() for row in thief_rows}
     return next((number for number, row in enumerate(rows) if row.tobytes() not in known), len(rows))
 
 

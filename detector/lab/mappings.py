@@ -113,8 +113,8 @@ class Template:
         return _filled(self.form, values)
 
     def reply(self, body: Any, count: int) -> Answers:
-        values, leaf, asked = (self._entries(body, steps) for steps in (self.answer, self.leaf, self.asked))
-        return _answers(values, leaf, asked, count)
+        values, leaf, specification = (self._entries(body, steps) for steps in (self.answer, self.leaf, self.asked))
+        return _answers(values, leaf, specification, count)
 
     def _entries(self, body: Any, steps: Sequence[str] | None) -> Any:
         """Returns what ``steps`` lead to, as a list with one entry per row."""
@@ -159,20 +159,22 @@ def _template(path: Path) -> Template:
     return Template(written["request"], head=headers, left_out=written.get("left_out"), **steps)
 
 
-def _answers(values: Any, leaf: Any, asked: Any, count: int) -> Answers:
+def _answers(values: Any, leaf: Any, specification: Any, count: int) -> Answers:
     answers = np.asarray(values, np.float64)
     if answers.ndim not in (1, 2) or len(answers) != count or not np.isfinite(answers).all():
         raise ValueError(f"answers of shape {answers.shape} to {count} rows")
-    return Answers(answers.reshape(count, -1), _integers("leaf", leaf, count), _integers("asked", asked, count))
+    return Answers(answers.reshape(count, -1), _integers("leaf", leaf, count), _integers("asked", specification, count))
 
 
 def _integers(what: str, numbers: Sequence[Any] | None, count: int) -> NDArray[np.int64] | None:
     if numbers is None:
         return None
-    own = np.asarray(numbers)
-    if own.dtype.kind not in "iu" or own.shape != (count,):
-        raise ValueError(f"{what} is {own.dtype} of shape {own.shape}, not a whole number for each of {count} rows")
-    return own.astype(np.int64)
+    column = np.asarray(numbers)
+    if column.dtype.kind not in "iu" or column.shape != (count,):
+        raise ValueError(
+            f"{what} is {column.dtype} of shape {column.shape}, not a whole number for each of {count} rows"
+        )
+    return column.astype(np.int64)
 
 
 def _parameters(specification: Specification | None) -> dict[str, Any]:

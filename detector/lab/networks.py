@@ -29,8 +29,8 @@ class Adam:
     def __init__(self, parameters: Sequence[Array], rate: float = LEARNING_RATE) -> None:
         self._rate = rate
         self._parameters = parameters
-        self._means = [np.zeros_like(each) for each in parameters]
-        self._squares = [np.zeros_like(each) for each in parameters]
+        self._means = [np.zeros_like(parameter) for parameter in parameters]
+        self._squares = [np.zeros_like(parameter) for parameter in parameters]
         self._steps = 0
 
     def step(self, gradients: Sequence[Array]) -> None:

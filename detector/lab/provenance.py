@@ -52,9 +52,9 @@ def _names(node: ast.AST, folder: Path) -> Iterator[str]:
         yield from (alias.name for alias in node.names if _is_ours(alias.name))
     elif isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
         inner = [f"{node.module}.{alias.name}" for alias in node.names]
-        there = [_path(name, folder).exists() for name in inner]
-        yield from (name for name, is_module in zip(inner, there, strict=True) if is_module)
-        if not all(there):
+        exists = [_path(name, folder).exists() for name in inner]
+        yield from (name for name, is_module in zip(inner, exists, strict=True) if is_module)
+        if not all(exists):
             yield node.module
 
 

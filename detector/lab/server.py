@@ -58,11 +58,11 @@ def create_app(victim: Victim, dimension: int) -> Starlette:
             expected = f'expected {{"instances": [[{dimension} numbers], ...]}} of at most {_MOST_ROWS} rows'
             return JSONResponse({"error": expected}, HTTPStatus.BAD_REQUEST)
         answers = victim.answer(rows)
-        own = answers.probabilities
+        probabilities = answers.probabilities
         if answers.leaf is None:
-            return JSONResponse({"predictions": respond(request.scope, rows, own).tolist()})
-        served = respond(request.scope, rows, own, leaf=answers.leaf)
-        leaves = {"leaf": answers.leaf.tolist()} if served is own else {}
+            return JSONResponse({"predictions": respond(request.scope, rows, probabilities).tolist()})
+        served = respond(request.scope, rows, probabilities, leaf=answers.leaf)
+        leaves = {"leaf": answers.leaf.tolist()} if served is probabilities else {}
         return JSONResponse({"predictions": served.tolist(), **leaves})
 
     async def health(_: Request) -> JSONResponse:

@@ -164,15 +164,15 @@ class AttackSession:
         not."""
         honest = stream.cover & (self.cover.label == "honest")
         learns = self._disguise.learns_from_cover or self._guard is not None
-        own = np.flatnonzero(~honest if learns else ~stream.cover)
+        useful = np.flatnonzero(~honest if learns else ~stream.cover)
         sent = self.sent + np.cumsum(~honest)
-        reached = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(own)]
-        for rows in np.split(own, reached):
+        reached = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(useful)]
+        for rows in np.split(useful, reached):
             if len(rows):
                 self._attacker.observe(stream.features[rows], answers.take(rows))
             if reached:
-                self._measure(int(sent[own[reached.pop(0) - 1]]))
-        self.useful += len(own)
+                self._measure(int(sent[useful[reached.pop(0) - 1]]))
+        self.useful += len(useful)
         self.sent = int(sent[-1])
         if self._guard is not None:
             self._guard.observe(stream, answers)

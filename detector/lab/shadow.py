@@ -121,14 +121,14 @@ class ShadowDetector:
 
 
 class Caution:
-    """Decides for a thief who holds the natural rows ``own`` (n, d) which queries are sent.
+    """Decides for a thief who holds the natural rows ``thief_rows`` (n, d) which queries are sent.
 
     ``profile``: the owner's, or None where the thief makes one when the first answers are there. What comes before any
     answer is sent as it is.
     """
 
-    def __init__(self, own: Rows, output_kind: OutputKind, seed: int, profile: Profile | None = None) -> None:
-        self._own = {row.tobytes(): row for row in own}
+    def __init__(self, thief_rows: Rows, output_kind: OutputKind, seed: int, profile: Profile | None = None) -> None:
+        self._own = {row.tobytes(): row for row in thief_rows}
         self._output_kind: OutputKind = output_kind
         self._seed = seed
         self._shadow = None if profile is None else ShadowDetector(profile)

@@ -188,8 +188,8 @@ class TrafficGenerator:
                 group.create_task(self._steal(http, theft, done[at - 1] if at else None, done[at]))
             await asyncio.sleep(seconds)
             late = asyncio.get_running_loop().time() + _EXTENSION * seconds
-            for own in done:
-                await _happened(own, max(late - asyncio.get_running_loop().time(), 0.0))
+            for task in done:
+                await _happened(task, max(late - asyncio.get_running_loop().time(), 0.0))
             self._finished.set()
 
     async def _honest(self, client: Client, account: HonestAccount) -> None:
@@ -205,7 +205,7 @@ class TrafficGenerator:
     ) -> None:
         """Runs rounds once ``before`` has happened; ``done`` after enough queries, or when the thief gives up."""
         tallies = [self.tallies[name] for name in theft.accounts]
-        clients, thief = cycle([Client(http, self._url, own) for own in tallies]), theft.thief
+        clients, thief = cycle([Client(http, self._url, tally) for tally in tallies]), theft.thief
         try:
             if before is not None:
                 await before.wait()
@@ -215,7 +215,7 @@ class TrafficGenerator:
                     if answer is None:
                         return
                     thief.observe(query, answer)
-                    if sum(own.sent for own in tallies) >= theft.enough:
+                    if sum(tally.sent for tally in tallies) >= theft.enough:
                         done.set()
         finally:
             done.set()

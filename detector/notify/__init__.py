@@ -1,1 +1,1 @@
-"""Tells people and their tools about alerts and dead letters: one thread and one consumer group for each receiver."""
+"""Sends alerts and dead letters to people and their tools: one thread and one consumer group for each receiver."""

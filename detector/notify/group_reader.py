@@ -1,4 +1,4 @@
-"""Reads the topics of notifications for one receiver, in its consumer group, and commits what the receiver has."""
+"""Reads the topics of notifications for one receiver, in its consumer group, and commits delivered records."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LETTERS = "dead_letters"
 class GroupReader:
     """A consumer in the group ``group`` that gives the records of the topics in ``READERS`` and the dead letters.
 
-    ``moved`` is called when partitions came or went: every partition is then read on from its committed offset, and
-    records that were given and not committed come again, here or elsewhere. Raises KafkaError or BrokerError.
+    ``moved`` is called when the assignment changes: every partition is then read from its committed offset, and
+    uncommitted records come again, here or elsewhere. Raises KafkaError or BrokerError.
     """
 
     def __init__(self, kafka: KafkaSettings, group: str, clock: Callable[[], float], moved: Callable[[], None]) -> None:
@@ -69,11 +69,11 @@ class GroupReader:
 
     @property
     def joined(self) -> bool:
-        """Whether the group has given this reader its partitions, be they none."""
+        """Whether the group has assigned partitions to this reader, possibly none."""
         return self._rebalanced.ever
 
     def poll(self) -> Iterator[tuple[str, Any]]:
-        """Yields the records that came within ``_POLL_MILLISECONDS``, with the attribute of their topic. Each must be
+        """Yields the records that arrive within ``_POLL_MILLISECONDS``, with the attribute of their topic. Each must be
         passed to :meth:`done` before the next."""
         records = self._poll()
         if self._take_over():
@@ -84,7 +84,7 @@ class GroupReader:
             yield self._names[record.topic], record
 
     def wait(self, seconds: float) -> bool:
-        """Stays in the group for ``seconds`` without reading; returns False if records given before are void."""
+        """Stays in the group for ``seconds`` without reading; returns False if the assignment changed meanwhile."""
         deadline = time.monotonic() + seconds
         while not self._rebalanced.flag and time.monotonic() < deadline:
             self._consumer.pause(*self._consumer.assignment())
@@ -95,13 +95,13 @@ class GroupReader:
         return not self._rebalanced.flag
 
     def done(self, record: Any, resume_at: int | None = None) -> None:
-        """Commits that ``record`` is done with; reading would go on at ``resume_at``, or else after it."""
+        """Commits ``record``; reading resumes at ``resume_at``, or else after it."""
         partition = TopicPartition(record.topic, record.partition)
         self._next[partition] = record.offset + 1
         self._commit({partition: record.offset + 1 if resume_at is None else resume_at})
 
     def settle(self, resume_offset: Callable[[int], int | None]) -> None:
-        """Commits the dead letters up to ``resume_offset`` of each partition, all that were read where it is None."""
+        """Commits the dead letters up to ``resume_offset`` of each partition; all that were read if it is None."""
         held = {at: resume_offset(at.partition) for at in self._next if self._names[at.topic] == LETTERS}
         self._commit({at: self._next[at] if offset is None else offset for at, offset in held.items()})
 
@@ -119,7 +119,7 @@ class GroupReader:
         return [record for records in batches.values() for record in records]
 
     def _take_over(self) -> bool:
-        """Seeks all partitions to where the group left off, if they are new; returns whether they are."""
+        """Seeks newly assigned partitions to the committed offsets; returns whether there are any."""
         if not self._rebalanced.flag:
             return False
         self._rebalanced.flag = False
@@ -135,7 +135,8 @@ class GroupReader:
         return True
 
     def _first_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Returns the offset of each that a new receiver begins at. The embedded broker cannot look up a time."""
+        """Returns the offset of each partition at which a new receiver begins. The embedded broker cannot look up a
+        time."""
         if not partitions or self._embedded:
             return dict.fromkeys(partitions, 0)
         since = int(1000 * (self._clock() - FIRST_SECONDS))
@@ -153,8 +154,7 @@ class GroupReader:
 
 
 class _Rebalanced(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
-    """Notes that partitions came or went. It is called on the thread that talks to the broker, which it must not
-    block."""
+    """Notes that the assignment changed. Called on the thread that talks to the broker, which it must not block."""
 
     def __init__(self) -> None:
         self.flag = False

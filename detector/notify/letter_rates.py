@@ -1,7 +1,6 @@
-"""Dead letters become one notification per reason and window, however many letters there are.
-
-The offsets of letters are held back until their window is over: whoever takes the partition counts the window again
-from its start, and what it finds has the same id.
+"""Dead letters become one notification per reason and window, however many letters there are. Their offsets are
+committed when the window is over: a new owner of the partition counts the window again from its start, and the
+notification has the same id.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class _Window:
 
 
 class LetterRates:
-    """Counts the dead letters of all partitions of one consumer. ``least``: letters of a reason in a window of
-    ``seconds`` that give a notification. ``topic``: where they are, a part of the ids."""
+    """Counts the dead letters of all partitions of one consumer. ``least``: the number of letters of a reason in a
+    window of ``seconds`` that gives a notification. ``topic``: their topic, a part of the ids."""
 
     def __init__(self, topic: str, seconds: float, least: int) -> None:
         self._topic = topic
@@ -70,7 +69,7 @@ class LetterRates:
         return window.offset if window else None
 
     def close(self, now: float) -> None:
-        """Closes the windows that ended a window's length before ``now``; for moments at which no letter waits."""
+        """Closes the windows that ended a window's length before ``now``; called while no letter waits."""
         over = [at for at, window in self._windows.items() if now >= (window.number + 2) * self._seconds]
         for partition in over:
             del self._windows[partition]

@@ -1,4 +1,4 @@
-"""What receivers are told, and which records of Kafka it is made from."""
+"""Notifications, and how they are made from records of Kafka."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _LABELS = ("model", "model_version", "principal", "signal", "reason")
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """One thing that receivers are told, the same for all of them.
+    """A notification, the same for all receivers.
 
     A later ``revision`` of the same ``id`` replaces the one before, as that of an alert does; the same revision may
     come again. ``title``: one line for people. ``record``: the fields of the record that it is about. ``technique``:
-    its id in MITRE ATLAS, None where there is none. ``resolved``: nothing is left to do about it. ``size``: of a group.
+    its id in MITRE ATLAS, or None. ``resolved``: nothing is left to do about it. ``size``: of a group.
     """
 
     id: str
@@ -53,7 +53,7 @@ class Notification:
 
     @property
     def state(self) -> tuple[Severity, bool, int]:
-        """What makes a later revision worth telling: its severity, whether it is resolved, and a size that doubled."""
+        """What makes a later revision worth sending: another severity, ``resolved``, or a doubled size."""
         return self.severity, self.resolved, self.size.bit_length()
 
     def as_data(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ def of_alert(value: bytes | None) -> Notification:
 
 
 def of_group(value: bytes | None) -> Notification:
-    """Returns the notification of a group of accounts, as :func:`of_alert` does. A group that was dismissed, or whose
-    accounts are all forgotten, is resolved."""
+    """Returns the notification of a group of accounts, as :func:`of_alert` does. A group is resolved once it is
+    dismissed, or all its accounts are evicted."""
     group = decode(GroupAlert, value)
     title = f"Possible model theft by a group: {group.size:,} accounts of {group.model}, score {group.score:.3g}"
     if not group.size:
@@ -136,7 +136,7 @@ READERS: Final[dict[str, Callable[[bytes | None], Notification]]] = {
 
 
 def example_value(now: float) -> bytes:
-    """Returns an alert that ``weirguard notify --test`` sends: about nobody, and of the lowest severity."""
+    """Returns the alert that ``weirguard notify --test`` sends: about no account, of the lowest severity."""
     return encode(
         Alert(
             id="weirguard-notify-test",

@@ -1,4 +1,4 @@
-"""Notifications that a receiver refused for good: a line each, in a file of bounded size."""
+"""Notifications that a receiver refused permanently: a line each, in a file of bounded size."""
 
 from __future__ import annotations
 

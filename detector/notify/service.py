@@ -1,4 +1,4 @@
-"""``weirguard notify`` as a process: one thread a receiver, metrics and probes, until it is told to stop."""
+"""``weirguard notify`` as a process: one thread per receiver, metrics and probes, until it is stopped."""
 
 from __future__ import annotations
 
@@ -40,19 +40,24 @@ def new_receivers(settings: Settings) -> dict[str, Receiver]:
 
 @dataclass(frozen=True, slots=True)
 class NotifierHealth:
-    """Whether the threads of ``subscriptions`` move, and are in their groups. A receiver that is away counts as
-    neither: to restart would not help."""
+    """Whether the threads of ``subscriptions`` make progress, and are in their groups. A receiver that does not answer
+    changes neither, since a restart would not help."""
 
     subscriptions: Sequence[Subscription]
 
     def live(self) -> Probe:
         """Returns not live if a thread has stood still for two minutes."""
         now = time.monotonic()
-        return self._probe([one.name for one in self.subscriptions if now - one.moved_at > _STUCK_SECONDS], "stuck")
+        return self._probe(
+            [subscription.name for subscription in self.subscriptions if now - subscription.moved_at > _STUCK_SECONDS],
+            "stuck",
+        )
 
     def ready(self) -> Probe:
         """Returns ready if all receivers' topics are being read."""
-        return self._probe([one.name for one in self.subscriptions if not one.ready], "not reading")
+        return self._probe(
+            [subscription.name for subscription in self.subscriptions if not subscription.ready], "not reading"
+        )
 
     @staticmethod
     def _probe(names: list[str], what: str) -> Probe:
@@ -60,7 +65,7 @@ class NotifierHealth:
 
 
 def new_subscriptions(settings: Settings, metrics: Metrics) -> list[Subscription]:
-    """Returns one subscription a receiver. Raises ConfigurationError if there is none, or one cannot be built."""
+    """Returns one subscription per receiver. Raises ConfigurationError if there is none, or one cannot be built."""
     receivers = new_receivers(settings)
     if not receivers:
         raise ConfigurationError(_NOBODY)
@@ -76,20 +81,22 @@ def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     with ProbeServer(metrics, NotifierHealth(subscriptions), settings.metrics.host, settings.metrics.port) as probes:
-        for one in subscriptions:
-            one.start()
-        _log.info("notifying", receivers=[one.name for one in subscriptions], metrics_port=probes.port)
+        for subscription in subscriptions:
+            subscription.start()
+        _log.info(
+            "notifying", receivers=[subscription.name for subscription in subscriptions], metrics_port=probes.port
+        )
         stop.wait()
-        for one in subscriptions:
-            one.end(_CLOSE_SECONDS)
+        for subscription in subscriptions:
+            subscription.end(_CLOSE_SECONDS)
         deadline = time.monotonic() + _CLOSE_SECONDS
-        for one in subscriptions:
-            one.join(max(deadline - time.monotonic(), 0.0))
+        for subscription in subscriptions:
+            subscription.join(max(deadline - time.monotonic(), 0.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of one example: ``ok``, and the receiver's answer or the error."""
+    """The result of one example: ``ok``, and the receiver's answer or the error."""
 
     receiver: str
     ok: bool
@@ -97,7 +104,7 @@ class Trial:
 
 
 def try_receivers(settings: Settings) -> list[Trial]:
-    """Sends one example alert to each receiver, whatever it selects, once. Raises ConfigurationError."""
+    """Sends one example alert to each receiver, whatever its filters. Raises ConfigurationError."""
     example = of_alert(example_value(time.time()))
     receivers = new_receivers(settings)
     if not receivers:

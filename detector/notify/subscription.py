@@ -37,7 +37,7 @@ _log = structlog.get_logger("weirguard.notify")
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What a receiver is told."""
+    """The filter of a receiver."""
 
     least_severity: int
     models: frozenset[str]
@@ -47,41 +47,41 @@ class Selection:
         return cls(severity_rank(settings.least_severity), frozenset(settings.models))
 
     def takes(self, notification: Notification) -> bool:
-        """Returns whether the receiver is told of ``notification``."""
+        """Returns whether the receiver gets ``notification``."""
         if self.models and notification.model not in self.models:
             return False
         return severity_rank(notification.severity) >= self.least_severity
 
 
-class Told:
-    """What a receiver was told last about each id, of the last ``most`` ids."""
+class SentRevisions:
+    """The last notification that a receiver got about each id, for the last ``most`` ids."""
 
     def __init__(self, most: int = 10_000) -> None:
         self._most = most
-        self._told: OrderedDict[str, tuple[int, object]] = OrderedDict()
+        self._sent: OrderedDict[str, tuple[int, object]] = OrderedDict()
 
     def is_news(self, notification: Notification) -> bool:
-        """Returns whether ``notification`` is a later revision, of another state, than what was told."""
-        revision, state = self._told.get(notification.id, (0, None))
+        """Returns whether ``notification`` is a later revision with another state than the last one sent."""
+        revision, state = self._sent.get(notification.id, (0, None))
         return notification.revision > revision and notification.state != state
 
     def remember(self, notification: Notification) -> None:
         """Notes that the receiver has ``notification``, or has refused it."""
-        self._told[notification.id] = notification.revision, notification.state
-        self._told.move_to_end(notification.id)
-        if len(self._told) > self._most:
-            self._told.popitem(last=False)
+        self._sent[notification.id] = notification.revision, notification.state
+        self._sent.move_to_end(notification.id)
+        if len(self._sent) > self._most:
+            self._sent.popitem(last=False)
 
 
-def retry_seconds(failures: int, asked: float, draw: float) -> float:
+def retry_seconds(failures: int, retry_after: float, draw: float) -> float:
     """Returns how long to wait after this many ``failures`` in a row, from 1: doubled each time, and shortened by up to
-    a half by ``draw``, from [0, 1), so that not all come back at once; at least what the receiver ``asked`` for."""
+    a half by ``draw``, from [0, 1), to spread retries; at least ``retry_after``, which the receiver gave."""
     longest: float = min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LONGEST_RETRY_SECONDS)
-    return max(longest * (1 - draw / 2), asked)
+    return max(longest * (1 - draw / 2), retry_after)
 
 
 class Subscription(BackgroundThread):
-    """Tells ``receiver``, called ``name`` in the settings, what its group has not told it yet.
+    """Sends ``receiver``, called ``name`` in the settings, what its group has not sent yet.
 
     A notification is committed once the receiver has it or has refused it for good. While the receiver is away,
     nothing else happens here; other receivers have threads and groups of their own.
@@ -106,7 +106,7 @@ class Subscription(BackgroundThread):
         self._rates = LetterRates(
             settings.kafka.topics.dead_letters, notify.letters_window_seconds, notify.letters_per_window
         )
-        self._told = Told()
+        self._sent = SentRevisions()
         self._lag_at = float("-inf")
         self._refreshed_at = time.monotonic()
         for metric in (NOTIFY_DELIVERED, NOTIFY_REFUSED, NOTIFY_RETRIES, NOTIFY_UNREADABLE):
@@ -132,7 +132,7 @@ class Subscription(BackgroundThread):
             reader.close()
 
     def _take(self, reader: GroupReader) -> None:
-        """Deals with the records that one poll gives."""
+        """Handles the records of one poll."""
         idle = True
         for topic, record in reader.poll():
             idle = False
@@ -148,7 +148,7 @@ class Subscription(BackgroundThread):
                 reader.settle(self._rates.resume_offset)
 
     def _notification(self, topic: str, record: Any) -> Notification | None:
-        """Returns what to tell the receiver because of ``record``, None for nothing."""
+        """Returns the notification to send because of ``record``, or None."""
         if topic == LETTERS:
             headers = dict(record.headers or ())
             notification = self._rates.count(record.partition, record.offset, record.timestamp / 1000, headers)
@@ -159,9 +159,9 @@ class Subscription(BackgroundThread):
                 notification = READERS[topic](record.value)
             except InvalidRecord as error:
                 self._metrics.add(NOTIFY_UNREADABLE, receiver=self.name)
-                _log.error("an alert cannot be read", receiver=self.name, why=str(error), **_place(record))
+                _log.error("an alert cannot be read", receiver=self.name, why=str(error), **_position(record))
                 return None
-        if notification is None or not self._selection.takes(notification) or not self._told.is_news(notification):
+        if notification is None or not self._selection.takes(notification) or not self._sent.is_news(notification):
             return None
         return notification
 
@@ -185,12 +185,12 @@ class Subscription(BackgroundThread):
                 self._metrics.add(NOTIFY_DELIVERED, receiver=self.name)
                 if failures:
                     _log.info("receiver is back", receiver=self.name, failures=failures)
-            self._told.remember(notification)
+            self._sent.remember(notification)
             return True
         return False
 
     def _wait(self, seconds: float, reader: GroupReader) -> bool:
-        """Waits for ``seconds`` in the group; returns False if there is nothing to go on with."""
+        """Waits for ``seconds`` in the group; returns False if the record is no longer ours, or the notifier stops."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._closing.is_set():
             self.moved_at = time.monotonic()
@@ -201,7 +201,7 @@ class Subscription(BackgroundThread):
 
     def _refused(self, notification: Notification, why: str, record: Any) -> None:
         self._metrics.add(NOTIFY_REFUSED, receiver=self.name)
-        _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_place(record))
+        _log.error("refused for good", receiver=self.name, why=why, id=notification.id, **_position(record))
         if self._refusals is not None:
             self._refusals.keep(self.name, why, notification, time.time())
 
@@ -220,5 +220,5 @@ class Subscription(BackgroundThread):
             self._metrics.set(NOTIFY_LAG, reader.lag(), receiver=self.name)
 
 
-def _place(record: Any) -> dict[str, Any]:
+def _position(record: Any) -> dict[str, Any]:
     return {"topic": record.topic, "partition": record.partition, "offset": record.offset}

@@ -327,7 +327,7 @@ class Accounting:
         if counts is not None and counts.watched:
             done.changed[key] = None
             if counts.judge(self._limit):
-                done.accusations[position] = Accusation(key, None)
+                done.accusations[position] = Accusation(key, UNJUDGED, None)
 
     def _count(self, event: _OddEvent, done: Accounted) -> None:
         """Counts an unjudged or dropped query, and records whether it makes the principal a suspect."""
@@ -348,7 +348,7 @@ class Accounting:
                 done.excused[event.key[0]] += event.queries
         if was_accused or counts.accused:
             finding = self._finding(event, counts) if counts.accused else None
-            done.accusations[event.position] = Accusation(event.key, finding)
+            done.accusations[event.position] = Accusation(event.key, UNJUDGED, finding)
 
     def _watch(self, key: Key, done: Accounted) -> ModelWatch:
         """Returns the watch over the model of ``key``, after counting an unjudged query of the principal."""

@@ -59,9 +59,11 @@ class UnjudgedRow:
 
 @dataclass(frozen=True, slots=True)
 class Accusation:
-    """From here on unjudged queries make the principal ``key`` a suspect, or (``finding`` None) no longer do."""
+    """From here on the counted queries of the principal ``key`` give a finding of ``signal``, or (``finding`` None) no
+    longer do."""
 
     key: Key
+    signal: str
     finding: Finding | None
 
 
@@ -77,6 +79,7 @@ class Activity:
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
     is unknown; None for all. ``places`` (n,): from where each query came; None where no exemption asks for it.
+    ``price`` float64 (n,): what each query taught, in effective queries; NaN where it is unknown, None for all.
     ``families``: rows of suspects for content alone at which evidence of another family counts.
 
     Rows and counts together are the events of the micro-batch. An event's position is its index among them, in log
@@ -95,6 +98,7 @@ class Activity:
     score: NDArray[np.float64] | None = None
     index: NDArray[np.int64] | None = None
     exposure: NDArray[np.float64] | None = None
+    price: NDArray[np.float64] | None = None
     places: Sequence[Place] | None = None
     families: Mapping[int, Family] = field(default_factory=dict)
 
@@ -122,8 +126,8 @@ class Effects:
     """The records to publish, in stream order, and the state to record.
 
     Decisions carry the epoch (0, 0): the writer of the state record sets it. ``section``: the ledger's delta,
-    ``accounting`` that of the counts of unjudged queries, and ``allowlist`` that of exemptions, None where nothing
-    changed. ``clear``: principals whose
+    ``accounting`` that of the counts of unjudged queries, ``budgets`` that of exposure budgets, and ``allowlist`` that
+    of exemptions, None where nothing changed. ``clear``: principals whose
     engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
     one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
     because the limit was reached.
@@ -134,6 +138,7 @@ class Effects:
     audits: list[Audit] = field(default_factory=list)
     section: Section | None = None
     accounting: Section | None = None
+    budgets: Section | None = None
     allowlist: Section | None = None
     clear: list[Key] = field(default_factory=list)
     excused: Counter[str] = field(default_factory=Counter)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple
 
+from detector.contracts.actions import LEFT, NOTICE, make_action
 from detector.contracts.findings import Action, Mode
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Entry, LatchedAlert, Membership
-from detector.policy.ladder import Case, is_harsher
+from detector.policy.ladder import NOTICE_RULE, Case, is_harsher
 from detector.policy.records import REVIEW, UNCALIBRATED
 
 Latch = LatchedAlert | Membership
@@ -53,6 +55,8 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
         return None
     active = next((one for one in entry.active_causes if one.cause.origin == latch.origin), None)
     rung, mode = rule.rung_after(entry.queries * weight_of(latch)), policy.mode_for(case, rule)
+    if rule is NOTICE_RULE:
+        rung = replace(rung, action=make_action(NOTICE, {LEFT: float(entry.budget_left)}))
     if learning and not (active is not None and active.mode == "enforce"):
         mode = "observe"
     reasons = [UNCALIBRATED] * (case.calibrated is False) + [REVIEW] * rule.review

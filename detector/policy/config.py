@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from functools import cached_property
 from typing import get_args
 
@@ -11,8 +11,17 @@ from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Mode
 from detector.policy.accounting import HALF
 from detector.policy.allowlist import Allowlist
+from detector.policy.budgets import BUDGET, ExposureBudget, check_budgets
 from detector.policy.entry import GROUP
-from detector.policy.ladder import Case, LadderRule, check_rules, default_ladder, encoded_action, plain_ladder
+from detector.policy.ladder import (
+    NOTICE_RULE,
+    Case,
+    LadderRule,
+    check_rules,
+    default_ladder,
+    encoded_action,
+    plain_ladder,
+)
 from detector.policy.records import content_id
 
 LATCHED = "latched"
@@ -28,8 +37,9 @@ class Policy:
     ``enforce_uncalibrated``: whether verdicts without a profile of honest traffic may enforce. ``decision_seconds``:
     how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``:
     whoever becomes a suspect again within this time after their last decision continues at the rung where they were.
-    ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Raises ConfigurationError for an
-    invalid ladder, mode or number.
+    ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Of ``budgets`` the first that covers
+    an account holds; from ``notice_percent`` of it on the account is told. Raises ConfigurationError for an invalid
+    ladder, budget, mode or number.
     """
 
     mode: Mode = "observe"
@@ -41,6 +51,8 @@ class Policy:
     cool_down_seconds: float = 0.0
     unjudged_queries: int = UNJUDGED_QUERIES
     allowlist: Allowlist = field(default_factory=Allowlist)
+    budgets: tuple[ExposureBudget, ...] = ()
+    notice_percent: float = 80.0
 
     def __post_init__(self) -> None:
         for mode in (self.mode, *self.model_modes.values(), *self.signal_modes.values()):
@@ -56,6 +68,12 @@ class Policy:
         if not 0 <= self.cool_down_seconds < float("inf"):
             raise ConfigurationError(f"policy: cool_down_seconds is {self.cool_down_seconds}; use a number from 0 on")
         check_rules(self.ladder, self.decision_seconds)
+        check_budgets(self.budgets, self.notice_percent)
+        if self.budgets and not any(BUDGET in rule.signals for rule in self.ladder):
+            raise ConfigurationError(
+                "policy: there are exposure budgets, and no rule of the ladder says what happens above them; "
+                f"add one with signals: [{BUDGET}]"
+            )
 
     @cached_property
     def version(self) -> str:
@@ -74,6 +92,7 @@ class Policy:
         later += [] if self.allowlist.unreadable is None else ["allowlist unreadable"]
         later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
         later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
+        later += [["budgets", [astuple(own) for own in self.budgets], self.notice_percent]] if self.budgets else []
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:
@@ -87,7 +106,10 @@ class Policy:
         return "observe" if "observe" in modes or self.allowlist.unreadable is not None else "enforce"
 
     def rule_of(self, case: Case) -> LadderRule | None:
-        """Returns the first rule that matches ``case``; None for no decision."""
+        """Returns the first rule that matches ``case``; None for no decision. A budget that is not used up is
+        announced."""
+        if case.signal == BUDGET and case.severity is None:
+            return NOTICE_RULE
         return next((rule for rule in self.ladder if rule.matches(case)), None)
 
     def mode_for(self, case: Case, rule: LadderRule) -> Mode:

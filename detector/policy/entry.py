@@ -20,7 +20,7 @@ from detector.contracts.findings import (
 from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
 
 FORMAT = 4
-"""Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert; all can be read."""
+"""Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert and the budget; all can be read."""
 DAY = 86_400.0
 IDLE_SECONDS = 30 * DAY
 """Suspects without a query for this long are dropped, so that a ledger cannot grow without a bound."""
@@ -110,7 +110,8 @@ class Entry(msgspec.Struct, array_like=True):
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
     suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached.
     ``cools_at``: from then on a new suspicion begins at the first rung. ``place``: from where their last query as a
-    suspect came, while an exemption asks for that. The parts are immutable, so that a shallow copy is enough.
+    suspect came, while an exemption asks for that. ``budget_left``: percent of the exposure budget. The parts are
+    immutable, so that a shallow copy is enough.
     """
 
     latches: tuple[LatchedAlert, ...] = ()
@@ -123,6 +124,7 @@ class Entry(msgspec.Struct, array_like=True):
     exposure: float = 0.0
     cools_at: float = -math.inf
     place: Place = NOWHERE
+    budget_left: int = 100
 
     @property
     def members(self) -> tuple[Membership, ...]:

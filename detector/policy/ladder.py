@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import get_args
 
-from detector.contracts.actions import HARSHNESS, check_action, name_of, rate_of
+from detector.contracts.actions import HARSHNESS, NOTICE, check_action, make_action, name_of, rate_of
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Action, Family, Mode, Severity
 from detector.contracts.principals import is_name
+from detector.policy.budgets import BUDGET
 
 Strength = tuple[bool, int, float, str]
 
@@ -65,7 +66,8 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class LadderRule:
-    """``rungs`` for the cases that match all fields; an empty one matches any case.
+    """``rungs`` for the cases that match all fields; an empty one matches any case, but ``signals`` that of a budget:
+    whoever has learned much is no thief for that.
 
     ``group_size`` and ``exposure``, percent, are the least; ``calibrated`` None matches both. ``mode``: observe keeps
     gates from acting. ``review``: decisions ask for a reviewer.
@@ -98,6 +100,7 @@ class LadderRule:
             and case.group_size >= self.group_size
             and case.exposure >= self.exposure
             and self.calibrated in (None, case.calibrated)
+            and (case.signal != BUDGET or BUDGET in self.signals)
         )
 
     def rung_after(self, queries: int) -> Rung:
@@ -110,6 +113,10 @@ class LadderRule:
         return [self.name, rungs, *self.lists, self.group_size, self.exposure, self.calibrated, self.mode, self.review]
 
 
+NOTICE_RULE = LadderRule("notice", (Rung(0, make_action(NOTICE)),), signals=(BUDGET,))
+"""What follows where a budget is nearly used up, whatever the ladder is."""
+
+
 def plain_ladder(*rungs: Rung) -> tuple[LadderRule, ...]:
     """Returns one rule for all cases."""
     return (LadderRule("all", rungs),)
@@ -117,9 +124,10 @@ def plain_ladder(*rungs: Rung) -> tuple[LadderRule, ...]:
 
 def default_ladder(queries_per_second: float = 1.0, refuse_after_queries: int = 50) -> tuple[LadderRule, ...]:
     """Slows everyone; refuses those whose evidence is more than unusual content, which may be a new device, a fault of
-    an integration or honest images of another kind."""
+    an integration or honest images of another kind, or than an exposure budget."""
     slow = Rung(0, Action("slow", queries_per_second))
     return (
+        LadderRule("budget", (slow,), signals=(BUDGET,), review=True),
         LadderRule("content", (slow,), families=("content",), review=True),
         LadderRule("default", (slow, Rung(refuse_after_queries, Action("refuse")))),
     )

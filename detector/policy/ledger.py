@@ -13,6 +13,7 @@ from detector.contracts.principals import EVERYONE, NAME_CHARACTERS
 from detector.policy.accounting import Accounting
 from detector.policy.activity import Activity, Effects, Key, Section
 from detector.policy.allowlist import CommandedExemptions, Exemption
+from detector.policy.budgets import Budgets
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Changes, Entry, Membership, decode_changes, encode_changes
 from detector.policy.principal import MOST_CAUSES, PrincipalPolicy, Record
@@ -29,13 +30,15 @@ class Ledger:
     What it publishes depends on the stream alone: not on how it is cut into micro-batches, nor on the queries of
     other principals. It has entries only for suspects and for principals under a command, and drops each when it has
     no effect any more. ``configuration``: hash of the detection settings, for the alerts (by default the policy's
-    version). ``accounting``: the queries that were not judged; its state is a separate section.
+    version). ``accounting``: the queries that were not judged, and ``budgets``: what principals have learned; the state
+    of each is a section of its own.
     """
 
     def __init__(self, policy: Policy, configuration: str | None = None) -> None:
         self._policy = policy
         self._configuration = policy.version if configuration is None else configuration
         self.accounting = Accounting(policy.unjudged_queries)
+        self.budgets = Budgets(policy.budgets, policy.notice_percent)
         self.exemptions = CommandedExemptions(policy.allowlist)
         self._entries: dict[Key, Entry] = {}
         self._nbytes = 0
@@ -50,9 +53,13 @@ class Ledger:
         emitted: list[tuple[int, Record]] = [
             (position, missing_audit(counted)) for position, counted in counts if counted.count.kind == "dropped"
         ]
-        accounted = self.accounting.take(activity)
+        accounted, spent = self.accounting.take(activity), self.budgets.take(activity)
+        accusations = {
+            position: [own[position] for own in (accounted.accusations, spent.accusations) if position in own]
+            for position in accounted.accusations | spent.accusations
+        }
         changes: Changes = {}
-        for timeline in timelines(activity, self._entries.keys(), accounted.accusations):
+        for timeline in timelines(activity, self._entries.keys(), accusations):
             principal = self._principal(timeline.key)
             emitted += principal.run(timeline)
             if principal.entry != principal.before:
@@ -60,7 +67,7 @@ class Ledger:
         emitted.sort(key=lambda placed: placed[0])
         effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
         effects.accounting, effects.excused = accounted.section, accounted.excused
-        effects.forgotten = accounted.forgotten
+        effects.budgets, effects.forgotten = spent.section, accounted.forgotten + spent.forgotten
         return effects
 
     def command(self, command: Command, now: float) -> Effects:
@@ -77,7 +84,7 @@ class Ledger:
         effects = self._conclude([audit, *principal.emitted], changes, now)
         if command.kind == "clear":
             effects.clear.append(key)
-            effects.accounting = self.accounting.forget(key)
+            effects.accounting, effects.budgets = self.accounting.forget(key), self.budgets.forget(key)
         return effects
 
     def active(self, now: float) -> list[Decision]:

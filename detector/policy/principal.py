@@ -30,14 +30,15 @@ from detector.contracts.findings import (
     Finding,
     Mode,
 )
-from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Accusation, Key, Place
 from detector.policy.allowlist import CommandedExemptions, Exemption
+from detector.policy.budgets import BUDGET, STEPS
 from detector.policy.causes import Plan, flagging, plan_of, weight_of
 from detector.policy.config import LATCHED, Policy
 from detector.policy.entry import DAY, IDLE_SECONDS, ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import encoded_action, strength
 from detector.policy.records import (
+    COUNTED,
     content_id,
     decision_audit,
     family_audit,
@@ -49,8 +50,6 @@ from detector.policy.records import (
 from detector.policy.timeline import PolicyEvent, Timeline
 
 Record = Alert | Decision | Audit
-
-_UNJUDGED_ORIGIN = SIGNAL_ORIGIN + UNJUDGED
 
 MOST_CAUSES = 32
 """Causes against one principal at most: a decision carries all of them, and records have a limit."""
@@ -192,8 +191,8 @@ class PrincipalPolicy:
         self._update_latches(event)
         if event.family is not None:
             self._add_family(event.model_version, event.family, event.time)
-        if event.accusation is not None:
-            self._apply_accusation(event.accusation, event.time)
+        for accusation in event.accusations:
+            self._apply_accusation(accusation, event.time)
         if self.entry.is_suspect:
             if suspect_before:
                 self._count(event.queries)
@@ -254,7 +253,7 @@ class PrincipalPolicy:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
         rising: dict[str, float] = {}
         for latch in self.entry.latches:
-            if latch.signal != UNJUDGED:
+            if latch.signal not in COUNTED:
                 rising[latch.model_version] = min(latch.rises_at, rising.get(latch.model_version, math.inf))
         return rising
 
@@ -289,7 +288,7 @@ class PrincipalPolicy:
         if version is None:
             return
         if not (event.flagged or event.findings):
-            self._set_latches(tuple(x for x in entry.latches if x.model_version != version or x.signal == UNJUDGED))
+            self._set_latches(tuple(x for x in entry.latches if x.model_version != version or x.signal in COUNTED))
             return
         for finding in event.findings:
             if not any(x.model_version == version and x.signal == finding.signal for x in entry.latches):
@@ -298,7 +297,7 @@ class PrincipalPolicy:
             self._latch(version, LATCHED, event.time)
             self._audit_if_withheld(LATCHED, event.time)
         for latch in entry.latches:
-            if latch.model_version == version and latch.signal != UNJUDGED and latch.alert is not None:
+            if latch.model_version == version and latch.signal not in COUNTED and latch.alert is not None:
                 self._raise_alert(latch, event.score, event.query_index, latch.alert.evidence, event.time)
 
     def _add_family(self, version: str | None, family: Family, now: float) -> None:
@@ -311,17 +310,30 @@ class PrincipalPolicy:
                 self.emitted.append(family_audit(self.key, latch.signal, latch.episode, family, now))
 
     def _apply_accusation(self, accusation: Accusation, now: float) -> None:
-        """Applies a change of the accounting, whatever the engine's verdict is. A release takes effect at once."""
-        entry, finding = self.entry, accusation.finding
-        latch = next((latch for latch in entry.latches if latch.signal == UNJUDGED), None)
+        """Applies a change of what is counted, whatever the engine's verdict is. A release takes effect at once."""
+        finding, signal = accusation.finding, accusation.signal
+        latch = next((latch for latch in self.entry.latches if latch.signal == signal), None)
         if finding is None:
-            self._release_alerts({_UNJUDGED_ORIGIN}, "policy", now)
-            self._set_latches(tuple(latch for latch in entry.latches if latch.signal != UNJUDGED))
-            self._keep_causes(one for one in entry.active_causes if one.cause.origin != _UNJUDGED_ORIGIN)
-        elif latch is None:
-            self._publish_first_alert(finding, self._latch(finding.model_version, UNJUDGED, now), now)
-        else:
+            self._release(signal, now)
+            return
+        told = signal == BUDGET and finding.score < 1
+        if signal == BUDGET:
+            self.entry.budget_left = max(0, 100 - math.floor(finding.score * STEPS) * 100 // STEPS)
+            if latch is not None and told == (latch.alert is not None):
+                self._release(signal, now)
+                latch = None
+        if latch is not None:
             self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
+        elif told:
+            self._latch(finding.model_version, signal, now)
+        else:
+            self._publish_first_alert(finding, self._latch(finding.model_version, signal, now), now)
+
+    def _release(self, signal: str, now: float) -> None:
+        """Removes latch and cause of ``signal``, whose alert is over."""
+        self._release_alerts({SIGNAL_ORIGIN + signal}, "policy", now)
+        self._set_latches(tuple(latch for latch in self.entry.latches if latch.signal != signal))
+        self._keep_causes(one for one in self.entry.active_causes if one.cause.origin != SIGNAL_ORIGIN + signal)
 
     def _set_latches(self, latches: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = latches

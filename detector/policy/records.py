@@ -12,6 +12,7 @@ from detector.contracts.findings import Alert, Audit, Command, Decision, Evidenc
 from detector.policy.accounting import UNJUDGED
 from detector.policy.activity import Counted, Key
 from detector.policy.allowlist import Exemption
+from detector.policy.budgets import BUDGET
 
 
 def content_id(*parts: object, size: int = 16) -> str:
@@ -19,6 +20,9 @@ def content_id(*parts: object, size: int = 16) -> str:
     text = json.dumps(parts, separators=(",", ":"))
     return hashlib.blake2b(text.encode(), digest_size=size).hexdigest()
 
+
+COUNTED = (UNJUDGED, BUDGET)
+"""The signals that count queries, whatever the engine's verdict."""
 
 UNCALIBRATED = "uncalibrated"
 """The reason given with a cause whose verdict rests on no profile."""
@@ -44,7 +48,7 @@ def first_alert(finding: Finding, episode: int, now: float, configuration: str, 
         configuration=configuration,
         profile=finding.profile,
         suppressed_by=suppressed_by,
-        calibrated=None if finding.signal == UNJUDGED else finding.profile is not None,
+        calibrated=None if finding.signal in COUNTED else finding.profile is not None,
         family=finding.family,
     )
 

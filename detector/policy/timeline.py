@@ -35,7 +35,7 @@ class PolicyEvent:
     time: float
     model_version: str | None
     findings: Sequence[Finding]
-    accusation: Accusation | None
+    accusations: Sequence[Accusation]
     flagged: bool
     learning: bool
     queries: int
@@ -48,7 +48,7 @@ class PolicyEvent:
     @property
     def accuses(self) -> bool:
         """Whether a verdict or an accusation makes the principal a suspect here."""
-        return self.flagged or bool(self.findings) or self.accusation is not None
+        return self.flagged or bool(self.findings) or bool(self.accusations)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Timeline:
     has_family: NDArray[np.bool_]
     families: Mapping[int, Family]
     findings: Mapping[int, Sequence[Finding]]
-    accusations: Mapping[int, Accusation]
+    accusations: Mapping[int, Sequence[Accusation]]
 
     def __len__(self) -> int:
         return len(self.events)
@@ -78,15 +78,17 @@ class Timeline:
         """Returns the event ``at``."""
         position, time, version, *others, number = self.events[at].item()
         model_version = None if version < 0 else self.versions[version]
-        findings, accusation = self.findings.get(position, ()), self.accusations.get(position)
+        findings, accusations = self.findings.get(position, ()), self.accusations.get(position, ())
         others += [None if number < 0 else self.places[number], self.families.get(position)]
-        return PolicyEvent(position, time, model_version, findings, accusation, *others)
+        return PolicyEvent(position, time, model_version, findings, accusations, *others)
 
 
-def timelines(activity: Activity, known: Collection[Key], accusations: Mapping[int, Accusation]) -> Iterator[Timeline]:
+def timelines(
+    activity: Activity, known: Collection[Key], accusations: Mapping[int, Sequence[Accusation]]
+) -> Iterator[Timeline]:
     """Yields a timeline for each principal that is flagged at a row, has ``accusations``, or is ``known`` and
     active. ``accusations`` by position."""
-    suspects = _suspects(activity) | {accusation.key for accusation in accusations.values()}
+    suspects = _suspects(activity) | {accusation.key for own in accusations.values() for accusation in own}
     members, counts = _members(activity, suspects, known) if suspects or known else ({}, {})
     if not members:
         return

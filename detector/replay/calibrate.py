@@ -64,7 +64,7 @@ class HonestTraffic:
     @property
     def accounts(self) -> int:
         """The number of accounts, over all model versions."""
-        return len({name for own in self.pieces for name in own.principals})
+        return len({name for piece in self.pieces for name in piece.principals})
 
 
 def read_files(
@@ -203,14 +203,17 @@ def _validation(options: CalibrationOptions, honest: PlainTraffic) -> Validation
     if path is None:
         return None
     rows = [portion.batch for portion in format_of(path).read(path, options.reader) if portion.batch is not None]
-    pieces, dimension = [honest.form.plain(own) for own in rows if honest.form.accepts(own)], honest.pieces[0].dimension
-    if not pieces or {own.dimension for own in pieces} != {dimension}:
-        found = sorted({own.dimension for own in rows})
+    pieces, dimension = (
+        [honest.form.plain(piece) for piece in rows if honest.form.accepts(piece)],
+        honest.pieces[0].dimension,
+    )
+    if not pieces or {piece.dimension for piece in pieces} != {dimension}:
+        found = sorted({piece.dimension for piece in rows})
         raise ConfigurationError(
             f"--validation: {path} has rows of {found or 'no'} features and the honest logs {dimension}; give "
             "rows in the form that the model is asked in"
         )
-    features = np.concatenate([own.features for own in pieces])
-    labels = np.concatenate([labels_of(own) for own in pieces])
+    features = np.concatenate([piece.features for piece in pieces])
+    labels = np.concatenate([labels_of(piece) for piece in pieces])
     kept = np.sort(np.random.default_rng(_SEED).permutation(len(features))[:VALIDATION_ROWS])
     return Validation.of(features[kept], labels[kept])

@@ -1,5 +1,5 @@
-"""Who joined a group when, and the queries of its members: from log files, judged as ``replay`` does, or from the
-service's topics; for ``explain``."""
+"""The course of a group for ``explain``: when each member joined, and their queries. It comes from log files, judged as
+``replay`` does, or from the service's topics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detector.sources import LogReader
 
 @dataclass(frozen=True, slots=True)
 class GroupCourse:
-    """A group ``id`` of one model version. ``joined``: by member the time, seconds UTC, in order. ``score``: the
+    """A group ``id`` of one model version. ``joined``: when each member joined, seconds UTC, in order. ``score``: the
     latest, 1 at the verdict. ``size``: of all members; ``joined`` may name only some."""
 
     id: str
@@ -49,56 +49,56 @@ def courses_in_logs(
         progress(len(batch))
         if judged is None or not batch.pieces:
             continue
-        times = np.maximum.accumulate(np.concatenate([[latest], *(own.occurred_at for own in batch.pieces)]))[1:]
+        times = np.maximum.accumulate(np.concatenate([[latest], *(piece.occurred_at for piece in batch.pieces)]))[1:]
         latest = float(times[-1])
-        for model, version, own in judged.groups.revisions:
-            joined = found[own.id].joined if own.id in found else {}
-            joined |= {name: float(times[own.row]) for name in own.joined if name not in joined}
-            score = float(group_record(model, version, own, own.row)["score"])
-            found[own.id] = GroupCourse(own.id, model, version, joined, score, len(joined))
+        for model, version, revision in judged.groups.revisions:
+            joined = found[revision.id].joined if revision.id in found else {}
+            joined |= {name: float(times[revision.row]) for name in revision.joined if name not in joined}
+            score = float(group_record(model, version, revision, revision.row)["score"])
+            found[revision.id] = GroupCourse(revision.id, model, version, joined, score, len(joined))
     return list(found.values())
 
 
 def courses_in_alerts(alerts: Iterable[GroupAlert]) -> list[GroupCourse]:
     """Returns the groups of all published ``alerts``."""
     found: dict[str, GroupCourse] = {}
-    for own in sorted(alerts, key=lambda alert: alert.revision):
-        joined = found[own.id].joined if own.id in found else {}
-        joined |= {one.principal: own.occurred_at for one in own.members if one.principal not in joined}
-        found[own.id] = GroupCourse(own.id, own.model, own.model_version, joined, own.score, own.size)
+    for alert in sorted(alerts, key=lambda record: record.revision):
+        joined = found[alert.id].joined if alert.id in found else {}
+        joined |= {member.principal: alert.occurred_at for member in alert.members if member.principal not in joined}
+        found[alert.id] = GroupCourse(alert.id, alert.model, alert.model_version, joined, alert.score, alert.size)
     return list(found.values())
 
 
 def chosen(courses: Sequence[GroupCourse], group: str) -> GroupCourse:
-    """Returns the one of ``courses`` whose id begins with ``group``. Raises ConfigurationError unless there is just
+    """Returns the one of ``courses`` whose id begins with ``group``. Raises ConfigurationError unless there is exactly
     one."""
-    found = [own for own in courses if own.id.startswith(group)]
+    found = [course for course in courses if course.id.startswith(group)]
     if len(found) == 1:
         return found[0]
-    named = ", ".join(own.id for own in found or courses) or "none"
+    named = ", ".join(course.id for course in found or courses) or "none"
     raise ConfigurationError(f"{len(found)} groups begin with {group!r}; there are: {named}")
 
 
 def members_queries(course: GroupCourse, stream: Iterable[TimedQueries]) -> dict[str, list[TimedQueries]]:
     """Returns the queries of the members of ``course`` in ``stream`` to its model version, by member."""
-    own: dict[str, list[TimedQueries]] = {}
+    by_member: dict[str, list[TimedQueries]] = {}
     for batch, times in stream:
         if (batch.model, batch.model_version) != (course.model, course.model_version):
             continue
         for at in sorted({at for at, name in enumerate(batch.principals) if name in course.joined}):
             rows = np.flatnonzero(batch.principal_index == at)
             if len(rows):
-                own.setdefault(batch.principals[at], []).append((take(batch, rows), times[rows]))
-    return own
+                by_member.setdefault(batch.principals[at], []).append((take(batch, rows), times[rows]))
+    return by_member
 
 
 def as_one(queries: dict[str, list[TimedQueries]], name: str) -> list[TimedQueries]:
     """Returns the queries of all members as those of one principal ``name``, in order of time. Raises
     ConfigurationError if there is none."""
-    pieces = [own for each in queries.values() for own in each]
+    pieces = [piece for member_pieces in queries.values() for piece in member_pieces]
     if not pieces:
         raise ConfigurationError("no query of a member is kept any more")
-    times = np.concatenate([own for _, own in pieces])
+    times = np.concatenate([piece_times for _, piece_times in pieces])
     order = np.argsort(times, kind="stable")
     [whole] = concatenate([_renamed(batch, name) for batch, _ in pieces])
     return [(take(whole, order), times[order])]

@@ -22,8 +22,8 @@ _LEAST_CHANCE = 1e-300
 
 @dataclass(frozen=True, slots=True)
 class GroupsInBatch:
-    """``ids`` object (n,): for each row of a micro-batch the group under a verdict that its principal belongs to as of
-    that row, or None. ``revisions``, each with its model and version."""
+    """``ids`` object (n,): for each row of a micro-batch, the group under a verdict to which its principal belongs
+    after that row, or None. ``revisions``, each with its model and version."""
 
     ids: NDArray[np.object_]
     revisions: list[tuple[str, str, GroupRevision]]
@@ -34,13 +34,13 @@ class GroupReplay:
 
     def __init__(self, profiles: Sequence[Profile]) -> None:
         self._watches = {
-            (own.model, own.model_version): (GroupWatch(own), sampled_cells(own.reference))
-            for own in profiles
-            if own.crowd is not None
+            (profile.model, profile.model_version): (GroupWatch(profile), sampled_cells(profile.reference))
+            for profile in profiles
+            if profile.crowd is not None
         }
 
     def observe(self, observation: Observation) -> GroupsInBatch:
-        """Learns from the judged queries of ``observation`` and returns the groups as of each of its rows."""
+        """Learns from the judged queries of ``observation`` and returns the groups after each of its rows."""
         found = GroupsInBatch(np.full(len(observation.index), None, object), [])
         for profiled in observation.profiled:
             self._observe(profiled, observation, found)
@@ -54,11 +54,11 @@ class GroupReplay:
         names = [observation.keys[at].principal for at in used.tolist()]
         ids = np.array([watch.group_of(name) for name in names], object)[principal]
         number = {name: at for at, name in enumerate(names)}
-        for own in watch.observe(selected_queries(profiled, observation, sampled)):
-            found.revisions.append((profiled.model, profiled.model_version, own))
-            for name in own.joined:
+        for revision in watch.observe(selected_queries([profiled], observation, sampled)):
+            found.revisions.append((profiled.model, profiled.model_version, revision))
+            for name in revision.joined:
                 if name in number:
-                    ids[(principal == number[name]) & (profiled.row >= own.row)] = own.id
+                    ids[(principal == number[name]) & (profiled.row >= revision.row)] = revision.id
         found.ids[profiled.row] = ids
 
 
@@ -73,5 +73,7 @@ def group_record(model: str, version: str, revision: GroupRevision, row: int) ->
         "row": row,
         "score": log(max(revision.chance, _LEAST_CHANCE)) / log(CHANCE),
         "chance": revision.chance,
-        "evidence": [{"name": own.name, "value": own.value, "unit": own.unit} for own in revision.evidence],
+        "evidence": [
+            {"name": evidence.name, "value": evidence.value, "unit": evidence.unit} for evidence in revision.evidence
+        ],
     }

@@ -113,8 +113,8 @@ def queries_in_logs(
 ) -> Iterator[TimedQueries]:
     """Yields the good rows that ``reader`` reads from files, with the times of ``replay``.
 
-    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once where a
-    file is missing or of no known format.
+    ``progress`` is called with the number of rows, good or bad, read since. Raises ConfigurationError, at once if a
+    file is missing or has no known format.
     """
     return _timed(portions_of(paths, reader), progress)
 
@@ -147,14 +147,14 @@ def queries_in_partition(
 
 def queries_of(principal: str, stream: Iterable[TimedQueries]) -> PrincipalQueries:
     """Returns the queries of ``principal`` in ``stream``."""
-    own = PrincipalQueries(principal)
+    queries = PrincipalQueries(principal)
     for batch, times in stream:
-        own.names.update(batch.principals)
+        queries.names.update(batch.principals)
         at = [number for number, name in enumerate(batch.principals) if name == principal]
         rows = np.flatnonzero(np.isin(batch.principal_index, at))
         if len(rows):
-            own.by_model.setdefault(batch.model, []).append((take(batch, rows), times[rows]))
-    return own
+            queries.by_model.setdefault(batch.model, []).append((take(batch, rows), times[rows]))
+    return queries
 
 
 def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQueries]:
@@ -166,33 +166,35 @@ def queries_after(queries: Sequence[TimedQueries], time: float) -> list[TimedQue
 def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfig, policy: Policy) -> PrincipalReplay:
     """Returns the results for the principal with these ``queries``, of one model, at least one.
 
-    Raises ConfigurationError if the engine does not take any of them.
+    Raises ConfigurationError if the engine refuses all of them.
     """
     pieces = list(concatenate(batch for batch, _ in queries))
-    times = np.concatenate([own for _, own in queries])
+    times = np.concatenate([piece_times for _, piece_times in queries])
     engine = Engine(engine_config)
     seen = _observe(engine, pieces)
-    taken = np.concatenate([one.index >= 0 for one in seen])
+    taken = np.concatenate([observation.index >= 0 for observation in seen])
     if not taken.any():
         raise ConfigurationError(f"the engine took no query of these: {seen[0].refused[0].detail}")
     number = np.cumsum(taken) - 1
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
     ledger = Ledger(policy, engine.configuration_hash())
-    for row, own, effects in _policy_by_row(seen, pieces, times, ledger, engine.config.judging):
-        findings.update((int(number[row]), finding) for finding in own[:1])
+    for row, row_findings, effects in _policy_by_row(seen, pieces, times, ledger, engine.config.judging):
+        findings.update((int(number[row]), finding) for finding in row_findings[:1])
         published: list[Alert | Audit] = [*effects.alerts, *effects.audits]
         records += [(max(int(number[row]), 0), record) for record in published]
-    flagged = np.concatenate([one.flagged for one in seen])[taken]
+    flagged = np.concatenate([observation.flagged for observation in seen])[taken]
     rows = np.flatnonzero(taken)
     return PrincipalReplay(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
-        versions=[key.model_version for one in seen for key in _judged_keys(one)],
+        versions=[key.model_version for observation in seen for key in _judged_keys(observation)],
         time=times[taken],
         flagged=flagged,
-        score=np.concatenate([one.score for one in seen])[taken],
-        signals={name: np.concatenate([one.signals[name] for one in seen])[taken] for name in seen[0].signals},
+        score=np.concatenate([observation.score for observation in seen])[taken],
+        signals={
+            name: np.concatenate([observation.signals[name] for observation in seen])[taken] for name in seen[0].signals
+        },
         findings=findings,
         records=records,
         distances={
@@ -227,28 +229,31 @@ def _policy_by_row(
     each record is known."""
     versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
     places, start = places_of(pieces), 0
-    for one in seen:
-        exposure, families = exposure_of(one), later_families(one, profiles, np.flatnonzero(one.flagged))
-        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in one.refused}
-        for row in range(len(one.index)):
+    for observation in seen:
+        exposure, families = (
+            exposure_of(observation),
+            later_families(observation, profiles, np.flatnonzero(observation.flagged)),
+        )
+        unjudged = {bad.row: UnjudgedRow(bad.reason, versions[start + bad.row]) for bad in observation.refused}
+        for row in range(len(observation.index)):
             only = slice(row, row + 1)
-            findings = [finding for finding in one.findings if finding.row == row]
+            findings = [finding for finding in observation.findings if finding.row == row]
             activity = Activity(
                 time=times[start + row : start + row + 1],
-                keys=one.keys,
-                key_index=one.key_index[only],
-                flagged=one.flagged[only],
+                keys=observation.keys,
+                key_index=observation.key_index[only],
+                flagged=observation.flagged[only],
                 findings=[replace(finding, row=0) for finding in findings],
-                judged=one.index[only] >= 0,
+                judged=observation.index[only] >= 0,
                 unjudged={0: unjudged[row]} if row in unjudged else {},
-                score=one.score[only],
-                index=one.index[only],
+                score=observation.score[only],
+                index=observation.index[only],
                 exposure=exposure[only],
                 places=places[start + row : start + row + 1],
                 families={0: families[row]} if row in families else {},
             )
             yield start + row, findings, ledger.observe(activity)
-        start += len(one.index)
+        start += len(observation.index)
 
 
 def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineConfig) -> Floats:
@@ -256,9 +261,9 @@ def _distances(pieces: Sequence[QueryBatch], count: int, engine_config: EngineCo
     them."""
     engine = Engine(engine_config, {PRADA: SIGNALS[PRADA]})
     for piece in pieces:
-        own = cut(piece, 0, min(count, len(piece)))
-        seen = _observe(engine, [own])
-        count -= len(own)
+        part = cut(piece, 0, min(count, len(piece)))
+        seen = _observe(engine, [part])
+        count -= len(part)
         if not count:
             break
     return distances_in(engine.dump(_judged_keys(seen[-1])[-1:]))

@@ -96,7 +96,7 @@ class ReplayReport:
         self._open.close()
 
     def clamp(self, rows: int) -> None:
-        """Counts rows with a time too far in the future."""
+        """Counts rows whose time is too far in the future."""
         self._counts["clamped"] += rows
 
     def add(self, batch: LogBatch, judged: ReplayResult | None) -> None:
@@ -105,7 +105,7 @@ class ReplayReport:
             judgement = judged.accounts
             self._add_groups(judged)
             self._profiles.update(judgement.profiles)
-            self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), own in self._profiles.items() if own is None]
+            self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
             self._add_observation(batch, judged)
             for alert in judgement.effects.alerts:
                 self._counts["alerts"] += alert.revision == 1
@@ -123,8 +123,8 @@ class ReplayReport:
             {"model": model, "model_version": version, "calibrated": profile is not None, "profile": profile}
             for (model, version), profile in self._profiles.items()
         ]
-        for group, own in self._groups.items():
-            if len(own["members"]) > self._written[group]:
+        for group, entry in self._groups.items():
+            if len(entry["members"]) > self._written[group]:
                 self._write_group(group, max(self._counts["queries"] - 1, 0))
         summary = {
             **self._counts,
@@ -133,9 +133,9 @@ class ReplayReport:
             "index_counts_from": COUNTED_FROM,
             "queries_count_from": 1,
             "rows_count_from": 1,
-            "calibrated": all(own["calibrated"] for own in models),
+            "calibrated": all(model["calibrated"] for model in models),
             "models": models,
-            "groups": [own | {"members": list(own["members"])} for own in self._groups.values()],
+            "groups": [group | {"members": list(group["members"])} for group in self._groups.values()],
             "principals": [
                 {"model": model, "principal": principal, **counts.entry()}
                 for (model, principal), counts in self._accounts.items()
@@ -190,12 +190,12 @@ class ReplayReport:
         of_key = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in observation.keys]
         accounts = [self._account(*name) for name in numbers]
         account = np.array(of_key, np.int64)[observation.key_index[rows]]
-        index = np.array([own.queries for own in accounts], np.int64)[account] + counts_before(account)
-        for own, queries in zip(accounts, np.bincount(account, minlength=len(accounts)).tolist(), strict=True):
-            own.queries += queries
+        index = np.array([entry.queries for entry in accounts], np.int64)[account] + counts_before(account)
+        for entry, queries in zip(accounts, np.bincount(account, minlength=len(accounts)).tolist(), strict=True):
+            entry.queries += queries
         for at in np.flatnonzero(observation.flagged[rows]).tolist():
-            own = accounts[account[at]]
-            own.first_flagged = int(index[at]) if own.first_flagged is None else own.first_flagged
+            entry = accounts[account[at]]
+            entry.first_flagged = int(index[at]) if entry.first_flagged is None else entry.first_flagged
         return index
 
     def _account(self, model: str, principal: str) -> _AccountCounts:
@@ -221,9 +221,9 @@ class _AccountCounts:
 
 class VerdictFile:
     """``verdicts.parquet``: model, principal, index, event_id, flagged, score, one column per signal, and group; null
-    while a score or signal has no value. ``group``: the id of the group under a verdict that the principal belongs to
-    as of the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says;
-    ``uncalibrated`` there is a JSON list of the model versions that were judged without a profile."""
+    while a score or signal has no value. ``group``: the id of the group under a verdict to which the principal belongs
+    after the row, or null. ``index`` counts from 0, as the metadata ``index_counts_from`` says; ``uncalibrated`` there
+    is a JSON list of the model versions that were judged without a profile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

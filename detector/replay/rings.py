@@ -1,9 +1,9 @@
 """Rings in an unlabelled log: accounts of one model version that share one theft.
 
-Accounts of a ring excuse one another, and their queries are among those that all are compared with. So accounts that
-are alike in what they do are left out of a calibration together, and all accounts are watched against the rest, as a
-replay does (``groups.watch``). An honest habit that several accounts share would be a group as well: the queries of a
-group, taken as those of one account, must stand out as a thief's do.
+Accounts of a ring excuse one another, and their queries are among those that all are compared with. So accounts with
+similar behaviour are left out of a calibration together, and all accounts are watched against the rest, as a replay
+does (``groups.watch``). An honest habit that several accounts share would be a group as well: the queries of a group,
+taken as those of one account, must stand out as a thief's do.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def find_rings(
 ) -> list[FoundRing]:
     """Returns the rings among ``accounts``, each the queries of one principal to one model version. ``stage`` is as in
     ``scan``."""
-    accounts = [cut(own, 0, FIRST) for own in accounts]
+    accounts = [cut(account, 0, FIRST) for account in accounts]
     found: list[FoundRing] = []
     if len(accounts) < ENOUGH + FEWEST:
         return found
@@ -66,8 +66,8 @@ def find_rings(
 
 
 def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> list[set[str]]:
-    """Returns sets of names of accounts that may be a ring, the likeliest first: alike in what they do, and far from
-    what all others do."""
+    """Returns sets of names of accounts that may be a ring, the likeliest first: their behaviour is similar, and far
+    from that of all others."""
     links = crowd_of(calibration, accounts).link_exemplars
     reached = np.maximum(np.concatenate((calibration.comparison.reached, links), axis=1), 0.0)
     shown = np.clip(reached - np.median(reached, axis=0), 0.0, MAX_CONTRIBUTION)
@@ -77,27 +77,27 @@ def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> lis
     for seed in np.argsort(-length, kind="stable")[:_SEEDS].tolist():
         cosines = alike @ alike[seed]
         for least in _ALIKE:
-            own = np.flatnonzero(cosines >= least)
-            if FEWEST <= len(own) <= len(accounts) // 2 and frozenset(own.tolist()) not in ranked:
-                ranked[frozenset(own.tolist())] = _far(reached, own)
+            close = np.flatnonzero(cosines >= least)
+            if FEWEST <= len(close) <= len(accounts) // 2 and frozenset(close.tolist()) not in ranked:
+                ranked[frozenset(close.tolist())] = _far(reached, close)
     chosen: list[frozenset[int]] = []
-    for one in sorted(ranked, key=lambda each: (-ranked[each], sorted(each))):
-        if all(len(one & other) < _OVERLAP * len(one | other) for other in chosen):
-            chosen.append(one)
-    return [{calibration.accounts[at] for at in one} for one in chosen[:_TRIED]]
+    for ring in sorted(ranked, key=lambda candidate: (-ranked[candidate], sorted(candidate))):
+        if all(len(ring & other) < _OVERLAP * len(ring | other) for other in chosen):
+            chosen.append(ring)
+    return [{calibration.accounts[at] for at in ring} for ring in chosen[:_TRIED]]
 
 
-def _far(reached: Floats, own: Array) -> float:
-    """Returns how far the accounts ``own`` int64 (n,) are from all others, for more accounts the more."""
-    others = np.concatenate((np.delete(reached, own, axis=0), np.zeros((1, reached.shape[1]))))
-    return float(np.median(unexplained(reached[own], others)[0]) * np.sqrt(len(own)))
+def _far(reached: Floats, members: Array) -> float:
+    """Returns how far the accounts ``members`` int64 (n,) are from all others, times the root of their number."""
+    others = np.concatenate((np.delete(reached, members, axis=0), np.zeros((1, reached.shape[1]))))
+    return float(np.median(unexplained(reached[members], others)[0]) * np.sqrt(len(members)))
 
 
 def _groups_without(
     accounts: Sequence[QueryBatch], left_out: set[str], budget: float, stage: Stage
 ) -> Iterator[FoundRing]:
     """Yields the groups among ``accounts`` against all but those ``left_out`` that stand out as one account."""
-    rest = [own for own in accounts if own.principals[0] not in left_out]
+    rest = [account for account in accounts if account.principals[0] not in left_out]
     if len(rest) < ENOUGH:
         return
     with stage(len(rest)) as progress:
@@ -110,10 +110,10 @@ def _groups_without(
     members: dict[str, dict[str, None]] = {}
     for start in range(0, len(log), _AT_ONCE):
         observation = engine.observe([cut(log, start, min(start + _AT_ONCE, len(log)))])
-        for _, _, own in groups.observe(observation).revisions:
-            members.setdefault(own.id, {}).update(dict.fromkeys(own.joined))
+        for _, _, revision in groups.observe(observation).revisions:
+            members.setdefault(revision.id, {}).update(dict.fromkeys(revision.joined))
     for names in members.values():
-        whole = judge_as_one(_by_time([own for own in accounts if own.principals[0] in names]), calibration)
+        whole = judge_as_one(_by_time([account for account in accounts if account.principals[0] in names]), calibration)
         if whole.score > 1:
             yield FoundRing(tuple(sorted(names)), whole)
 

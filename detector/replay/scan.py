@@ -56,24 +56,24 @@ class Sieve:
         while self._taken > self.room and self.most > 1:
             self.most //= 2
             again: dict[Account, int] = {}
-            self.pieces = [own for piece in self.pieces for own in self._first(piece, again)]
+            self.pieces = [part for piece in self.pieces for part in self._first(piece, again)]
             self._taken = sum(map(_bytes, self.pieces))
 
     def _first(self, batch: QueryBatch, seen: dict[Account, int]) -> list[QueryBatch]:
         """Returns the queries of ``batch`` among the first of their accounts; ``seen``: the number before, updated."""
         accounts = [(batch.model, batch.model_version, name) for name in batch.principals]
-        before = np.array([seen.get(own, 0) for own in accounts], np.int64)
+        before = np.array([seen.get(account, 0) for account in accounts], np.int64)
         rows = np.flatnonzero(before[batch.principal_index] + counts_before(batch.principal_index) < self.most)
         counts = np.bincount(batch.principal_index, minlength=len(accounts)).tolist()
-        for own, count in zip(accounts, counts, strict=True):
-            seen[own] = seen.get(own, 0) + count
+        for account, count in zip(accounts, counts, strict=True):
+            seen[account] = seen.get(account, 0) + count
         if len(rows) == len(batch):
             return [batch]
         return [take(batch, rows)] if len(rows) else []
 
     def cut(self) -> Iterator[tuple[Account, int]]:
         """Returns the accounts with more queries than were kept, and their number of queries."""
-        return ((own, count) for own, count in self.seen.items() if count > self.most)
+        return ((account, count) for account, count in self.seen.items() if count > self.most)
 
 
 def _bare(batch: QueryBatch) -> QueryBatch:
@@ -82,14 +82,14 @@ def _bare(batch: QueryBatch) -> QueryBatch:
 
 
 def _bytes(batch: QueryBatch) -> int:
-    texts = sum(int(own.shape[1]) for own in (batch.texts, batch.output_names) if own is not None)
+    texts = sum(int(table.shape[1]) for table in (batch.texts, batch.output_names) if table is not None)
     numbers = batch.dimension + int(batch.outputs.shape[1])
     return len(batch) * (4 * _COPIES * numbers + _TEXT * texts + _OVERHEAD)
 
 
 @dataclass(frozen=True, slots=True)
 class ScanInput:
-    """The content of files: the ``sieve`` with their queries, ``refused`` rows by reason, and the file digests."""
+    """The content of log files: the ``sieve`` with their queries, ``refused`` rows by reason, and the file digests."""
 
     sieve: Sieve
     refused: Counter[str]
@@ -104,21 +104,21 @@ class ScanInput:
 @dataclass(frozen=True, slots=True)
 class ScannedVersion:
     """One model version: the plain queries of its ``accounts`` by name, its ``scan``, and the ``rings`` among them.
-    ``asked``: the number of queries of each account, including those beyond the limit. ``traffic``: the form of the
-    queries, one piece of them, and the number of queries left out because of another form."""
+    ``query_counts``: queries by account, including those beyond the limit. ``traffic``: the form of the queries, one
+    piece of them, and the number of queries left out because of another form."""
 
     model: str
     version: str
     accounts: dict[str, QueryBatch]
     scan: Scan
-    asked: dict[str, int]
+    query_counts: dict[str, int]
     traffic: PlainTraffic
     rings: list[FoundRing]
 
 
 @dataclass(slots=True)
 class ScanReport:
-    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over``."""
+    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over`` (not scanned)."""
 
     log: ScanInput
     budget: float
@@ -163,11 +163,11 @@ def scan_log(
             continue
         plain = replace(plain, pieces=plain.pieces[:1])
         rings = find_rings(accounts, budget, partial(stage, what))
-        apart = {name for own in rings for name in own.members}
+        apart = {name for ring in rings for name in ring.members}
         result = scan(accounts, budget, partial(stage, what), apart=apart)
-        asked = {name: count for (*own, name), count in log.sieve.seen.items() if own == [model, version]}
-        named = {own.principals[0]: own for own in accounts}
-        report.scanned.append(ScannedVersion(model, version, named, result, asked, plain, rings))
+        counts = {name: count for (*key, name), count in log.sieve.seen.items() if key == [model, version]}
+        named = {account.principals[0]: account for account in accounts}
+        report.scanned.append(ScannedVersion(model, version, named, result, counts, plain, rings))
     if not report.scanned:
         raise ConfigurationError(f"nothing was scanned: {'; '.join(report.passed_over)}")
     return report

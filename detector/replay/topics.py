@@ -193,13 +193,13 @@ def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
 
 def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
     """Returns the last revision of each group, the newest first."""
-    groups = {own.id: own for own in sorted(read_group_alerts(settings), key=lambda own: own.revision)}
-    return sorted(groups.values(), key=lambda own: -own.occurred_at)
+    groups = {alert.id: alert for alert in sorted(read_group_alerts(settings), key=lambda alert: alert.revision)}
+    return sorted(groups.values(), key=lambda alert: -alert.occurred_at)
 
 
 def read_group_alerts(settings: KafkaSettings) -> list[GroupAlert]:
     """Returns all revisions of all groups that the topic holds."""
-    return [own for _, own in _read(settings, settings.topics.groups, GroupAlert) if own is not None]
+    return [alert for _, alert in _read(settings, settings.topics.groups, GroupAlert) if alert is not None]
 
 
 def read_gates(settings: KafkaSettings) -> list[GateReport]:
@@ -231,7 +231,9 @@ def newest(alerts: Iterable[Alert]) -> list[Alert]:
 def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
     """Returns all audit records of one principal in the topic, each once, in order of time."""
     read = (audit for _, audit in _read(settings, settings.topics.audit, Audit))
-    audits = {own.id: own for own in read if own is not None and (own.model, own.principal) == (model, principal)}
+    audits = {
+        audit.id: audit for audit in read if audit is not None and (audit.model, audit.principal) == (model, principal)
+    }
     return sorted(audits.values(), key=lambda audit: audit.occurred_at)
 
 
@@ -250,10 +252,10 @@ def known_keys(settings: KafkaSettings) -> set[Key]:
     names = settings.topics
     kinds: dict[str, Any] = {names.scores: Score, names.decisions: Decision, names.alerts: Alert}
     return {
-        (own.model, own.principal)
+        (audit.model, audit.principal)
         for name, kind in kinds.items()
-        for record, own in _read(settings, name, kind)
-        if own is not None and record.key != KILL_SWITCH_KEY
+        for record, audit in _read(settings, name, kind)
+        if audit is not None and record.key != KILL_SWITCH_KEY
     }
 
 

@@ -1,4 +1,4 @@
-"""Whether a worker lives and is ready, and the HTTP port that answers so."""
+"""Whether a worker is live and ready, and the HTTP port that says so."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Probe:
 
 
 class Probed(Protocol):
-    """A process that says whether it lives and is ready."""
+    """A process that says whether it is live and ready."""
 
     def live(self) -> Probe: ...
 
@@ -76,7 +76,7 @@ class Health:
         self._moved_at = self._answered_at = self.clock()
 
     def contacted(self, answered: bool, connected: bool) -> None:
-        """Notes whether a broker has ``answered`` since the last call, and whether there is a connection to any."""
+        """Notes whether a broker has ``answered`` since the last call, and whether any is connected."""
         if answered:
             self._answered_at = self.clock()
         if connected:
@@ -85,7 +85,7 @@ class Health:
             self._cut_off_since = self.clock()
 
     def cut_off_seconds(self) -> float:
-        """Returns the seconds without a connection to any broker, as far as is known; 0 while there is one."""
+        """Returns the seconds without a known connection to any broker; 0 while there is one."""
         return 0.0 if self._cut_off_since is None else self.clock() - self._cut_off_since
 
     def silent_seconds(self) -> float:
@@ -154,7 +154,7 @@ class Health:
         return long_enough and now - self._behind_at < self.stall_seconds
 
     def _probe(self, *troubles: tuple[bool, str]) -> Probe:
-        """Returns the probe with the first trouble that holds."""
+        """Returns the probe with the first problem that applies."""
         why = next((why for holds, why in troubles if holds), None)
         facts: dict[str, Fact] = {
             "partitions_assigned": self.partitions_assigned,
@@ -170,11 +170,9 @@ class Health:
 
 
 class ProbeServer(ThreadingHTTPServer):
-    """Serves /metrics, /livez and /readyz on ``host`` and ``port``, 0 for any, in its own threads: it answers while
-    the stream is busy.
-
-    ``failed`` is called with each error of an answer; the server goes on. Raises ConfigurationError when the port is
-    not available.
+    """Serves /metrics, /livez and /readyz on ``host`` and ``port``, 0 for any, in its own threads: it answers while the
+    stream is busy. ``failed`` is called with each error of an answer; the server continues. Raises ConfigurationError
+    when the port is not available.
     """
 
     daemon_threads = True

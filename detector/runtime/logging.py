@@ -96,8 +96,8 @@ REPEAT_SECONDS = 60.0
 
 
 class RepeatFilter(logging.Filter):
-    """Passes a message of ``libraries`` once in REPEAT_SECONDS for each line of their code, with the number that was
-    left out since: an absent broker causes some 80 messages a second. Time is the message's own."""
+    """Passes a message of ``libraries`` once in REPEAT_SECONDS for each line of their code, with the number left out
+    since: while a broker is down, there are some 80 messages a second. Time is the message's own."""
 
     def __init__(self, libraries: Collection[str]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Every metric as data: dashboards, alert rules, documentation and tests are checked against this list.
 
-No principal is ever a label. A label either has a closed set of values and refuses any other, or a bounded number of
-distinct values, and counts later ones under ``other``.
+No principal is ever a label. A label has a closed set of values and refuses any other, or a bounded number of distinct
+values and counts later ones under ``other``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SUSPICION = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A label: the only values it may have, or, without ``values``, how many it may have before ``other``.
+    """A label with its allowed ``values``, or, without them, with ``most`` distinct values before ``other``.
 
     ``most`` None leaves the number to the settings (``metrics.models``).
     """
@@ -41,7 +41,7 @@ class Label:
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One metric family. ``name`` is without the prefix; ``unit`` is for people, the name carries it already.
-    ``component``: which process serves it."""
+    ``component`` is the process that serves it."""
 
     name: str
     unit: str
@@ -52,7 +52,7 @@ class Metric:
 
     @property
     def kind(self) -> MetricKind:
-        """As Prometheus names go: a counter ends in ``_total``."""
+        """The Prometheus type; a counter's name ends in ``_total``."""
         return "counter" if self.name.endswith("_total") else "histogram" if self.buckets else "gauge"
 
     @property
@@ -80,7 +80,7 @@ PROFILE = Label("profile", most=200)
 MISSING_KIND = Label("kind", get_args(CountKind))
 RECEIVER = Label("receiver", most=50)
 
-BUILD_INFO = Metric("build_info", "1", "Always 1; the label says which version runs.", (VERSION,))
+BUILD_INFO = Metric("build_info", "1", "Always 1; the label is the running version.", (VERSION,))
 QUERIES = Metric("queries_total", "queries", "Queries judged, without repeats.", (MODEL,))
 QUERIES_ANSWERED = Metric(
     "queries_answered_total",
@@ -89,7 +89,7 @@ QUERIES_ANSWERED = Metric(
     (MODEL,),
 )
 QUERIES_REPEATED = Metric(
-    "queries_repeated_total", "queries", "Queries that are equal to an earlier one of their principal.", (MODEL,)
+    "queries_repeated_total", "queries", "Queries equal to an earlier one of their principal.", (MODEL,)
 )
 QUERIES_UNCALIBRATED = Metric(
     "queries_uncalibrated_total",
@@ -100,14 +100,14 @@ QUERIES_UNCALIBRATED = Metric(
 QUERIES_UNJUDGED = Metric(
     "queries_unjudged_total",
     "queries",
-    "Answered queries that could not be judged; model unknown where the record does not name it.",
+    "Answered queries that could not be judged; the model is `unknown` if the record does not name it.",
     (MODEL, REASON),
 )
 QUERIES_DROPPED = Metric("queries_dropped_total", "queries", "Answered queries that a logger dropped.", (MODEL, REASON))
 QUERIES_EXCUSED = Metric(
     "queries_excused_total",
     "queries",
-    "Unjudged queries that flag nobody, because most active principals of the model send such.",
+    "Unjudged queries that flag no principal, because most active principals of the model send them.",
     (MODEL,),
 )
 RECORDS = Metric("records_total", "records", "Kafka records applied.", (TOPIC,))
@@ -133,39 +133,39 @@ DEAD_LETTERS_NOT_KEPT = Metric(
 REFUSED = Metric(
     "refused_messages_total",
     "records",
-    "Records for people that Kafka refused for good and that were left out.",
+    "Alerts, audit records and the like that Kafka refused permanently and that were left out.",
     (Label("topic", ("groups", "alerts", "audit", "scores", "dead_letters")),),
 )
 INTERNAL_ERRORS = Metric(
     "internal_errors_total",
     "errors",
-    "Errors in watchdog, probes and reports; the worker goes on.",
+    "Errors in watchdog, probes and reports; the worker continues.",
     (Label("where", ("watchdog", "probes", "survey")),),
 )
 MISFITS = Metric(
     "profile_misfits_total",
     "queries",
-    "Queries that no profile fits, while there are profiles: of an unknown model or version, or of another form.",
+    "Queries that fit none of the profiles: an unknown model or version, or another form.",
     (MODEL, MISFIT),
 )
 PROFILE_INFO = Metric(
     "profile_info",
     "1",
-    "Always 1; the labels say which profile a model version is judged by.",
+    "Always 1; the labels give the profile of each model version.",
     (MODEL, MODEL_VERSION, PROFILE),
 )
-REKEYED = Metric("rekeyed_total", "queries", "Queries that came in another partition than their principal's.")
+REKEYED = Metric("rekeyed_total", "queries", "Queries that arrived in another partition than their principal's.")
 ALERTS = Metric(
     "alerts_total",
     "alerts",
     "Principals that were flagged, by the severity of their first alert.",
     (MODEL, SIGNAL, SEVERITY),
 )
-GROUP_QUERIES = Metric("group_queries_total", "queries", "Judged queries that groups were watched by.", (MODEL,))
+GROUP_QUERIES = Metric("group_queries_total", "queries", "Judged queries that the search for groups read.", (MODEL,))
 GROUP_QUERIES_LINKED = Metric(
     "group_queries_linked_total",
     "queries",
-    "Those of them that were compared with queries of other accounts; beyond an account's first, one in eight.",
+    "Judged queries that were compared with those of other accounts; beyond an account's first, one in eight.",
     (MODEL,),
 )
 GROUP_ALERTS = Metric(
@@ -187,7 +187,7 @@ SCORE = Metric(
 EXPOSURE = Metric(
     "exposure_ratio",
     "1",
-    "Share of the model that each principal in a micro-batch may have learned, as the signal estimates it: 1 is all.",
+    "The signal's estimate of how much of the model each principal in a micro-batch has learned; 1 is all of it.",
     (MODEL, SIGNAL),
     _SHARES,
 )
@@ -195,10 +195,10 @@ STAGE_DURATION = Metric(
     "stage_duration_seconds", "seconds", "Time that a micro-batch spent in a stage.", (STAGE,), _SECONDS
 )
 PRINCIPALS_TRACKED = Metric("principals_tracked", "principals", "Principals whose state is held.")
-STATE_BYTES = Metric("state_bytes", "bytes", "State held in memory, of detection and policy, as far as it is counted.")
+STATE_BYTES = Metric("state_bytes", "bytes", "Counted bytes of detection and policy state in memory.")
 EVICTIONS = Metric("evictions_total", "principals", "Principals evicted because the limit was reached.")
 GAPS = Metric(
-    "source_gaps_total", "gaps", "Gaps in a source that were passed, including transaction markers.", (TOPIC,)
+    "source_gaps_total", "gaps", "Gaps in a source that were skipped, including transaction markers.", (TOPIC,)
 )
 RECORDS_LOST = Metric(
     "source_records_lost_total",
@@ -230,25 +230,25 @@ PARTITIONS_RECOVERED = Metric(
     "partitions_recovered", "partitions", "Partitions whose state is restored; below assigned while recovering."
 )
 EVENT_TIME_LAG = Metric(
-    "event_time_lag_seconds", "seconds", "How old the newest record was when it was applied, by its Kafka timestamp."
+    "event_time_lag_seconds", "seconds", "Age of the newest record when it was applied, by its Kafka timestamp."
 )
 LAST_RECORD = Metric(
     "last_record_processed_timestamp_seconds", "seconds", "When a Kafka record was last applied, Unix time."
 )
 RECORDS_BEHIND = Metric(
-    "records_behind", "records", "Source records that are not applied yet, as of the last check.", (TOPIC, PARTITION)
+    "records_behind", "records", "Source records that are not applied yet, at the last check.", (TOPIC, PARTITION)
 )
 RECORDS_UNCOMMITTED = Metric(
     "records_uncommitted", "records", "Applied records that are not committed yet.", (TOPIC, PARTITION)
 )
 RESTARTS = Metric("restarts_total", "restarts", "Times the supervisor started a worker again.")
 NOTIFY_DELIVERED = Metric(
-    "notify_delivered_total", "notifications", "Notifications that a receiver has.", (RECEIVER,), component="notify"
+    "notify_delivered_total", "notifications", "Notifications delivered to a receiver.", (RECEIVER,), component="notify"
 )
 NOTIFY_REFUSED = Metric(
     "notify_refused_total",
     "notifications",
-    "Notifications that a receiver refused for good.",
+    "Notifications that a receiver refused permanently.",
     (RECEIVER,),
     component="notify",
 )
@@ -265,12 +265,12 @@ NOTIFY_UNREADABLE = Metric(
 NOTIFY_LAG = Metric(
     "notify_lag_records",
     "records",
-    "Alerts and dead letters that wait for a receiver, as of the last check.",
+    "Alerts and dead letters that wait for a receiver, at the last check.",
     (RECEIVER,),
     component="notify",
 )
 
-METRICS: tuple[Metric, ...] = tuple(one for one in list(globals().values()) if isinstance(one, Metric))
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of the above, in their order."""
 
 
@@ -281,9 +281,9 @@ def document() -> str:
         "",
         "Made from `detector/runtime/metric_defs.py` by `make generate`; do not edit.",
         "",
-        "Served on `/metrics` of the metrics port: those with `weirguard_notify_` in front by `weirguard notify`, the",
-        "others by `weirguard run`. No principal is ever a label. A label without a list of values takes a bounded",
-        "number of them and counts the rest under `other`.",
+        "`weirguard notify` serves the metrics that begin with `weirguard_notify_`, `weirguard run` the others, on",
+        "`/metrics` of the metrics port. No principal is ever a label. A label without a list of values has a bounded",
+        "number of values and counts the rest under `other`.",
         "",
         "| metric | type | unit | labels | meaning |",
         "|---|---|---|---|---|",

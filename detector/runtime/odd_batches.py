@@ -1,10 +1,9 @@
-"""Batches that kafka-python cannot read although any client of librdkafka can write them; it fails on each of them,
-always.
+"""Reads batches that clients of librdkafka can write and on which kafka-python always fails.
 
 A record with a header name that is not UTF-8 is read once more, each wrong byte as U+FFFD. A batch that decompresses to
-far more than any client means to send is not decompressed: its records are empty. A megabyte of zstd may hold two
-gigabytes, and a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when
-this no longer fits; the versions are pinned.
+far more than a client sends is not decompressed: its records are empty. A megabyte of zstd may hold two gigabytes, and
+a reader needs memory for all of it at once. ``tests/stream/test_faust_internals.py`` fails when this no longer fits;
+the versions are pinned.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ one."""
 
 
 class LenientBytes(bytearray):
-    """Bytes of which any slice is some text."""
+    """Bytes whose slices always decode to text."""
 
     def __getitem__(self, index: Any) -> Any:
         value = super().__getitem__(index)
@@ -42,8 +41,8 @@ class LenientBytes(bytearray):
 
 
 def new_consumer(kafka: KafkaSettings, **options: Any) -> Any:
-    """Returns a KafkaConsumer without a group, for committed records alone, that reads this way. ``options``: further
-    ones of its own. Raises KafkaError."""
+    """Returns a KafkaConsumer without a group, for committed records alone, that reads such batches. ``options``:
+    further consumer options. Raises KafkaError."""
     from kafka import KafkaConsumer
 
     install()
@@ -59,7 +58,7 @@ def new_consumer(kafka: KafkaSettings, **options: Any) -> Any:
 
 @cache
 def install() -> None:
-    """Makes kafka-python's consumers read this way, from the first call on."""
+    """Makes kafka-python's consumers read such batches, from the first call on."""
     from kafka.record.default_records import DefaultRecordBatch
 
     read, decompress = DefaultRecordBatch._read_msg, DefaultRecordBatch._maybe_uncompress

@@ -1,4 +1,4 @@
-"""The settings of ``weirguard notify``: who is told of alerts, and how they are reached."""
+"""The settings of ``weirguard notify``: the receivers, and how to reach them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ModelName = Annotated[str, Field(min_length=1, max_length=NAME_CHARACTERS)]
 
 
 class WebhookSettings(Section):
-    """An HTTP endpoint that takes JSON."""
+    """An HTTP endpoint that accepts JSON."""
 
     url: SecretStr | None = None
     """Where to post, http or https, with user:password@ for basic authentication; better in url_file."""
@@ -67,7 +67,7 @@ class AlertmanagerSettings(Section):
 
 
 class SyslogSettings(Section):
-    """A syslog server that takes RFC 5424."""
+    """A syslog server that accepts RFC 5424."""
 
     host: Host
     """Its name or address."""
@@ -99,7 +99,7 @@ class OcsfSettings(Section):
 
 
 class ReceiverSettings(Section):
-    """One receiver: of which kind, and what it is told. Exactly one of the kinds is set."""
+    """One receiver: its kind, and which notifications it gets. Exactly one of the kinds is set."""
 
     least_severity: Severity = "low"
     """Alerts of a lower severity are left out."""
@@ -113,7 +113,7 @@ class ReceiverSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _kinds_without_settings(cls, data: object) -> object:
-        """Takes ``ocsf:``, with nothing behind it, for the kind with its defaults."""
+        """Reads ``ocsf:`` without a value as the kind with its defaults."""
         if not isinstance(data, dict):
             return data
         return {name: {} if name in KINDS and value is None else value for name, value in data.items()}
@@ -135,7 +135,7 @@ KINDS = ReceiverSettings.model_fields.keys() - {"least_severity", "models"}
 
 
 class NotifySettings(Section):
-    """Who is told of alerts, by ``weirguard notify``."""
+    """The receivers of ``weirguard notify``."""
 
     receivers: dict[ReceiverName, ReceiverSettings] = Field(default_factory=dict)
     """Each receiver by a name of your choice; another name is another consumer group, which begins anew."""

@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0.05, le=86_400)]
 """Durations of a process: clients count milliseconds, and in 32 bits."""
-Pages = Annotated[int, Field(ge=128, le=65_536, multiple_of=32)]
+Pages = Annotated[int, Field(ge=128, multiple_of=32)]
 Width = Annotated[int, Field(ge=1, le=DIMENSIONS)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
@@ -147,7 +147,7 @@ class KafkaSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How one worker process takes its share."""
+    """One worker process."""
 
     microbatch_bytes: Count = 1_048_576
     """The most bytes of query records in one micro-batch; at most kafka.state_record_bytes."""
@@ -187,13 +187,13 @@ class PradaSettings(Section):
 
     delta: Fraction = 0.90
     """A Shapiro-Wilk W below this is suspicious."""
-    window: Pages = 512
+    window: Annotated[Pages, Field(le=4_096)] = 512
     """The most recent distances that the test looks at."""
     check_every: Count = 10
     """Distances between two tests."""
     consecutive_checks: Count = 2
     """The number of suspicious tests in a row that flags a principal."""
-    repeat_memory: Pages = 256
+    repeat_memory: Annotated[Pages, Field(le=65_536)] = 256
     """The number of last queries inside the growing set that are remembered, to recognise exact repeats."""
 
     @model_validator(mode="after")
@@ -204,7 +204,7 @@ class PradaSettings(Section):
 
 
 class LimitSettings(Section):
-    """What state may grow to; beyond it the least suspicious principals are forgotten, and counted."""
+    """Limits of the state; beyond them the least suspicious principals are evicted and counted."""
 
     principals: Count = 50_000
     """Principals per partition."""
@@ -251,7 +251,7 @@ class RungSettings(Section):
 
 
 class RuleSettings(Section):
-    """A rule of the ladder. It holds for the suspicions that match all of its fields; a field that is not set matches
+    """A rule of the ladder. It applies to suspects that match all of its fields; a field that is not set matches
     any."""
 
     name: str
@@ -278,8 +278,26 @@ class RuleSettings(Section):
     """From the mildest to the harshest; the first after 0 queries."""
 
 
+class BudgetSettings(Section):
+    """How much each account may learn of a model, in effective queries: near repeats cost next to nothing. It covers
+    the accounts that match all fields; a field that is not set matches any."""
+
+    name: str
+    """The budget's name, for messages."""
+    per_window: Positive | None = None
+    """Effective queries in a window."""
+    window_seconds: Annotated[float, Field(ge=60, le=10 * 365 * 86_400)] = 86_400.0
+    """The length of a window."""
+    for_life: Positive | None = None
+    """Effective queries in all."""
+    models: tuple[str, ...] = ()
+    """Models."""
+    principals: tuple[str, ...] = ()
+    """Accounts, such as those of a tier."""
+
+
 class PolicySettings(Section):
-    """What follows from a verdict. Of the modes that apply the most cautious wins, and observe is that."""
+    """What follows from a verdict. Of the modes that apply, the most cautious one wins, which is observe."""
 
     mode: Mode = "observe"
     """observe publishes decisions that gates do not act on; enforce has them act."""
@@ -302,6 +320,10 @@ class PolicySettings(Section):
     """The number of further queries of a slowed suspect that turns slow into refuse; not with ladder."""
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
+    budgets: tuple[BudgetSettings, ...] = ()
+    """How much accounts may learn of a model, of which the first that covers an account holds."""
+    notice_percent: Annotated[float, Field(gt=0, le=100)] = 80.0
+    """The used share of a budget, in percent, from which on gates tell the account how much is left."""
     allowlist: Path | None = None
     """File of principals whose decisions are withheld; their alerts are published. While it cannot be read, a worker
     only observes. `weirguard allowlist` changes the list of a running detector."""
@@ -407,9 +429,8 @@ def secret(section: Section, section_name: str, key: str) -> str | None:
 
 
 def tls_context(kafka: KafkaSettings) -> ssl.SSLContext | None:
-    """Returns the context for connections to the brokers; None where they do without TLS.
-
-    Raises ConfigurationError where a file holds no certificate, or the key does not open or fit.
+    """Returns the TLS context for connections to the brokers, or None without TLS. Raises ConfigurationError if a file
+    holds no certificate, or the key cannot be opened or does not match.
     """
     if not kafka.security_protocol.endswith("SSL"):
         return None

@@ -188,10 +188,10 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(text, _StrictLoader)  # noqa: S506 - a safe loader, and stricter
     except _DuplicateKey as error:
-        raise ConfigurationError(f"{where}: {_place(error)}: a key stands twice; keep one") from None
+        raise ConfigurationError(f"{where}: {_position(error)}: a key stands twice; keep one") from None
     except yaml.YAMLError as error:
         advice = "not valid YAML; look for quotes, brackets or indentation that do not match there or just before"
-        raise ConfigurationError(f"{where}: {_place(error)}: {advice}") from None
+        raise ConfigurationError(f"{where}: {_position(error)}: {advice}") from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # A tag or a date that its value does not fit; the message would show the value.
         raise ConfigurationError(f"{where}: a value is not of the kind that it is written as; quote it") from None
@@ -202,7 +202,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return data
 
 
-def _place(error: yaml.YAMLError) -> str:
+def _position(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is not None:
         return f"line {mark.line + 1}, column {mark.column + 1}"
@@ -261,7 +261,7 @@ def _mistake_in_key(key: Key, value: str) -> str | None:
 
 
 def _look_alike(name: str) -> str | None:
-    """Finds one underscore for two, or a typo; other names of one's own are left alone."""
+    """Finds one underscore for two, or a typo; ignores other names."""
     known = {name_of(key).replace(DELIMITER, "_"): name_of(key) for key in leaves(Settings)}
     known[FILE_VARIABLE] = FILE_VARIABLE
     close = _nearest(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), _ALIKE)
@@ -300,7 +300,7 @@ def _unknown(key: Key, where: str) -> str:
 
 
 def _may_be_shown(key: Key, value: object) -> bool:
-    """Returns whether ``value`` cannot be a secret: one short plain value, of a key that is known and not private."""
+    """Returns whether ``value`` cannot be a secret: a short plain value of a known key that is not private."""
     leaf = leaf_of(Settings, key)
     if leaf is None or is_private(*leaf) or _entry_section(*leaf) or not isinstance(value, str | int | float):
         return False
@@ -351,7 +351,7 @@ def _subsection(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """Returns the section behind field ``name`` of ``model``; None if there is none."""
     annotation = model.model_fields[name].annotation if name in model.model_fields else None
     choices = (annotation, *get_args(annotation)) if get_origin(annotation) is UnionType else (annotation,)
-    return next((one for one in choices if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return next((choice for choice in choices if isinstance(choice, type) and issubclass(choice, BaseModel)), None)
 
 
 def _entry_section(model: type[BaseModel], name: str) -> type[BaseModel] | None:

@@ -29,7 +29,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def printable(text: str) -> str:
-    """Returns ``text`` in one line: each character that a terminal would obey or hide is written as its escape."""
+    """Returns ``text`` in one line: each character that a terminal would act on or hide is escaped."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(

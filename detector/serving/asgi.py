@@ -2,17 +2,17 @@
 
     app = WeirguardMiddleware(app, logger=..., gate=..., target=route("/predict", "digits", "1"))
 
-An endpoint that has features and outputs as arrays calls :func:`log` itself, which is cheapest; for one that
-cannot be changed, an ``extract`` function reads them out of the JSON bodies.
+An endpoint that has features and outputs as arrays calls :func:`log` itself, which is cheapest; for one that cannot be
+changed, an ``extract`` function reads them from the JSON bodies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from functools import partial
 from typing import Any
 
-from detector.serving.denial import denial_of
+from detector.serving.denial import denial_of, notice_of
 from detector.serving.exchange import Exchange
 from detector.serving.gate import Verdict
 from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, respond, specification, verdict
@@ -39,15 +39,15 @@ _POLICY_VIOLATION = 1008
 
 
 class WeirguardMiddleware(ModelMiddleware):
-    """Wraps the ASGI application ``app``; ``target`` tells which requests are predictions, and of which model.
+    """Wraps the ASGI application ``app``; ``target`` finds the model of a request, or None for other requests.
 
-    A throttled request is answered with 429 (503 where the gate does not know and is set to refuse), Retry-After
-    and an opaque decision id, never with a reason. With ``extract``, bodies of at most ``max_body_bytes`` are
-    copied while they pass and read when the answer is out. No fault of the middleware breaks or delays the application:
-    it is counted and the request goes on. Lifespan events start and stop the threads.
+    A throttled request is answered with 429 (503 if the gate is stale and set to refuse), Retry-After and an opaque
+    decision id, never with a reason. With ``extract``, bodies of at most ``max_body_bytes`` are copied while they pass
+    and read when the answer is out. No fault of the middleware breaks or delays the application: it is counted and the
+    request continues. Lifespan events start and stop the threads.
 
     Each answer of 2xx is logged, by the endpoint or the extractor, or counted as unjudged against its principal. By
-    default a principal is only who the application authenticated before; see :class:`Identity`.
+    default the principal is the identity that the application authenticated before; see :class:`Identity`.
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +70,7 @@ class WeirguardMiddleware(ModelMiddleware):
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope.get("headers") or ()
         capture = Capture(self._limit, headers, receive, send, partial(self._read, exchange))
+        capture.notice = [(name.encode(), value.encode()) for name, value in notice_of(exchange.verdict)]
         try:
             await self._app({**scope, SCOPE_KEY: exchange}, capture.receive if self._limit else receive, capture.send)
         finally:
@@ -100,9 +101,11 @@ class WeirguardMiddleware(ModelMiddleware):
 class Capture(Copies):
     """Copies the bodies of one exchange while they pass.
 
-    Each message goes on at once and unchanged, so streams are not buffered. ``answered`` is called after the last piece
-    of the answer, or the first beyond the limit.
+    Each message passes at once and, but for the headers of a ``notice``, unchanged, so streams are not buffered.
+    ``answered`` is called after the last piece of the answer, or the first beyond the limit.
     """
+
+    notice: Sequence[tuple[bytes, bytes]] = ()
 
     def __init__(
         self,
@@ -140,6 +143,8 @@ class Capture(Copies):
                 if not isinstance(headers, list | tuple):  # may be readable only once
                     message["headers"] = headers = list(headers)
                 self.response.headers = headers
+                if self.notice:
+                    message["headers"] = [*headers, *self.notice]
             elif kind in _BODY_MESSAGES:
                 self._note_body(message)
         except Exception:  # noqa: BLE001  what is no message of ASGI is for the server to refuse
@@ -159,9 +164,8 @@ _BODY_MESSAGES = {"http.response.body", "http.response.pathsend", "http.response
 class WebsocketGuard:
     """A websocket, over which a caller may send any number of queries: the gate is checked before each message.
 
-    A message to the application that the gate refuses ends the conversation: both sides see it closed, and ``refused``
-    is called. Each message of the application is an answer; one without a log call before it counts as unjudged,
-    ``websocket``.
+    If the gate refuses a message, both sides see the connection closed, and ``refused`` is called. Each message of the
+    application is an answer; one without a log call before it counts as unjudged, ``websocket``.
     """
 
     def __init__(self, exchange: Exchange, receive: Receive, send: Send, refused: Callable[[Exchange], None]) -> None:

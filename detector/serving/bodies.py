@@ -1,4 +1,4 @@
-"""The JSON of a body in any encoding, within a size limit, or the reason why there is none.
+"""Reads the JSON of a body in any encoding, within a size limit, or says why it cannot.
 
 Tensors may follow the JSON as raw bytes: the binary extension of the Open Inference Protocol.
 """
@@ -39,7 +39,7 @@ _DTYPES = {
 
 
 class Body:
-    """A copy of at most ``limit`` bytes of a body; one more and all are dropped.
+    """A copy of at most ``limit`` bytes of a body; if the body is longer, the copy is dropped.
 
     ``headers``: of the request or answer. ``elsewhere``: it was sent from a file.
     """
@@ -73,7 +73,7 @@ class Body:
         return document(bytes(self._data), encodings, self._limit)
 
     def rows(self) -> int:
-        """Returns how many rows the body seems to hold; 1 where that is unknown."""
+        """Returns how many rows the body seems to hold; 1 if that is unknown."""
         try:
             return estimate_rows(self.document())
         except Exception:  # noqa: BLE001  it is unreadable in whatever way
@@ -90,7 +90,7 @@ def document(data: bytes, encodings: str, limit: int) -> Any:
     """Returns the JSON in ``data``, whose Content-Encoding is ``encodings`` (may be empty).
 
     Some servers ignore that header, so ``data`` that is plain JSON counts as well. Raises Unjudged: ``encoding``,
-    ``too-large`` beyond ``limit`` bytes decoded, ``syntax``, or ``ambiguous`` where it can be read in two ways.
+    ``too-large`` beyond ``limit`` bytes decoded, ``syntax``, or ``ambiguous`` if it can be read in two ways.
     """
     if not encodings:
         return _parse(data)
@@ -148,7 +148,7 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def estimate_rows(body: Any) -> int:
-    """Returns how many rows the JSON ``body`` of a request or an answer seems to hold; 1 where that is unknown."""
+    """Returns how many rows the JSON ``body`` of a request or an answer seems to hold; 1 if that is unknown."""
     parts = [body.get(name) for name in _ROWS] if isinstance(body, dict) else [body]
     return max(1, *map(_rows_of, parts))
 
@@ -160,7 +160,7 @@ def _rows_of(part: Any) -> int:
         return max([0, *(len(column) for column in part.values() if isinstance(column, list))])
     if not isinstance(part, list):
         return 0
-    tensors = [one for one in part if isinstance(one, dict) and hasattr(one.get("data"), "__len__")]
+    tensors = [tensor for tensor in part if isinstance(tensor, dict) and hasattr(tensor.get("data"), "__len__")]
     return max(map(_rows_of_tensor, tensors)) if tensors else len(part)
 
 

@@ -1,4 +1,5 @@
-"""What waits to be sent, within bounds: queries, with max-min fair shares per principal, and counts of missing queries.
+"""Bounded buffers of what waits to be sent: queries, with max-min fair shares per principal, and counts of missing
+queries.
 
 A flood by one principal drops only its own rows.
 """
@@ -19,7 +20,7 @@ from detector.serving.isolation import renew_in_children
 
 
 class Queueable(Protocol):
-    """What can be queued: ``queries`` rows of one principal that take ``nbytes`` bytes."""
+    """A queue entry: ``queries`` rows of one principal that take ``nbytes`` bytes."""
 
     @property
     def principal(self) -> str: ...

@@ -1,7 +1,7 @@
 """Reads row by row the calls of the logger that do not convert as a whole.
 
-Rows may be ragged, cells no numbers, features named or texts, and outputs no vectors of numbers: one bad row must not
-hide the others.
+Rows may differ in width, cells may not be numbers, features may be named or texts, and outputs may be labels or
+objects. One bad row must not hide the others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CallRows:
 
 
 def count_rows(features: Any) -> int:
-    """Returns how many queries ``features`` hold: (n, d) n, (d,) one; one as well where that is unknown."""
+    """Returns how many queries ``features`` hold: n for (n, d), 1 for (d,) and if it is unknown."""
     with suppress_errors():  # an object of the caller may raise anything
         shape = getattr(features, "shape", None)
         if shape is not None:
@@ -73,13 +73,13 @@ def rows_of_call(features: Any, outputs: Any, kind: OutputKind, loose: bool) -> 
     """Returns the rows of a call by their layout; those without a layout cannot be used. Unless the call is ``loose``,
     all features and outputs must be numbers. Raises InvalidRecord when outputs and features do not belong together row
     by row."""
-    asked = _queries(features, loose)
-    single = len(asked) == 1 and not (_is_vector(outputs) and len(outputs) == 1 if loose else _is_nested(outputs))
-    answered = [outputs] if single else _values(outputs, len(asked))
-    if len(answered) != len(asked):
-        raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(asked)}")
+    queries = _queries(features, loose)
+    single = len(queries) == 1 and not (_is_vector(outputs) and len(outputs) == 1 if loose else _is_nested(outputs))
+    answered = [outputs] if single else _values(outputs, len(queries))
+    if len(answered) != len(queries):
+        raise InvalidRecord("length", f"outputs of {len(answered)} queries came with features of {len(queries)}")
     layouts: dict[tuple[object, ...], list[tuple[int, Any, LooseOutputs]]] = {}
-    for position, (row, answer) in enumerate(zip(asked, answered, strict=True)):
+    for position, (row, answer) in enumerate(zip(queries, answered, strict=True)):
         with suppress_errors():  # whatever a caller's object raises, it is no query
             if loose:
                 values, results = _features(row), outputs_of(_plain(answer), None if kind == "probabilities" else kind)
@@ -126,7 +126,7 @@ def _is_nested(values: Any) -> bool:
 
 
 def _queries(features: Any, loose: bool) -> list[Any]:
-    """Returns one entry per query: a mapping is one, or if it holds a list for each name the columns of several."""
+    """Returns one entry per query. A mapping is one query, or several if it holds a list for each name."""
     if isinstance(features, Mapping):
         columns = {name: _values(values) for name, values in features.items() if _is_vector(values)}
         if not columns or len(columns) < len(features) or len(set(map(len, columns.values()))) > 1:
@@ -139,7 +139,7 @@ def _queries(features: Any, loose: bool) -> list[Any]:
 
 
 def _values(values: Any, rows: int = 1) -> list[Any]:
-    """Returns ``values`` as a list; None for each of the ``rows`` where there is nothing."""
+    """Returns ``values`` as a list, with None for each of the ``rows`` if there are no values."""
     if values is None:
         return [None] * rows
     return list(values) if _is_vector(values) else [values]
@@ -171,9 +171,9 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(item) for name, item in value.items()}
     if _is_vector(value):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     with suppress_errors():
         return float(value)
     return str(value)

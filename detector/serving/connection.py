@@ -31,7 +31,7 @@ class Connection:
     def producer(self) -> Any:
         """Returns a connected KafkaProducer. Raises KafkaError within five seconds when no broker answers.
 
-        It retries for ever; its user bounds the rows given to it.
+        It retries without end; its user bounds the rows given to it.
         """
         import kafka
 
@@ -44,8 +44,8 @@ class Connection:
         )
 
     def reporting_producer(self) -> Any:
-        """Returns a connected KafkaProducer for a record now and then, which is lost where a broker does not take it in
-        time. Raises as :meth:`producer` does."""
+        """Returns a connected KafkaProducer for occasional records; a record that no broker accepts in time is lost.
+        Raises as :meth:`producer` does."""
         import kafka
 
         return self._build(
@@ -116,10 +116,10 @@ def partitions_of(producer: Any, topic: str) -> int:
 
 
 def go_back_to_bootstrap(producer: Any) -> None:
-    """Asks the bootstrap servers again where the brokers are, and goes on with the same records. Returns at once.
+    """Asks the bootstrap servers again for the brokers, and continues with the same records. Returns at once.
 
-    kafka-python 3.0.12 knows only the brokers that it learned of last, and tries these for ever. The producer stays the
-    same, so that nothing is sent twice: its records have their numbers already.
+    kafka-python 3.0.12 tries only the brokers that it learned of last, without end. The producer stays the same,
+    because its records already have sequence numbers, so none is sent twice.
     """
     producer._sender._client._manager.bootstrap_async(_BOOTSTRAP_MILLISECONDS)
 
@@ -132,8 +132,8 @@ def disown(producer: Any) -> None:
 def abandon(producer: Any) -> None:
     """Closes ``producer`` at once; its unsent records fail.
 
-    Its public ``close`` raises before stopping the sender thread when records are unsent (kafka-python 3.0.12), and so
-    the thread would retry for ever.
+    Its public ``close`` raises before stopping the sender thread when records are unsent (kafka-python 3.0.12), so the
+    thread would retry without end.
     """
     from kafka.errors import KafkaError
 

@@ -22,8 +22,8 @@ _REPLY_MILLISECONDS = 5_000
 class DecisionReader(BackgroundThread):
     """Fills ``table``, and records since when it may be out of date.
 
-    An idle poll looks the same whether the broker lives or not (kafka-python 3.0.12), so every ``contact_seconds``, and
-    after records, it asks for the ends of all partitions; when that fails, or an end went back because the broker lost
+    An idle poll looks the same whether the broker is up or down (kafka-python 3.0.12). So it asks for the ends of all
+    partitions every ``contact_seconds`` and after records. If that fails, or an end is lower because the broker lost
     its records, it reads the topic again.
     """
 
@@ -124,7 +124,7 @@ class _Topic:
         self._ends = self._read_ends()
 
     def poll(self) -> list[Any]:
-        """Returns the records that came within ``_POLL_MILLISECONDS``. Raises BrokerError where they cannot be read."""
+        """Returns the records that arrive within ``_POLL_MILLISECONDS``. Raises BrokerError if they cannot be read."""
         from kafka.errors import KafkaError
 
         try:
@@ -134,7 +134,8 @@ class _Topic:
         return [record for records in batches.values() for record in records]
 
     def caught_up(self) -> bool:
-        """Returns whether the ends of the start are reached. The embedded broker's ends are too low, never too high."""
+        """Returns whether it has read to the ends seen at the start. The embedded broker's ends are too low, never too
+        high."""
         return all(self._position(partition) >= end for partition, end in self._ends.items() if end)
 
     def require_contact(self) -> None:

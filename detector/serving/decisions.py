@@ -31,8 +31,8 @@ def renew_lock() -> None:
 class TokenBucket:
     """``rate`` queries a second on average, and at most one second's worth, or one query, at once.
 
-    A request passes while a whole token is available and is then charged for all its rows, so that a thousand rows at
-    once only make the next wait longer. Safe for any number of threads.
+    A request passes if a whole token is available and is then charged for all its rows: a thousand rows at once make
+    the next wait longer. Safe for any number of threads.
     """
 
     __slots__ = ("_at", "_burst", "_tokens", "rate")
@@ -72,11 +72,11 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class CachedDecision:
-    """The part of a decision that the gate needs, flat; ``bucket`` where it limits the rate.
+    """The part of a decision that the gate needs; ``bucket`` if it limits the rate.
 
     ``graded``: an action that this gate can take; ``action`` is then no fallback, but says whether the rate is limited.
     ``group``: the origin of a group behind the decision, the first of several; empty for none. A release is cached too,
-    so that older decisions do not replace it. ``useful_until``: seconds UTC until which it is of use.
+    so that older decisions do not replace it. ``useful_until``: when it may be dropped, seconds UTC.
     """
 
     decision_id: str
@@ -93,9 +93,9 @@ class CachedDecision:
 class DecisionTable:
     """Decisions by (model, principal), written by one thread and read by any.
 
-    Each record replaces the one before whole. A record with an older epoch is ignored. :meth:`sweep` removes what has
-    expired, so the table is as large as what is in force. Unless it ``responds``, decisions to change an answer fall
-    back, as they do where this version does not know the response.
+    Each record replaces the previous one. A record with an older epoch is ignored. :meth:`sweep` removes expired
+    decisions, which bounds the table. A decision to change an answer falls back if this version does not know the
+    response, or the table does not ``respond``.
     """
 
     def __init__(self, responds: bool = False) -> None:
@@ -116,9 +116,8 @@ class DecisionTable:
         return self._kill_switch is not None and now < self._kill_switch.expires_at
 
     def set_kill_switch(self, value: bytes | None) -> None:
-        """Applies the record under ``["*"]``: a decision ``none`` about everyone, or None to enforce again.
-
-        Raises InvalidRecord.
+        """Applies the record of the kill switch, ``["*"]``: a decision ``none``, or None to enforce again. Raises
+        InvalidRecord.
         """
         self._kill_switch = None if value is None else decode(Decision, value)
 
@@ -162,7 +161,7 @@ class DecisionTable:
         return True
 
     def _takes(self, action: Action) -> bool:
-        """Returns whether this gate can do what ``action`` asks, if that is a response."""
+        """Returns whether this gate can carry out ``action``, if that is a response."""
         graded = graded_of(action)
         if graded is None or not ACTIONS[graded.name].is_response:
             return True
@@ -175,12 +174,13 @@ class DecisionTable:
         return True
 
     def _schedule(self, useful_until: float, key: Key) -> None:
-        """Keeps one entry per key, however often it is renewed: a later end is looked up when the first is due."""
+        """Keeps one entry per key, however often the decision is renewed: a later end is looked up when the first is
+        due."""
         self._scheduled.add(key)
         heapq.heappush(self._expiries, (useful_until, key))
 
     def sweep(self, now: float) -> None:
-        """Drops what has no use after ``now``."""
+        """Drops decisions that have no effect after ``now``."""
         while self._expiries and self._expiries[0][0] <= now:
             _, key = heapq.heappop(self._expiries)
             self._scheduled.discard(key)

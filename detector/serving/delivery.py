@@ -37,7 +37,7 @@ _HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]
 class Delivery(BackgroundThread):
     """Sends the content of ``queue`` and ``tallies``; nothing is lost without a count.
 
-    While the broker is away, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
+    While the broker is down, at most ``_IN_FLIGHT_BYTES`` bytes of records are held and repeated, and the queue fills
     behind them. When nothing was acknowledged for ``_SILENCE_SECONDS``, the bootstrap servers are asked where the
     brokers are now. A record that Kafka refuses permanently turns into counts of dropped queries, and the next ones go
     through a new producer.
@@ -70,7 +70,7 @@ class Delivery(BackgroundThread):
         return self._in_flight_queries
 
     def wake(self) -> None:
-        """Wakes the thread: there is something to send."""
+        """Wakes the thread because there is something to send."""
         if not self._wake.is_set():
             self._wake.set()
 
@@ -129,7 +129,7 @@ class Delivery(BackgroundThread):
             self._wake.set()
 
     def _check_silence(self) -> None:
-        """Looks for the brokers again when they have acknowledged nothing for ``_SILENCE_SECONDS``."""
+        """Asks for the brokers again if none has acknowledged anything for ``_SILENCE_SECONDS``."""
         now = time.monotonic()
         if self._producer is None or not self._in_flight_bytes:
             self._last_contact = now
@@ -187,7 +187,7 @@ class Delivery(BackgroundThread):
             )
 
     def _flush(self) -> None:
-        """Sends the packed records; one for which the producer has no room stays first in line."""
+        """Sends the packed records; a record for which the producer has no room stays first."""
         from kafka.errors import IllegalStateError, KafkaTimeoutError
 
         while self._packed:

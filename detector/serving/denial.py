@@ -1,4 +1,4 @@
-"""The answer to a request that the gate does not let through: when to come back, and never the reason."""
+"""What a gate tells callers: when to try again, or how much of a budget is left, and never the reason."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import math
 from http import HTTPStatus
 from typing import NamedTuple
 
+from detector.contracts.actions import LEFT, NOTICE
 from detector.serving.decisions import LONGEST_SECONDS
 from detector.serving.gate import Verdict
 
 DECISION_HEADER = "weirguard-decision"
 """Header with the opaque id of the decision, which ``weirguard decisions list`` shows."""
+
+
+Notice = list[tuple[str, str]]
+"""Headers that an answer of the model gets besides; names in lower case."""
 
 
 class Denial(NamedTuple):
@@ -22,7 +27,7 @@ class Denial(NamedTuple):
 
 
 def denial_of(verdict: Verdict) -> Denial:
-    """Returns 429 (503 where the gate does not know and is set to refuse) with Retry-After and the decision's id."""
+    """Returns 429 (503 if the gate is stale and set to refuse) with Retry-After and the decision's id."""
     status = HTTPStatus.SERVICE_UNAVAILABLE if verdict.stale else HTTPStatus.TOO_MANY_REQUESTS
     seconds = max(1, math.ceil(verdict.retry_after))
     body = b'{"error":"%b"}' % status.phrase.lower().encode()
@@ -37,6 +42,16 @@ def denial_of(verdict: Verdict) -> Denial:
     if verdict.decision_id is not None:
         headers.append((DECISION_HEADER, verdict.decision_id.encode("ascii", "replace").decode()))
     return Denial(status, headers, body)
+
+
+def notice_of(verdict: Verdict) -> Notice:
+    """Returns the headers that tell a caller who is let through how much of the exposure budget is left; none where
+    there is nothing to tell."""
+    graded = verdict.graded
+    left = graded.parameters.get(LEFT) if graded is not None and graded.name == NOTICE else None
+    if not isinstance(left, int | float):
+        return []
+    return [("ratelimit", f'"budget";r={max(0, int(left))}'), ("ratelimit-policy", '"budget";q=100')]
 
 
 def _policy(rate: float) -> str:

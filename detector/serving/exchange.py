@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Exchange:
-    """``logged``: rows were logged, by the extractor where ``extracted``. ``accounted``: they were logged or counted as
-    unjudged. ``fault``: why they could not be read so far. ``settled``: the answer as a whole is counted."""
+    """``logged``: rows were logged, by the extractor if ``extracted``. ``accounted``: they were logged or counted as
+    unjudged. ``fault``: why they could not be read so far. ``settled``: the answer is counted."""
 
     logger: QueryLogger
     gate: Gate
@@ -54,7 +54,7 @@ class Exchange:
         return self.gate.answer(self.verdict, model, self.principal, features, outputs, output_kind=output_kind)
 
     def specification(self, features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None) -> ArrayLike:
-        """Returns what to choose a model of a zoo by."""
+        """Returns the specification by which to choose a model of a zoo."""
         model = self.target.model
         return self.gate.specification(self.verdict, model, self.principal, features, requested, offered)
 

@@ -1,7 +1,7 @@
-"""Reads queries and answers out of the JSON of a request and its response.
+"""Reads queries and answers from the JSON of a request and its response.
 
-An extractor takes both documents and returns the scored rows. What it cannot read it raises as Unjudged, or names in
-``Scored.unjudged``; any other error of it counts as one query unjudged, and so does None.
+An extractor takes both documents and returns the scored rows. It raises Unjudged for what it cannot read, or counts it
+in ``Scored.unjudged``. Any other error counts as one unjudged query, and so does None.
 
 KServe leaves some things open. Here a feature that is null or NaN is missing, and one beyond float32 becomes the
 largest float32; ``leaf`` in an answer is the tree node of each row; ``accuracy`` (0 to 1) and ``latency``
@@ -34,8 +34,8 @@ class Scored:
     """Rows of one request: ``features`` (n, d) and ``outputs`` (n, k) or (n,), as lists or arrays; or one entry a row,
     as :meth:`QueryLogger.log` takes them.
 
-    ``columns``: the optional ones, as :meth:`QueryLogger.log` takes them. ``unjudged``: how many rows more were
-    answered and cannot be logged, by a word that says why.
+    ``columns``: the optional ones, as :meth:`QueryLogger.log` takes them. ``unjudged``: the number of further rows that
+    were answered and cannot be logged, by reason.
     """
 
     features: ArrayLike
@@ -51,11 +51,10 @@ Extractor = Callable[[Any, Any], Scored | None]
 def kserve_v1(output_kind: OutputKind = "probabilities", *, inputs: Sequence[str] | None = None) -> Extractor:
     """Reads ``{"instances": [row, ...]}`` answered by ``{"predictions": [row, ...]}`` (KServe v1, TensorFlow Serving).
 
-    An instance of several dimensions, an image, is flattened. Named features, as an object a row or as TensorFlow's
-    ``inputs`` of one list a feature, are logged with their names, and so are texts among them. With ``inputs`` they are
-    those called so, in this order: one that is absent is missing, others are left out. A prediction may be a text, or
-    an object of classes and probabilities. Of rows of numbers that differ in width those of the most frequent kind are
-    logged.
+    An instance of several dimensions, such as an image, is flattened. Named features (an object per row, or
+    TensorFlow's ``inputs`` with one list per feature) are logged with their names, texts included. ``inputs`` gives the
+    features to read, in order: an absent one is missing, others are left out. A prediction may be a text, or an object
+    of classes and probabilities. If rows of numbers differ in width, those of the most frequent width are logged.
     """
 
     def extract(request: Any, response: Any) -> Scored:
@@ -110,8 +109,8 @@ def _only(outputs: Any) -> Any:
 
 
 def _rows(request: Mapping[str, Any], names: Sequence[str] | None) -> list[Any] | None:
-    """Returns the rows of ``instances`` or ``inputs``, each as it came, or with ``names`` a list of these features.
-    None where there are no rows, or it is not clear which."""
+    """Returns the rows of ``instances`` or ``inputs``, each unchanged, or with ``names`` a list of these features.
+    Returns None if there are no rows, or if it is not clear which they are."""
     rows = request.get("instances", request.get("inputs"))
     if isinstance(rows, dict) and len(rows) > 1 and all(isinstance(column, list) for column in rows.values()):
         if len({len(column) for column in rows.values()}) > 1:
@@ -147,8 +146,7 @@ def _is_text(cell: Any) -> bool:
 
 
 def _are_named(rows: list[Any], answers: Any) -> bool:
-    """Returns whether any of ``answers`` to ``rows`` of features is a label that is a text, or says which class it is
-    about."""
+    """Returns whether any of ``answers`` to ``rows`` of features is a text, or names its class."""
     if not isinstance(answers, list) or not any(isinstance(row, (dict, list)) for row in rows):
         return False
     firsts = [answer[0] if isinstance(answer, list) and answer else answer for answer in answers]
@@ -172,7 +170,7 @@ def _instances(request: Mapping[str, Any], names: Sequence[str] | None) -> Parse
 
 
 def _tensors(tensors: Any, reason: str) -> dict[str, Mapping[str, Any]]:
-    """Returns tensors by name, in order. Raises Unjudged, for ``ambiguous`` where two have one name."""
+    """Returns tensors by name, in order. Raises Unjudged, ``ambiguous`` if two have one name."""
     if not isinstance(tensors, list) or not all(isinstance(tensor, dict) for tensor in tensors):
         raise Unjudged(reason, "a body has no list of tensors")
     by_name = {str(tensor.get("name")): tensor for tensor in tensors}
@@ -188,12 +186,12 @@ def _named(tensors: Mapping[str, Mapping[str, Any]], name: str, reason: str) -> 
 
 
 def _scored(
-    asked: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
+    sent: ParsedMatrix, answered: ParsedMatrix, output_kind: OutputKind, request: Mapping[str, Any], leaf: Any
 ) -> Scored:
-    rows = asked.total
+    rows = sent.total
     if answered.total != rows:
         raise Unjudged("rows", f"{rows} rows were asked and {answered.total} answered", max(rows, answered.total))
-    usable = asked.only(answered.positions)
+    usable = sent.only(answered.positions)
     if not len(usable):
         raise Unjudged("rows", "no row that can be read has an answer that can be", rows)
     features = np.minimum(np.maximum(usable.rows, -LARGEST_FLOAT32), LARGEST_FLOAT32).astype(np.float32)
@@ -201,7 +199,7 @@ def _scored(
     missing = np.isnan(features)
     if np.logical_or.reduce(missing, axis=None):
         columns["missing"] = missing
-    unjudged = {"features": rows - len(asked), "outputs": len(asked) - len(usable)}
+    unjudged = {"features": rows - len(sent), "outputs": len(sent) - len(usable)}
     counts = {reason: queries for reason, queries in unjudged.items() if queries}
     return Scored(features, answered.only(usable.positions).rows, output_kind, columns, counts)
 
@@ -242,16 +240,16 @@ class ParsedMatrix:
         """Returns the rows that are also at ``positions``."""
         if positions is None:
             return self
-        here = {position: row for row, position in enumerate(self.positions or range(self.total))}
-        both = [position for position in positions if position in here]
-        return ParsedMatrix(self.rows[[here[position] for position in both]], self.total, both)
+        row_at = {position: row for row, position in enumerate(self.positions or range(self.total))}
+        both = [position for position in positions if position in row_at]
+        return ParsedMatrix(self.rows[[row_at[position] for position in both]], self.total, both)
 
 
 def of_rows(rows: Any, what: str) -> ParsedMatrix:
     """Returns a matrix with one of ``rows`` each; a nested row is flattened, one of names and values ordered by name.
 
-    Where rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged, with ``what`` as its
-    reason, where none can be read.
+    If rows differ in width or names, those of the most frequent kind are kept. Raises Unjudged with the reason ``what``
+    if none can be read.
     """
     if not isinstance(rows, list) or not rows:
         raise Unjudged(what, f"{what} are {type(rows).__name__}, or empty; a list of rows is expected")
@@ -268,12 +266,12 @@ def _most_frequent(rows: list[Any], what: str) -> ParsedMatrix:
     if not kinds:
         raise Unjudged(what, f"{what} are not numbers", len(rows))
     ((kind, _),) = kinds.most_common(1)
-    positions = [position for position, (own, numbers) in enumerate(read) if own == kind and numbers]
+    positions = [position for position, (kind_of_row, numbers) in enumerate(read) if kind_of_row == kind and numbers]
     return ParsedMatrix(np.array([read[position][1] for position in positions], dtype=np.float64), len(rows), positions)
 
 
 def side_by_side(columns: Sequence[ParsedMatrix], what: str) -> ParsedMatrix:
-    """Returns all ``columns`` side by side. Raises Unjudged where their rows differ."""
+    """Returns all ``columns`` side by side. Raises Unjudged if their numbers of rows differ."""
     total = max((column.total for column in columns), default=1)
     if not columns or any(len(column) != total for column in columns):
         raise Unjudged(what, f"{what} come as columns of different lengths, or not all are numbers", total)
@@ -301,7 +299,7 @@ def of_tensor(tensor: Mapping[str, Any], what: str) -> ParsedMatrix:
 
 
 def _row(value: Any) -> tuple[object, list[float]]:
-    """Returns the kind of a row, its width and names, and its numbers; none where one value is no number."""
+    """Returns the kind of a row (its width and names) and its numbers; no numbers if a value is not a number."""
     names: list[str] = []
     try:
         numbers = list(_numbers(value, names))
@@ -312,8 +310,8 @@ def _row(value: Any) -> tuple[object, list[float]]:
 
 def _numbers(value: Any, names: list[str]) -> Iterator[float]:
     if isinstance(value, list):
-        for one in value:
-            yield from _numbers(one, names)
+        for item in value:
+            yield from _numbers(item, names)
     elif isinstance(value, dict):
         names += sorted(value)
         for name in sorted(value):

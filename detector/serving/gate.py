@@ -34,11 +34,11 @@ _RETRY_WHEN_STALE_SECONDS = 5.0
 class Verdict(NamedTuple):
     """The decision on one request.
 
-    ``action``: ``none`` answers it, ``slow`` and ``refuse`` do not, for ``retry_after`` seconds.
-    ``queries_per_second``: the limit in force, also where it let this request through. ``decision_id`` and ``mode``: of
-    the decision in force. ``would_have``: the action that a decision in mode ``observe`` did not take. ``stale``: the
-    gate does not know the current decisions. ``graded``: the action to take with a request that is let through, such as
-    ``round``; a response for :func:`respond`.
+    ``action``: ``none`` lets it pass; ``slow`` and ``refuse`` refuse it for ``retry_after`` seconds.
+    ``queries_per_second``: the limit in force, also if this request passes. ``decision_id`` and ``mode``: of the
+    decision in force. ``would_have``: the action that a decision in mode ``observe`` did not take. ``stale``: the gate
+    does not know the current decisions. ``graded``: the action for a request that passes, such as ``round``; a response
+    for :func:`respond`.
     """
 
     action: ActionName = "none"
@@ -72,8 +72,8 @@ class Gate(BackgroundService[DecisionReader]):
     default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
     UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
-    With a ``responder``, :meth:`answer` changes the answers that decisions say so of. Without, such decisions fall back
-    to what every gate can do.
+    With a ``responder``, :meth:`answer` changes answers as decisions ask. Without one, such decisions fall back to an
+    action that every gate knows.
 
     Counters: ``allowed``, ``slowed`` and ``refused`` requests; among the allowed ones ``tagged``, ``rounded`` and so on
     by a graded action, ``would_have_slowed``, ``would_have_refused`` and so on by decisions that only observe,
@@ -142,7 +142,7 @@ class Gate(BackgroundService[DecisionReader]):
         return self._background.ready.wait(timeout)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Stops following; waits at most ``timeout`` seconds. The gate goes stale and stays so until :meth:`start`."""
+        """Stops reading decisions; waits at most ``timeout`` seconds. The gate is stale until :meth:`start`."""
         self._close(timeout)
 
     def check(self, model: str, principal: str, queries: int = 1) -> Verdict:
@@ -157,7 +157,7 @@ class Gate(BackgroundService[DecisionReader]):
             return _ALLOW_STALE
 
     def charge(self, model: str, principal: str, queries: int) -> None:
-        """Charges ``queries`` more rows for a request that :meth:`check` let through, once their number is known."""
+        """Charges ``queries`` more rows for a request that passed :meth:`check`, once their number is known."""
         cached = self._find(model, principal)
         if cached is not None and cached.bucket is not None:
             cached.bucket.charge(queries)
@@ -175,7 +175,7 @@ class Gate(BackgroundService[DecisionReader]):
         """Returns what to answer under ``verdict``, and the served mode for the log, which gets ``outputs`` unchanged.
 
         ``features`` and ``outputs``: as :meth:`QueryLogger.log` takes them; ``outputs`` stay as they are. Never raises:
-        where nothing else can be served, the answer is the model's own.
+        if nothing else can be served, the answer is the model's own.
         """
         graded, responder = verdict.graded, self._responder
         if graded is None or responder is None or not ACTIONS[graded.name].is_response:
@@ -197,9 +197,10 @@ class Gate(BackgroundService[DecisionReader]):
         requested: ArrayLike,
         offered: ArrayLike | None = None,
     ) -> ArrayLike:
-        """Returns what to choose a model of a zoo by, for ``requested`` (n, 2) accuracies and milliseconds.
+        """Returns the specification by which to choose a model of a zoo, for ``requested`` (n, 2) accuracies and
+        milliseconds.
 
-        ``offered`` (m, 2): what the models have; the result is then one of these a row. Never raises.
+        ``offered`` (m, 2): what the models have; each row of the result is then one of these. Never raises.
         """
         graded, responder = verdict.graded, self._responder
         if graded is None or responder is None or graded.name != SPECIFICATION:
@@ -220,7 +221,7 @@ class Gate(BackgroundService[DecisionReader]):
         }
 
     def report(self, running: bool = True) -> GateReport:
-        """Returns what this gate did so far in this process, under an id of its own; ``running`` unless it ends."""
+        """Returns the report of this gate in this process, under its id; ``running`` is False at its end."""
         gauges = self.gauges()
         return GateReport(
             gate=self._id,

@@ -30,8 +30,8 @@ def new_gate_id() -> str:
 class GateReporter(BackgroundThread):
     """Sends what ``describe(running)`` returns soon after the start, every ``seconds`` and once more at the end.
 
-    Each report has a producer of its own, so that nothing stays connected in between. A report that cannot be sent is
-    counted in ``unreported``; the next one says all that it said.
+    Each report has its own producer, so no connection stays open in between. A report that cannot be sent is counted in
+    ``unreported``; the next one includes its counts.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class GateReporter(BackgroundThread):
         self._log = RateLimitedLogger(logging.getLogger(__name__), _QUIET_SECONDS)
 
     def _finished(self) -> bool:
-        """Returns whether the last report was tried: one that was under way when the end came is not the last."""
+        """Returns whether the last report was tried; a report already under way at the end is not the last one."""
         return self._last
 
     def _report_error(self, error: BaseException) -> None:

@@ -21,7 +21,7 @@ from detector.contracts.errors import Unjudged
 from detector.contracts.queries import OutputKind
 from detector.serving import middleware
 from detector.serving.bodies import tensor_array
-from detector.serving.denial import denial_of
+from detector.serving.denial import denial_of, notice_of
 from detector.serving.exchange import Exchange
 from detector.serving.extractors import Extractor, Scored
 from detector.serving.gate import Verdict
@@ -72,7 +72,8 @@ def respond(
 
 
 def specification(features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None = None) -> ArrayLike:
-    """Returns what to choose a model of a zoo by: :func:`detector.serving.middleware.specification`."""
+    """Returns the specification by which to choose a model of a zoo:
+    :func:`detector.serving.middleware.specification`."""
     return middleware.specification({SCOPE_KEY: _exchange.get()}, features, requested, offered)
 
 
@@ -84,7 +85,7 @@ def verdict() -> Verdict:
 def kserve_method(model_version: str = "1") -> FindTarget:
     """Returns the model that a request of the Open Inference Protocol names: of KServe, Triton, Seldon.
 
-    ``model_version`` is used where the request names none. Only for servers that refuse an unknown name.
+    ``model_version`` is used if the request names none. Only for servers that refuse an unknown name.
     """
 
     def find(scope: Scope) -> Target | None:
@@ -100,8 +101,8 @@ def kserve_messages(extract: Extractor) -> Extractor:
     """Returns ``extract``, made by :func:`detector.serving.extractors.kserve_v2`, for messages in place of JSON."""
 
     def extract_messages(request: Any, response: Any) -> Scored | None:
-        asked = _document(request, "inputs", request.raw_input_contents)
-        return extract(asked, _document(response, "outputs", response.raw_output_contents))
+        document = _document(request, "inputs", request.raw_input_contents)
+        return extract(document, _document(response, "outputs", response.raw_output_contents))
 
     return extract_messages
 
@@ -126,7 +127,10 @@ def _document(message: Any, name: str, raw: Sequence[bytes]) -> dict[str, Any]:
         else:
             data = list(getattr(tensor.contents, f"{_CONTENTS.get(tensor.datatype, 'bytes')}_contents"))
         tensors.append({"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape), "data": data})
-    parameters = {key: getattr(one, one.WhichOneof("parameter_choice")) for key, one in message.parameters.items()}
+    parameters = {
+        key: getattr(parameter, parameter.WhichOneof("parameter_choice"))
+        for key, parameter in message.parameters.items()
+    }
     return {name: tensors, "parameters": parameters}
 
 
@@ -155,9 +159,9 @@ def _rows(message: Any) -> int:
 class GrpcMiddleware(ModelMiddleware):
     """Guards the methods of a server of ``grpc``, the module.
 
-    A refusal is RESOURCE_EXHAUSTED, or UNAVAILABLE where the gate does not know and is set to refuse, with the headers
-    of the HTTP answer as trailing metadata. Each message of a stream is checked; of an answering stream each message
-    without a log call before it is unjudged, ``stream``. Who is authenticated before is the peer of mutual TLS.
+    A refusal is RESOURCE_EXHAUSTED, or UNAVAILABLE if the gate is stale and set to refuse, with the headers of the HTTP
+    answer as trailing metadata. Each message of a stream is checked. In an answering stream, each message without a log
+    call before it is unjudged, ``stream``. The authenticated principal is the peer of mutual TLS.
     """
 
     def __init__(self, grpc: Any, **parts: Any) -> None:
@@ -221,8 +225,8 @@ class GrpcMiddleware(ModelMiddleware):
             yield request
 
     def _let_in(self, exchange: Exchange, context: Any) -> bool:
-        """Ends the call if it is refused: by an exception of gRPC's, but of a blocking method on a server of asyncio,
-        where ``abort`` returns. Returns whether it goes on."""
+        """Ends the call if it is refused, and returns whether it continues. gRPC's ``abort`` raises, except in a
+        blocking method on a server of asyncio, where it returns."""
         if not exchange.verdict.allowed:
             code, text, metadata = self._refusal(exchange)
             context.set_trailing_metadata(metadata)
@@ -233,6 +237,8 @@ class GrpcMiddleware(ModelMiddleware):
         """Returns the exchange of a call to a model, counted if it is refused."""
         try:
             exchange = self._open(_scope(details, message, context))
+            if exchange is not None and (notice := notice_of(exchange.verdict)):
+                context.set_trailing_metadata(tuple(notice))  # a method that sets its own replaces it
         except Exception as error:  # noqa: BLE001  no fault of the SDK may break the application
             self._fail("failures", "a call could not be read, and passed unseen", error)
             return None
@@ -260,11 +266,11 @@ class GrpcMiddleware(ModelMiddleware):
             self._fail("failures", "the end of a call was not seen", error)
 
     def _succeeded(self, context: Any) -> bool:
-        """Returns whether a method that raised nothing has set no error; not every context of grpc.aio can tell."""
+        """Returns whether a method that raised nothing has set no error; some contexts of grpc.aio do not know."""
         return not hasattr(context, "code") or context.code() in (None, 0, self._grpc.StatusCode.OK)
 
     def _streamed(self, exchange: Exchange) -> None:
-        """Accounts for one message of an answering stream."""
+        """Logs or counts one message of an answering stream."""
         self.counters.add("logged" if exchange.logged else "unlogged")
         if not exchange.logged:
             exchange.unjudged({"stream": 1})

@@ -50,10 +50,8 @@ class Authenticated:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The account id in the header ``name``, unchanged.
-
-    Only for a header that your own proxy sets and strips from outside: a caller who can choose it can get a rival
-    banned.
+    """The account id in the header ``name``, unchanged. Only for a header that your own proxy sets and removes from
+    incoming requests: a caller who can choose it can get a rival banned.
     """
 
     name: str
@@ -67,7 +65,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """The API key in the header ``name``, hashed. Only where the application requires a valid one."""
+    """The API key in the header ``name``, hashed. Only if the application requires a valid one."""
 
     name: str = "x-api-key"
 
@@ -80,7 +78,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """The bearer token of the Authorization header, hashed. Only where the application requires one.
+    """The bearer token of the Authorization header, hashed. Only if the application requires one.
 
     Of a JSON Web Token only issuer and subject are used: tokens are renewed, and one can be written in many ways. The
     application must have verified it, like any token.
@@ -100,12 +98,13 @@ _SEPARATORS = re.compile(r"[\s,;]+")
 class Identity:
     """The principal is that of the first of ``sources`` that finds one; else it is ``anonymous``.
 
-    What was authenticated before, by :class:`Authenticated` or :class:`Header`, goes before credentials. If a request
+    Prior authentication, by :class:`Authenticated` or :class:`Header`, takes precedence over credentials. If a request
     has several different credentials, only the application knows which counts, and a caller could add another one to
-    each request: all such requests together are the principal ``ambiguous``.
+    each request. So all such requests are one principal, ``ambiguous``.
 
-    By default :class:`Authenticated`, then :class:`Bearer`: an API key next to the token makes the request ambiguous,
-    and an API key alone is not believed, as it may be anything. An application that checks something else must name it.
+    The default is :class:`Authenticated`, then :class:`Bearer`. An API key next to the token makes the request
+    ambiguous, and an API key alone is not believed, as it may be anything. An application that checks something else
+    must name it.
 
     ``hasher`` must have the key that the detector's commands hash with. Counters: ``identified``, ``ambiguous``,
     ``anonymous``.

@@ -23,9 +23,9 @@ _renewables: WeakSet[Renewable] = WeakSet()
 _lock = threading.RLock()
 
 
-def renew_in_children(one: Renewable) -> None:
-    """Registers ``one``: ``one.renew()`` is called in every process forked off this one, while ``one`` is in use."""
-    _renewables.add(one)
+def renew_in_children(renewable: Renewable) -> None:
+    """Registers ``renewable``: its ``renew()`` is called in every forked child process, as long as it is in use."""
+    _renewables.add(renewable)
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def load() -> None:
 
 @contextlib.contextmanager
 def suppress_errors(failed: Callable[[BaseException], object] | None = None) -> Iterator[None]:
-    """Suppresses whatever is raised in this block, except what is to end the process. ``failed`` is called with it."""
+    """Suppresses errors raised in this block, except those that end the process, and calls ``failed`` with them."""
     try:
         yield
     except (SystemExit, KeyboardInterrupt):
@@ -72,9 +72,9 @@ def _in_parent() -> None:
 def _in_child() -> None:
     global _lock  # noqa: PLW0603  the one lock of the process
     _lock = threading.RLock()
-    for one in list(_renewables):
+    for renewable in list(_renewables):
         with contextlib.suppress(Exception):  # one that fails must not keep the others from it
-            one.renew()
+            renewable.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -49,16 +49,15 @@ _Kind = Literal["refused", "unjudged"]
 class QueryLogger(BackgroundService[Delivery]):
     """Sends scored queries to the detector without ever delaying or breaking the caller.
 
-    ``max_queries`` and ``max_bytes`` bound what waits while Kafka is slow or away; when they are reached, the
-    principal with most of the queue loses their newest rows, and these losses are counted and sent. The thread
-    starts with the first call of each process, so a logger made or used before a server forks works in each worker.
+    ``max_queries`` and ``max_bytes`` bound the queue while Kafka is slow or down. When it is full, the principal with
+    the most queued rows loses their newest ones, and these losses are counted and sent. The thread starts with the
+    first call of each process, so a logger made or used before a server forks works in each worker.
 
-    Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped`` (given up), ``unjudged``
-    (no row could be made of it, by principal and reason), or the gauges ``queued`` and ``in_flight``. Other
-    counters: ``logged`` queries were queued, ``refused`` ones reported by the gate; ``invalid`` calls could not be
-    used in whole; of the queries that are sent, ``clipped`` had a number beyond float32, ``converted`` outputs that
-    were not probabilities, ``repaired`` an odd name, id, time or column; ``failures`` are errors of Kafka, ``records``
-    its acknowledged records.
+    Every query given to ``log`` is in one of ``sent`` (acknowledged by Kafka), ``dropped``, ``unjudged`` (unusable, by
+    principal and reason), or the gauges ``queued`` and ``in_flight``. Other counters: ``logged`` queries were queued,
+    ``refused`` ones reported by the gate; ``invalid`` calls could not be used in whole; of the queries that are sent,
+    ``clipped`` had a number beyond float32, ``converted`` outputs that were not probabilities, ``repaired`` an odd
+    name, id, time or column; ``failures`` are errors of Kafka, ``records`` its acknowledged records.
     """
 
     NAME = "logger"
@@ -156,7 +155,7 @@ class QueryLogger(BackgroundService[Delivery]):
             self._log.warning("close", "closed with %d queries unsent and %d unconfirmed", unsent, unconfirmed)
 
     def _name_events(self) -> None:
-        """Gives the events of this process names of their own."""
+        """Sets a prefix for the event ids of this process."""
         self._prefix = uuid.uuid4().hex[:16]
         self._numbers = count()
 
@@ -179,20 +178,22 @@ class QueryLogger(BackgroundService[Delivery]):
         return cut(QueuedRows(origin, ids, times, matrix, answers, optional))
 
     def _read_by_row(self, origin: QueryOrigin, call: Call, loose: bool) -> list[QueuedRows]:
-        """Returns the usable rows of a call that does not convert as a whole, and counts the others."""
+        """Returns the usable rows of a call that cannot be converted at once, and counts the others."""
         features, outputs, event_id, occurred_at, columns = call
         queries = count_rows(features)
         times = self._times(occurred_at, queries)
         ids = self._event_ids(event_id, queries)
         given = {name: values for name, values in columns.items() if name != "missing" or not loose}
         rows = []
-        for own in rows_of_call(features, outputs, origin.output_kind, loose):
-            picked: Any = {name: pick(values, own.positions, queries) for name, values in given.items()}
-            optional = self._columns(picked, *own.features.shape) | own.columns
-            whose = origin_of(origin.principal, origin.model, origin.model_version, own.output_kind)
-            own_ids = [ids[position] for position in own.positions]
+        for part in rows_of_call(features, outputs, origin.output_kind, loose):
+            picked: Any = {name: pick(values, part.positions, queries) for name, values in given.items()}
+            optional = self._columns(picked, *part.features.shape) | part.columns
+            whose = origin_of(origin.principal, origin.model, origin.model_version, part.output_kind)
+            own_ids = [ids[position] for position in part.positions]
             rows += cut(
-                QueuedRows(whose, own_ids, times[own.positions], own.features, own.outputs, optional, own.feature_names)
+                QueuedRows(
+                    whose, own_ids, times[part.positions], part.features, part.outputs, optional, part.feature_names
+                )
             )
         unusable = queries - sum(piece.queries for piece in rows)
         if unusable:
@@ -223,7 +224,7 @@ class QueryLogger(BackgroundService[Delivery]):
             return [event_id] if queries == 1 else [f"{event_id}-{row}" for row in range(queries)]
         if len(event_id) != queries:
             raise InvalidRecord("length", f"{len(event_id)} event ids came with {queries} queries")
-        return [one if type(one) is str else str(one) for one in event_id]
+        return [name if type(name) is str else str(name) for name in event_id]
 
     def _repaired(self, queries: int) -> None:
         if queries:
@@ -245,7 +246,7 @@ class QueryLogger(BackgroundService[Delivery]):
         self._tallies.add(Count(rows.origin.model, rows.principal, "dropped", rows.queries, time.time(), reason))
 
     def _reject(self, principal: Any, model: Any, features: Any, error: BaseException) -> None:
-        """Counts the queries of a call of which no row can be made."""
+        """Counts the queries of an unusable call."""
         self.counters.add("invalid")
         queries = count_rows(features)
         reason = error.reason if isinstance(error, InvalidRecord) else "structure"

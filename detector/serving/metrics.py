@@ -98,7 +98,7 @@ class MetricSource(Protocol):
 
 
 def export_metrics(*sources: MetricSource, registry: Any = None) -> None:
-    """Registers ``sources`` with prometheus_client, read at each scrape.
+    """Registers ``sources`` with prometheus_client, which reads them at each scrape.
 
     Metrics are ``weirguard_sdk_NAME_COUNTER_total`` and ``weirguard_sdk_NAME_GAUGE``. ``registry``: a
     CollectorRegistry, the default one if None. In prometheus_client's multiprocess mode its MultiProcessCollector finds
@@ -122,9 +122,9 @@ def render_metrics(*sources: MetricSource) -> bytes:
     return generate_latest(registry)
 
 
-def _described(one: MetricSource, name: str) -> tuple[str, str]:
+def _described(source: MetricSource, name: str) -> tuple[str, str]:
     """Returns name and help text of a metric."""
-    return f"weirguard_sdk_{one.NAME}_{name}", f"{name} of the {one.NAME}"
+    return f"weirguard_sdk_{source.NAME}_{name}", f"{name} of the {source.NAME}"
 
 
 class _Collector:
@@ -134,12 +134,12 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        for one in self._sources:
-            for name, total in one.counters.snapshot().items():
-                label, text = _described(one, name)
+        for source in self._sources:
+            for name, total in source.counters.snapshot().items():
+                label, text = _described(source, name)
                 yield CounterMetricFamily(label, f"{text}, since the start", value=total)
-            for name, level in one.gauges().items():
-                yield GaugeMetricFamily(*_described(one, name), value=level)
+            for name, level in source.gauges().items():
+                yield GaugeMetricFamily(*_described(source, name), value=level)
 
 
 class _MultiprocessMirror:
@@ -154,10 +154,10 @@ class _MultiprocessMirror:
         self._started = False
         try:
             self._set_gauges()
-            for one in sources:
-                for name, total in one.counters.snapshot().items():
-                    _counter(*_described(one, name)).inc(total)
-                one.counters.mirror = partial(self._count, one)
+            for source in sources:
+                for name, total in source.counters.snapshot().items():
+                    _counter(*_described(source, name)).inc(total)
+                source.counters.mirror = partial(self._count, source)
         except OSError as error:
             raise ConfigurationError(
                 f"cannot write prometheus_client's files, correct PROMETHEUS_MULTIPROC_DIR: {error}"
@@ -167,9 +167,9 @@ class _MultiprocessMirror:
     def renew(self) -> None:
         self._started = False
 
-    def _count(self, one: MetricSource, name: str, amount: int) -> None:
+    def _count(self, source: MetricSource, name: str, amount: int) -> None:
         with contextlib.suppress(Exception), not_forking():  # prometheus_client's lock is one that a fork would break
-            _counter(*_described(one, name)).inc(amount)
+            _counter(*_described(source, name)).inc(amount)
             if not self._started:
                 self._started = True
                 threading.Thread(target=self._run, name="weirguard-metrics", daemon=True).start()
@@ -183,14 +183,14 @@ class _MultiprocessMirror:
 
     def _set_gauges(self) -> None:
         with not_forking():
-            for one in self._sources:
-                for name, level in one.gauges().items():
-                    _gauge(*_described(one, name), _GAUGE_MODES.get(name, "livesum")).set(level)
+            for source in self._sources:
+                for name, level in source.gauges().items():
+                    _gauge(*_described(source, name), _GAUGE_MODES.get(name, "livesum")).set(level)
 
 
 @cache
 def _counter(name: str, text: str) -> Any:
-    """Returns the one counter of that name, in no registry: the files are read."""
+    """Returns the counter of that name. It is in no registry, because its file is read."""
     from prometheus_client import Counter
 
     return Counter(name, f"{text}, since the start", registry=None)

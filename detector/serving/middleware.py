@@ -1,4 +1,4 @@
-"""What the middlewares of all protocols share: from a request to its exchange, and from its answer to the log."""
+"""The shared part of all middlewares: from a request to its exchange, and from its answer to the log."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def log(
 ) -> None:
     """Logs from within an endpoint the input and the output of its model, before any perturbation.
 
-    Shapes and ``columns`` as :meth:`QueryLogger.log` takes them. The middleware knows the rest from ``scope``, the ASGI
-    scope or the WSGI environment of the request; without it nothing happens but one warning. May be called several
-    times for one request, and from a background task; what an extractor has read already is not logged again. Never
+    Shapes and ``columns`` as :meth:`QueryLogger.log` takes them. The middleware takes the rest from ``scope``, the ASGI
+    scope or the WSGI environment of the request. Without a middleware, a warning is logged once. May be called several
+    times for one request, and from a background task; rows that an extractor has read are not logged again. Never
     raises.
     """
     exchange = scope.get(SCOPE_KEY)
@@ -75,7 +75,7 @@ def respond(
     output_kind: OutputKind = "probabilities",
     **columns: Unpack[OptionalColumns],
 ) -> Any:
-    """Logs as :func:`log` does what the model said, and returns what to answer, in the form of ``outputs``.
+    """Logs the model's output as :func:`log` does, and returns what to answer, in the form of ``outputs``.
 
     That is ``outputs`` unless an enforced decision asks for another answer and the gate has a responder. The log then
     has the response as ``served_mode``. Never raises.
@@ -91,7 +91,8 @@ def respond(
 def specification(
     scope: MutableMapping[str, Any], features: ArrayLike, requested: ArrayLike, offered: ArrayLike | None = None
 ) -> ArrayLike:
-    """Returns what to choose a model of a zoo by for ``requested``: (2,) or (n, 2), accuracies 0 to 1 and milliseconds.
+    """Returns the specification by which to choose a model of a zoo, for ``requested`` (2,) or (n, 2): accuracies 0 to
+    1 and milliseconds.
 
     That is ``requested`` unless an enforced decision asks for noise on it. With ``offered`` (m, 2), what the models
     have, the noisy ones are among these. Log what was requested. Never raises.
@@ -107,10 +108,10 @@ def verdict(scope: MutableMapping[str, Any]) -> Verdict:
 
 
 class Copies:
-    """The bodies of one exchange as far as they have passed, up to ``limit`` bytes each; with 0 the status alone.
+    """The bodies of one exchange so far, up to ``limit`` bytes each; 0 keeps the status alone.
 
-    ``headers``: of the request. ``status``: of the answer, 0 before it. ``empty``: nothing of the answer has come.
-    ``ended``: all of it has.
+    ``headers``: of the request. ``status``: of the answer, 0 before it. ``empty``: the answer has no body yet.
+    ``ended``: it is complete.
     """
 
     def __init__(self, limit: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -141,9 +142,8 @@ class Copies:
         return self.ended or self.response.too_large
 
     def documents(self) -> tuple[Any, Any]:
-        """Returns request and response. Raises Unjudged where one cannot be read.
-
-        A stream that broke off is read all the same: its last piece may be empty.
+        """Returns request and response. Raises Unjudged if one cannot be read. A stream that broke off is read too: its
+        last piece may be empty.
         """
         request = self.request.document()
         try:
@@ -178,7 +178,7 @@ class Answered(Protocol):
 
 
 class ModelMiddleware:
-    """Opens an exchange for each request to a model, and accounts for its answer.
+    """Opens an exchange for each request to a model, and logs or counts its answer.
 
     Counters: ``throttled`` requests; answers ``logged``, and ``unlogged`` ones that are unjudged; among these
     ``too_large`` bodies and ``extract_failures``; ``unmatched`` requests, for no target; ``failures`` of this
@@ -246,8 +246,8 @@ class ModelMiddleware:
         self._logger.refused(exchange.principal, exchange.target.model)
 
     def _read(self, exchange: Exchange, answer: Answered) -> None:
-        """Logs what the extractor finds, once, unless the endpoint has logged. What it does not find waits: an endpoint
-        may log in a background task."""
+        """Logs what the extractor finds, once, unless the endpoint has logged. If it finds nothing, an endpoint may
+        still log in a background task."""
         if self._extract is None or exchange.accounted or exchange.fault or not answer.succeeded:
             return
         try:
@@ -266,7 +266,7 @@ class ModelMiddleware:
             self._settle(exchange, answer)
 
     def _finish(self, exchange: Exchange, answer: Copies, method: str | None) -> None:
-        """Accounts for the answer, once nothing more of it comes."""
+        """Counts the answer when it is complete."""
         if answer.succeeded and not (method == "OPTIONS" and answer.negotiation):
             self._read(exchange, answer)
             self._settle(exchange, answer)

@@ -1,8 +1,8 @@
-"""From rows of many principals to packed records, each for one partition of the queries topic.
+"""Packs rows of many principals into records, each for one partition of the queries topic.
 
 Rows are repaired so that they are valid in a record, for all rows of a record at once. Names, features and optional
-columns are repaired as the detector would (``codecs.screening``). Outputs that the detector would refuse for their kind
-are converted where their meaning is clear.
+columns are repaired as the detector would (``codecs.screening``). Outputs that do not fit their kind are converted if
+their meaning is clear.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Unpackable:
 
 
 def pack(rows: Iterable[QueuedRows], partitions: int) -> Iterator[Record | Unpackable]:
-    """Yields records of ``rows``, which stay in order within each principal and layout. Raises nothing because of a
+    """Yields records of ``rows``, which stay in order within each principal and layout. Does not raise for a bad
     row."""
     groups: dict[tuple[int, object], list[QueuedRows]] = {}
     for piece in rows:
@@ -102,7 +102,7 @@ def _portions(group: list[QueuedRows]) -> Iterator[list[QueuedRows]]:
 
 
 def _encode(portion: list[QueuedRows], partition: int) -> Iterator[Record | Unpackable]:
-    """Yields one record, or several where the estimate was too low or a row spoils it."""
+    """Yields one record, or several if the estimate was too low or a row is bad."""
     try:
         whole = _to_batch(portion)
         batch, unusable, repairs = _repair(whole)
@@ -121,7 +121,7 @@ def _encode(portion: list[QueuedRows], partition: int) -> Iterator[Record | Unpa
 
 
 def _encode_halves(portion: list[QueuedRows], partition: int, error: Exception) -> Iterator[Record | Unpackable]:
-    """Encodes both halves of ``portion`` apart, down to the single row that is at fault."""
+    """Encodes each half of ``portion`` separately, down to the single bad row."""
     pieces = portion if len(portion) > 1 else in_steps(portion[0], max(1, (portion[0].queries + 1) // 2))
     if len(pieces) > 1:
         half = len(pieces) // 2
@@ -153,8 +153,8 @@ def _to_batch(portion: list[QueuedRows]) -> QueryBatch:
 
 
 def _repair(batch: QueryBatch) -> tuple[QueryBatch, tuple[NDArray[np.bool_], InvalidRecord] | None, Counter[str]]:
-    """Returns the rows that the detector takes, repaired; which rows (n,) of ``batch`` cannot be used, and why, or
-    None; and how many rows were repaired, by counter.
+    """Returns the usable rows, repaired; a mask (n,) and the reasons of the unusable rows of ``batch``, or None; and
+    the number of repaired rows, by counter.
 
     No row is lost except those whose outputs cannot fit their kind, and those that are too wide.
     """
@@ -215,8 +215,7 @@ def _repair_outputs(batch: QueryBatch, repairs: Counter[str]) -> tuple[QueryBatc
 
 
 def _distributions(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns rows that add up to 1 with the same order: shares of what may be percentages or parts, softmax of
-    logits."""
+    """Returns rows that add up to 1 in the same order: percentages or parts divided by their sum, softmax of logits."""
     wide = np.nan_to_num(rows.astype(np.float64), posinf=LARGEST_FLOAT32, neginf=-LARGEST_FLOAT32)
     sums = wide.sum(axis=1, keepdims=True)
     parts = (wide.max(axis=1, keepdims=True) <= 1) | (np.abs(sums - 100) <= 100 * PROBABILITY_SUM_TOLERANCE)

@@ -38,14 +38,14 @@ def check_response(action: Action) -> None:
     if graded.name != SPECIFICATION:
         response_of(graded.name, graded.parameters)
         return
-    own = {name: value for name, value in graded.parameters.items() if name != RATE}
-    _SCALE.checked("scale of spec_noise", own.pop("scale", _SCALE.default))
-    if own:
-        raise ConfigurationError(f"spec_noise has no parameter {min(own)!r:.40}; it has scale")
+    parameters = {name: value for name, value in graded.parameters.items() if name != RATE}
+    _SCALE.checked("scale of spec_noise", parameters.pop("scale", _SCALE.default))
+    if parameters:
+        raise ConfigurationError(f"spec_noise has no parameter {min(parameters)!r:.40}; it has scale")
 
 
 class Whose(NamedTuple):
-    """Whose noise it is: a principal or a group, for one model."""
+    """The holder of the noise: a principal or a group, for one model."""
 
     holder: str
     model: str
@@ -61,10 +61,9 @@ class Answer(NamedTuple):
 class Responder:
     """Applies the responses that decisions ask for. ``key``: 16 to 64 secret bytes for noise, the same in every gate.
 
-    ``step``: as :class:`NoiseKey` takes it. Counters, in queries: ``changed``; ``unchanged`` where a decision asks for
-    another answer and the model's own is served, because its outputs hold no probabilities; ``unserved`` where the
-    response or its parameters are unknown to this version; ``failures`` of a response, where the model's own answer is
-    served too.
+    ``step``: as :class:`NoiseKey` takes it. Counters, in queries: ``changed``; ``unchanged``: the model's own answer
+    was served because its outputs hold no probabilities; ``unserved``: likewise because this version does not know the
+    response or its parameters; ``failures``: likewise because the response failed.
     """
 
     NAME = "responder"
@@ -110,9 +109,9 @@ class Responder:
     def specification(
         self, graded: Graded, whose: Whose, features: Any, requested: ArrayLike, offered: ArrayLike | None = None
     ) -> NDArray[np.float64]:
-        """Returns what to choose a model by for ``requested`` (n, 2) under ``spec_noise``, the same for equal inputs.
-
-        So a thief who sweeps specifications finds other borders with each input, and no one model answers all inputs.
+        """Returns the specification by which to choose a model for ``requested`` (n, 2) under ``spec_noise``, the same
+        for equal inputs. A thief who sweeps specifications finds other borders with each input, and no single model
+        answers all inputs.
 
         ``offered``: as :func:`specification_noise` takes it. Never raises.
         """

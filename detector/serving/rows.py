@@ -95,7 +95,7 @@ class QueuedRows:
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """What rows must share to be packed in one batch, besides the partition."""
+        """The properties that rows must share to be packed in one batch, besides the partition."""
         origin = self.origin
         widths = self.features.shape[1], self.outputs.shape[1]
         texts = self.columns["texts"].shape[1] if "texts" in self.columns else 0
@@ -181,7 +181,7 @@ def correct_times(times: NDArray[np.float64], now: float) -> int:
 
 
 def as_columns(columns: OptionalColumns, queries: int, dimension: int) -> dict[str, Any]:
-    """Returns optional columns as a batch holds them, without numeric columns whose entries cannot be read as numbers.
+    """Returns the optional columns of a batch, without numeric columns whose entries are not numbers.
 
     Raises InvalidRecord for an unknown column and for one of another length.
     """
@@ -250,7 +250,7 @@ def _slice(rows: QueuedRows, start: int, stop: int) -> QueuedRows:
 
 
 def _nbytes(column: NDArray[Any]) -> int:
-    """Returns about how many bytes are written of an optional column."""
+    """Returns the approximate encoded size of an optional column, in bytes."""
     if column.dtype.hasobject:
         return sum(len(text or "") + _TEXT_OVERHEAD for text in column.ravel().tolist())
     return int(column.nbytes)

@@ -3,7 +3,7 @@
 An application answers one route under several paths: below a prefix that it strips, with ``//`` or a slash at the end
 where a proxy normalises paths, with a newline at the end (the ``$`` of a route's pattern lets it pass). A path that the
 application knows and the middleware does not would pass the gate unseen. So a target is looked up under each path that
-the application may use for the request. A match too many does no harm: requests without an answer are not logged.
+the application may use for the request. An extra match does no harm: requests without an answer are not logged.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def kserve_routes(model_version: str = "1") -> FindTarget:
     """Returns the model in the path: ``/v1/models/M[/versions/V]:predict``, ``/v2/models/M[/versions/V]/infer``.
 
     The other verbs that make a server answer with its model are matched too. ``model_version`` is used where the path
-    names none. Only for servers that refuse an unknown name: where any name gets an answer, the caller would
-    choose which model the gate checks; such an application uses ``route("/v1/models/{name}:predict", ...)``.
+    names none. Only for servers that refuse an unknown name: if any name gets an answer, the caller chooses which model
+    the gate checks; such an application uses ``route("/v1/models/{name}:predict", ...)``.
     """
 
     def find(scope: Scope) -> Target | None:

@@ -17,7 +17,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
 
 
 class BackgroundThread(ABC):
-    """A thread that works until it is closed. After an error it pauses and goes on."""
+    """A thread that works until it is closed. After an error it pauses and continues."""
 
     def __init__(self, name: str) -> None:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -54,7 +54,7 @@ class BackgroundThread(ABC):
 
     @abstractmethod
     def _work(self) -> None:
-        """Does some work, and returns now and then."""
+        """Does some work, and returns regularly."""
 
     @abstractmethod
     def _report_error(self, error: BaseException) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Any
 
-from detector.serving.denial import denial_of
+from detector.serving.denial import Notice, denial_of, notice_of
 from detector.serving.exchange import Exchange
 from detector.serving.middleware import SCOPE_KEY, Copies, ModelMiddleware, log, respond, specification, verdict
 from detector.serving.targets import FindTarget, Scope, Target, kserve_routes, route
@@ -57,7 +57,7 @@ class WsgiMiddleware(ModelMiddleware):
             environ["wsgi.input"] = CopiedInput(environ["wsgi.input"], copies)
         answer = CopiedAnswer(copies, lambda: self._read(exchange, copies), lambda: self._end(exchange, copies, scope))
         try:
-            answer.chunks = self._app(environ, answer.starter(start_response))
+            answer.chunks = self._app(environ, answer.starter(start_response, notice_of(exchange.verdict)))
         except BaseException:
             answer.close()
             raise
@@ -130,11 +130,11 @@ class CopiedAnswer:
         self._answered = answered
         self._closed = closed
 
-    def starter(self, start_response: StartResponse) -> StartResponse:
-        """Returns ``start_response`` that notes the status and the headers."""
+    def starter(self, start_response: StartResponse, notice: Notice) -> StartResponse:
+        """Returns ``start_response`` that notes the status and the headers, and adds those of the ``notice``."""
 
         def start(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Write:
-            write = start_response(status, headers, *exc_info)
+            write = start_response(status, [*headers, *notice] if notice else headers, *exc_info)
             self._copies.status = _code(status)
             self._copies.response.headers = [
                 (name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers

@@ -229,9 +229,9 @@ def _floats(column: Any) -> NDArray[np.float64]:
 def _as_json(value: Any) -> Any:
     """Returns ``value`` as JSON types; decimals become numbers."""
     if isinstance(value, dict):
-        return {str(name): _as_json(one) for name, one in value.items()}
+        return {str(name): _as_json(item) for name, item in value.items()}
     if isinstance(value, list):
-        return [_as_json(one) for one in value]
+        return [_as_json(item) for item in value]
     return value if value is None or isinstance(value, (str, bool, int, float)) else _number(value)
 
 

@@ -77,7 +77,7 @@ def _source(role: str, text: str, where: str) -> ColumnSource:
             raise ConfigurationError(f"{where}: {role} cannot be the same in every row; {_ADVICE}")
         return ColumnSource(constant=text[1:])
     patterns = tuple(_split(text, "|"))
-    if role not in VECTORS and (len(patterns) > 1 or any("*" in _bare(one) for one in patterns)):
+    if role not in VECTORS and (len(patterns) > 1 or any("*" in _bare(pattern) for pattern in patterns)):
         raise ConfigurationError(f"{where}: {role} is one column, not {text!r}")
     return ColumnSource(patterns)
 

@@ -158,9 +158,9 @@ class _Assignment:
                 self.constants[role] = source.constant
             names: dict[str, None] = {}
             for pattern in source.patterns:
-                one = ColumnSource((pattern,))
+                column = ColumnSource((pattern,))
                 matches = [
-                    name for name in self.kinds if one.matches(name) and (one.names(name) or name not in claimed)
+                    name for name in self.kinds if column.matches(name) and (column.names(name) or name not in claimed)
                 ]
                 if not matches:
                     raise self._error(f"there is no column {pattern} for {role}")
@@ -280,9 +280,9 @@ def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
 
 def _listed(names: Iterable[str]) -> str:
     """Returns the first ``names``, and the number of the others."""
-    own = list(names)
-    more = f" and {len(own) - _LISTED} more" if len(own) > _LISTED else ""
-    return ", ".join(own[:_LISTED]) + more
+    listed = list(names)
+    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+    return ", ".join(listed[:_LISTED]) + more
 
 
 def _plain(name: str) -> str:

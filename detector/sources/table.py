@@ -92,9 +92,9 @@ def read_part(
         return
     for first, stop in pairwise([*np.flatnonzero(rows.breaks()).tolist(), len(good)]):
         decoded = screen(rows.batch(first, stop), Counter())
-        own = file_rows[first:stop]
-        faults = [replace(fault, row=int(own[fault.row])) for fault in decoded.bad_rows]
-        yield DecodedQueries(decoded.batch, own[decoded.rows], bad_rows=faults, repaired=decoded.repaired)
+        part_rows = file_rows[first:stop]
+        faults = [replace(fault, row=int(part_rows[fault.row])) for fault in decoded.bad_rows]
+        yield DecodedQueries(decoded.batch, part_rows[decoded.rows], bad_rows=faults, repaired=decoded.repaired)
 
 
 def of_run(run: DecodedRun, file_rows: NDArray[np.int64]) -> Iterator[DecodedQueries]:
@@ -158,7 +158,10 @@ class _TableColumns:
         else:
             lengths = cast("ListColumn", outputs).lengths.tolist()
             inferred = ["unstated" if length == 1 else "probabilities" for length in lengths]
-        kinds = [own if kind in (None, "unstated") else kind for kind, own in zip(stated, inferred, strict=True)]
+        kinds = [
+            inferred_kind if kind in (None, "unstated") else kind
+            for kind, inferred_kind in zip(stated, inferred, strict=True)
+        ]
         return np.where(self.answered, np.array(kinds, object), "none")
 
     def breaks(self) -> NDArray[np.bool_]:
@@ -182,8 +185,8 @@ class _TableColumns:
             column = self.optional.get(role)
             columns[role] = texts[role] if column is None else _sliced(column, first, stop)
         if isinstance(self.features, NamedColumns):
-            own = self.features
-            columns |= {"feature_names": own.names, "texts": None if own.texts is None else own.texts[first:stop]}
+            block = self.features
+            columns |= {"feature_names": block.names, "texts": None if block.texts is None else block.texts[first:stop]}
         if isinstance(self.outputs, NamedColumns) and kind != "none":
             names = self.outputs.names
             labels = np.tile(np.array(names, object), (stop - first, 1))
@@ -334,7 +337,7 @@ def _vectors(part: TablePart, plan: ColumnPlan, role: str, name: str) -> Vectors
         names = [field.name for field in column.type]
         ordered = sorted(names) if role == "features" else names
         fields = {name: pc.struct_field(column, names.index(name)) for name in ordered}
-        return _joined(part, fields, {name for name, own in fields.items() if kind_of(own.type) == "text"})
+        return _joined(part, fields, {name for name, column in fields.items() if kind_of(column.type) == "text"})
     if kind in {"value", "record"}:
         values = values_of(part, name, column)
         try:

@@ -3,6 +3,7 @@ table."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
@@ -89,11 +90,12 @@ def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
     app.weirguard_sources = frozenset(sources)
     app.weirguard_deliveries = app.channel(maxsize=0)
     app.weirguard_delivered = {}
+    app.weirguard_taken = asyncio.Event()
 
     @app.agent(app.weirguard_deliveries, name="owner")
     async def process(stream: Any) -> None:
         async for delivery in stream:
-            messages = faust_internals.messages(stream, delivery)
+            messages = faust_internals.messages(app, stream, delivery)
             try:
                 await app.weirguard_manager.process(messages)
             except SourceGap as error:
@@ -114,6 +116,10 @@ def _add_timers(app: faust_internals.Application) -> None:
         except Exception as error:  # noqa: BLE001 - without figures the worker is still a worker
             manager.reporter.failed("survey", error)
         await _or_stop(manager.publish_scores, "scores could not be published")
+
+    @app.timer(5.0)  # type: ignore[untyped-decorator]
+    async def acknowledge() -> None:
+        await manager.acknowledge()
 
     @app.timer(20.0)  # type: ignore[untyped-decorator]
     async def check_topics() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from detector.core.engine import PrincipalKey, Sections
 from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.groups.owner import GroupOwner
-from detector.stream.detector import ACCOUNTING_SECTION, ALLOWLIST_SECTION, POLICY_SECTION, Detector
+from detector.stream.detector import ACCOUNTING_SECTION, ALLOWLIST_SECTION, BUDGETS_SECTION, POLICY_SECTION, Detector
 
 _LEDGER_KEYS = 1_000
 
@@ -60,17 +60,21 @@ class Checkpointer:
         """Yields the chunks of a round. The principals are listed as the first chunk is made: what came before it is
         deleted with the round's end."""
         engine, ledger = self._detector.engine, self._detector.ledger
-        principals, entries, accounts = list(engine.keys()), list(ledger.keys()), list(ledger.accounting.keys())
+        principals = list(engine.keys())
+        parts = (
+            (POLICY_SECTION, ledger.keys(), ledger.dump),
+            (ACCOUNTING_SECTION, ledger.accounting.keys(), ledger.accounting.dump),
+            (BUDGETS_SECTION, ledger.budgets.keys(), ledger.budgets.dump),
+        )
         for section in self._groups.dump():  # first, as its deltas are the costliest to apply
             yield {GROUPS_SECTION: section}
         if (allowlist := ledger.exemptions.dump()) is not None:
             yield {ALLOWLIST_SECTION: allowlist}
         for keys in self._batches(principals):
             yield engine.dump(keys)
-        for start in range(0, len(entries), _LEDGER_KEYS):
-            yield {POLICY_SECTION: ledger.dump(entries[start : start + _LEDGER_KEYS])}
-        for start in range(0, len(accounts), _LEDGER_KEYS):
-            yield {ACCOUNTING_SECTION: ledger.accounting.dump(accounts[start : start + _LEDGER_KEYS])}
+        for name, keys_of, dump in parts:
+            for start in range(0, len(keys_of), _LEDGER_KEYS):
+                yield {name: dump(keys_of[start : start + _LEDGER_KEYS])}
 
     def _batches(self, principals: Sequence[PrincipalKey]) -> Iterator[list[PrincipalKey]]:
         """Yields ``principals`` that are still held, in batches of the bytes of a chunk."""

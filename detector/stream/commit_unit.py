@@ -39,13 +39,14 @@ class CommitUnit:
     """One state record with all that must precede and follow it, and figures for the metrics.
 
     ``values``: the record, or its parts if it is too large for one; the sequences of the parts follow on from
-    ``position``. ``first_chunk``: as in the record. ``counts`` and ``observed``: what to add to counters and
-    histograms. ``uncalibrated``: model versions that were judged without a profile. ``warnings``: what to log once.
+    ``position``. ``applied``, ``first_chunk``: as in the record. ``counts`` and ``observed``: what to add to counters
+    and histograms. ``uncalibrated``: model versions that were judged without a profile. ``warnings``: what to log once.
     """
 
     position: Position
     kind: Kind
     values: Sequence[bytes]
+    applied: dict[str, int] = field(default_factory=dict)
     before: list[Message] = field(default_factory=list)
     after: list[Message] = field(default_factory=list)
     first_chunk: int | None = None

@@ -12,6 +12,7 @@ from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
 from detector.policy.accounting import UNJUDGED
 from detector.policy.allowlist import Allowlist, parse_allowlist
+from detector.policy.budgets import BUDGET, ExposureBudget
 from detector.policy.config import Policy
 from detector.policy.entry import GROUP
 from detector.policy.ladder import LadderRule, Rung, default_ladder
@@ -51,7 +52,7 @@ def cautious_policy(settings: Settings) -> Policy:
 
 
 def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
-    section, known = settings.policy, (*SIGNALS, UNJUDGED, GROUP)
+    section, known = settings.policy, (*SIGNALS, UNJUDGED, BUDGET, GROUP)
     named = [("policy.signal_modes", name) for name in section.signal_modes]
     named += [("policy.ladder", name) for rule in section.ladder for name in rule.signals]
     for where, name in named:
@@ -68,6 +69,8 @@ def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
         cool_down_seconds=section.cool_down_seconds,
         unjudged_queries=section.unjudged_queries,
         allowlist=allowlist,
+        budgets=tuple(ExposureBudget(**own.model_dump()) for own in section.budgets),
+        notice_percent=section.notice_percent,
     )
 
 

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Family
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, Observation, Sections, observe_together
-from detector.core.exposure import EXPOSURES
+from detector.core.exposure import EFFECTIVE_QUERIES, EXPOSURES, PRICE
 from detector.core.measures import MEASURES
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CHANGE, families_of
+from detector.core.signals.suspicion import FOLLOWING, families_of
 from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
-FIGURES = (*MEASURES, *WEIGHED, CHANGE)
+FIGURES = (*MEASURES, *WEIGHED, *FOLLOWING)
 """The columns of suspicion, in the order of standards."""
 NO_ROWS = np.empty(0, np.int64)
 
 ACCOUNTING_SECTION = "accounting"
+BUDGETS_SECTION = "budgets"
 ALLOWLIST_SECTION = "allowlist"
 
 
@@ -129,6 +130,7 @@ def _activity(queries: DetectionInput, observation: Observation, places: Sequenc
         score=observation.score,
         index=observation.index,
         exposure=exposure_of(observation),
+        price=observation.signals.get(f"{EFFECTIVE_QUERIES}.{PRICE}"),
         places=places,
     )
 
@@ -156,6 +158,7 @@ def policy_sections(effects: Effects) -> Sections:
     parts = {
         POLICY_SECTION: effects.section,
         ACCOUNTING_SECTION: effects.accounting,
+        BUDGETS_SECTION: effects.budgets,
         ALLOWLIST_SECTION: effects.allowlist,
     }
     return {name: section for name, section in parts.items() if section is not None}

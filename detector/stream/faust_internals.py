@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ FLOW_POLL_SECONDS = 0.25
 RECORDS_AT_ONCE = 500
 _DELIVERIES_WAITING = 4
 """More than this, and fetching waits for the agent."""
-_ROOM_POLL_SECONDS = 0.005
+_ROOM_POLL_SECONDS = 0.05
 
 _BATCH_LENGTH = struct.Struct(">8xi")
 """Of a batch, after its base offset: how many bytes follow."""
@@ -62,6 +63,7 @@ class Application(faust.App):
     weirguard_sources: frozenset[str]
     weirguard_deliveries: Any
     weirguard_delivered: dict[Any, int]
+    weirguard_taken: asyncio.Event
 
     def _create_directories(self) -> None:
         """Makes no folder: Faust would keep a file per table there, and our state is in Kafka."""
@@ -182,12 +184,11 @@ async def stopped_flow(app: Any) -> None:
     await app.consumer.wait_for_stopped_flow()
 
 
-async def commit(app: Any, offsets: Mapping[TP, int]) -> None:
-    """Commits the reading position. A former owner may have died between state and commit, and what was left
-    uncommitted is not read again: without this it would look like a lag until the next record."""
+async def commit(app: Any, offsets: Mapping[TP, int]) -> dict[TP, int]:
+    """Commits ``offsets`` of the partitions that are ours, and returns those that the group took: none while it
+    rebalances. Waits while no coordinator answers."""
     mine = {tp: offset for tp, offset in offsets.items() if offset > 0 and tp in app.consumer.assignment()}
-    if mine:
-        await app.consumer._commit(mine)
+    return mine if mine and await app.consumer._commit(mine) else {}
 
 
 def fetch_states(app: Any) -> dict[TP, FetchState]:
@@ -227,11 +228,12 @@ def committed_offsets(app: Any) -> dict[TP, int]:
 # -- deliveries --------------------------------------------------------------------------------------------------------
 
 
-def messages(stream: Any, first: list[Any]) -> list[Any]:
+def messages(app: Any, stream: Any, first: list[Any]) -> list[Any]:
     """Returns ``first``, as the agent's ``stream`` gave it, and all that waits behind it."""
     found, queue = list(first), stream.channel.queue
     while not queue.empty():
         found += queue.get_nowait().value
+    app.weirguard_taken.set()
     return found
 
 
@@ -295,9 +297,11 @@ async def _room(consumer: Any) -> bool:
     The queue itself has no limit: Faust cancels tasks that wait to put into a queue that it clears, and that ends the
     worker.
     """
-    generation = consumer.app.consumer_generation_id
+    generation, taken = consumer.app.consumer_generation_id, consumer.app.weirguard_taken
     while any(agent.queue.qsize() >= _DELIVERIES_WAITING for agent in consumer.app.weirguard_deliveries._subscribers):
-        await consumer.sleep(_ROOM_POLL_SECONDS)
+        taken.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(taken.wait(), _ROOM_POLL_SECONDS)
         if not consumer.flow_active or consumer.should_stop or consumer.app.consumer_generation_id != generation:
             return False
     return True

@@ -34,21 +34,24 @@ class JudgedQueriesOutlet:
 
     def messages(self, decoded: DecodedRecords, observation: Observation) -> Iterator[Message]:
         """Yields the messages about ``observation`` of ``decoded``, to the owners of their model versions."""
-        for profiled in observation.profiled:
-            record = self._record(decoded, profiled, observation)
-            home = watch_partition(profiled.model, profiled.model_version, self._partitions)
-            for value in encode_judged(record):
+        by_version: dict[tuple[str, str], list[ProfiledRows]] = {}
+        for own in observation.profiled:
+            by_version.setdefault((own.model, own.model_version), []).append(own)
+        for (model, version), parts in by_version.items():
+            home = watch_partition(model, version, self._partitions)
+            for value in encode_judged(self._record(decoded, parts, observation)):
                 yield Message(self._topic, home, None, value)
 
-    def _record(self, decoded: DecodedRecords, profiled: ProfiledRows, observation: Observation) -> JudgedRecord:
-        profile, sampled = self._known[profiled.model, profiled.model_version]
-        queries = selected_queries(profiled, observation, sampled)
+    def _record(self, decoded: DecodedRecords, parts: Sequence[ProfiledRows], observation: Observation) -> JudgedRecord:
+        model, version = parts[0].model, parts[0].model_version
+        profile, sampled = self._known[model, version]
+        queries = selected_queries(parts, observation, sampled)
         rows = queries.row
         offsets = np.array([record.offset for record in decoded.records], np.int64)
         learning = np.zeros(len(rows), np.bool_) if decoded.learning is None else decoded.learning[rows]
         return JudgedRecord(
-            profiled.model,
-            profiled.model_version,
+            model,
+            version,
             profile,
             cast(Source, decoded.records[0].source),
             self._partition,

@@ -6,7 +6,7 @@ record; then its outbox and the scores; then ``confirm``. Only after that may th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -19,7 +19,7 @@ from detector.core.profile import ProfileMatcher
 from detector.groups.judged_record import JudgedRecord, decode_judged
 from detector.groups.owner import SECTION as GROUPS_SECTION
 from detector.groups.owner import GroupEffects, GroupOwner
-from detector.policy.activity import Effects
+from detector.policy.activity import Effects, Section
 from detector.runtime import metric_defs as names
 from detector.stream import source_checks
 from detector.stream.checkpoint import Checkpointer
@@ -28,6 +28,7 @@ from detector.stream.dead_letters import DeadLetters, LetterLimits
 from detector.stream.detector import (
     ACCOUNTING_SECTION,
     ALLOWLIST_SECTION,
+    BUDGETS_SECTION,
     POLICY_SECTION,
     DetectionResult,
     Detector,
@@ -67,7 +68,11 @@ class LogWriter:
 
 
 class Partition:
-    """The owner's view of one partition: detection state, ledger, offsets and the position in the state log."""
+    """The owner's view of one partition: detection state, ledger, offsets and the position in the state log.
+
+    ``applied``: by source, the last offset that the state in memory holds. ``covered``: the last one whose state record
+    is in the log and whose consequences are on the broker; only that may be acknowledged.
+    """
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class Partition:
         self.checkpointer = checkpointer
         self.cursor = FencedCursor(self.number)
         self.applied: dict[str, int] = {}
+        self.covered: dict[str, int] = {}
         self.identities: dict[str, str] = {}
         self.policy_time = 0.0
         self.learn_until: int | None = None
@@ -117,22 +123,23 @@ class Partition:
 
     def _apply_sections(self, record: StateRecord) -> None:
         sections = dict(record.sections)
-        own = (POLICY_SECTION, ACCOUNTING_SECTION, ALLOWLIST_SECTION, source_checks.SECTION, GROUPS_SECTION)
-        policy, accounting, allowlist, sources, groups = (sections.pop(name, None) for name in own)
         replaces = record.kind == "chunk"
         engine, ledger = self.detector.engine, self.detector.ledger
+        absorbing: dict[str, Callable[[Section], None]] = {
+            POLICY_SECTION: ledger.absorb,
+            ACCOUNTING_SECTION: ledger.accounting.absorb,
+            BUDGETS_SECTION: ledger.budgets.absorb,
+            ALLOWLIST_SECTION: ledger.exemptions.absorb,
+            GROUPS_SECTION: self.groups.absorb,
+        }
+        own = {name: sections.pop(name) for name in absorbing if name in sections}
+        sources = sections.pop(source_checks.SECTION, None)
         if sections:
             (engine.load if replaces else engine.absorb)(sections)
         if sources is not None:
             self.identities = source_checks.decode_identities(sources)
-        if policy is not None:
-            ledger.absorb(policy)
-        if accounting is not None:
-            ledger.accounting.absorb(accounting)
-        if allowlist is not None:
-            ledger.exemptions.absorb(allowlist)
-        if groups is not None:
-            self.groups.absorb(groups)
+        for name, section in own.items():
+            absorbing[name](section)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
         """Becomes the live owner; ``fence`` is the offset of our own fence record, which recovery must have read.
@@ -148,6 +155,7 @@ class Partition:
         """Notes that what ``takeover`` returned is on the broker. Returns a first owner's first state record, which
         records where the learning phase ends, for later owners; None for those."""
         self._outbox.drop_all()
+        self.covered = dict(self.applied)
         return self._commit_unit("delta", None, {}) if self._first else None
 
     def close(self) -> None:
@@ -203,10 +211,9 @@ class Partition:
             decoded.reject(bad)
         records, last = decoded.records, last_rows(result.observation)
         self.applied[records[0].source] = records[-1].offset
-        judged = tuple(self._outlet.messages(decoded, result.observation))
-        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded), judged)
+        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded))
         self._bury(unit, records, decoded.rejected)
-        unit.before += decoded.misrouted
+        unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, result.observation)]
         unit.after.extend(self._scores.due(result.observation, last, decoded))
         unit.count_batch(decoded, result, last)
         for misfit in self._fitting.mismatches(decoded.pieces):
@@ -294,6 +301,7 @@ class Partition:
         """Notes that ``unit`` and all that follows from it are on the broker; its record, or first part, is at
         ``offset``."""
         self._outbox.drop(unit.position)
+        self.covered = unit.applied
         if unit.kind == "delta":
             self.checkpointer.logged(unit.nbytes)
         elif unit.kind == "chunk":
@@ -336,7 +344,8 @@ class Partition:
         self._outbox.add(position, outbox)
         values = encode_in_parts(record, self._writer.record_bytes)
         self.cursor.sequence += len(values) - 1
-        unit = CommitUnit(position, kind, values, after=list(outbox), first_chunk=first_chunk)
+        applied = dict(self.applied)
+        unit = CommitUnit(position, kind, values, applied, after=list(outbox), first_chunk=first_chunk)
         if records:
             unit.count(names.RECORDS, len(records), records[0].source)
         if effects:

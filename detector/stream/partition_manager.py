@@ -99,6 +99,7 @@ class PartitionManager:
         self._batching = batching
         self._end_check = EndCheck(topics)
         self._fences: dict[int, int] = {}
+        self._acknowledged: dict[TP, int] = {}
         self._logic = ThreadPoolExecutor(1, "weirguard-logic")
         self._large = asyncio.Lock()
         self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
@@ -109,7 +110,9 @@ class PartitionManager:
     async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
         """Drops lost partitions, and writes our fence into the log of taken ones, before recovery reads its end."""
         await faust_internals.stopped_flow(self._app)
-        gone = [self.partitions.pop(number) for number in {*lost, *taken} if number in self.partitions]
+        moved = {*lost, *taken}
+        self._acknowledged = {tp: offset for tp, offset in self._acknowledged.items() if tp.partition not in moved}
+        gone = [self.partitions.pop(number) for number in moved if number in self.partitions]
         for partition in gone:
             self._fences.pop(partition.number, None)
             await self._in_logic_thread(partition.close)
@@ -143,7 +146,7 @@ class PartitionManager:
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(partition, ends[partition.number]) for partition in restored))
-            await faust_internals.commit(self._app, self.next_offsets())
+            await self.acknowledge()
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
         except ConfigurationError as error:
@@ -168,10 +171,24 @@ class PartitionManager:
         )
 
     def next_offsets(self) -> dict[TP, int]:
-        """Returns where reading of each source must continue, according to the state."""
+        """Returns where reading of each source must continue, according to the state in memory."""
+        return self._after({partition.number: partition.applied for partition in self._ready()})
+
+    async def acknowledge(self) -> None:
+        """Commits what the state logs cover and this has not committed yet.
+
+        Faust takes an offset for committed even where a rebalance refused it, and does not commit it again before the
+        next record; nor is what a dead owner left uncommitted read again.
+        """
+        covered = self._after({partition.number: partition.covered for partition in self._ready()})
+        due = {tp: offset for tp, offset in covered.items() if offset > self._acknowledged.get(tp, 0)}
+        self._acknowledged |= await faust_internals.commit(self._app, due)
+
+    def _after(self, offsets: Mapping[int, Mapping[str, int]]) -> dict[TP, int]:
+        """Returns the offsets after ``offsets``, the last of each source by partition."""
         return {
-            TP(getattr(self._topics, source), partition.number): partition.applied.get(source, -1) + 1
-            for partition in self._ready()
+            TP(getattr(self._topics, source), number): own.get(source, -1) + 1
+            for number, own in offsets.items()
             for source in SOURCES
         }
 

@@ -141,7 +141,7 @@ class Reporter:
         engines = [partition.detector.engine for partition in partitions]
         ledgers = [partition.detector.ledger for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(map(len, engines)))
-        policy = sum(ledger.nbytes + ledger.accounting.nbytes for ledger in ledgers)
+        policy = sum(ledger.nbytes + ledger.accounting.nbytes + ledger.budgets.nbytes for ledger in ledgers)
         groups = sum(one.groups.nbytes for one in partitions)
         self.metrics.set(
             names.STATE_BYTES, policy + groups + (engines[0].nbytes() if engines else 0)

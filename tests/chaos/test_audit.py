@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.chaos.audit import audit
+from tests.chaos.audit import Counted, audit
 from tests.chaos.logs import CONSUMER_OFFSETS, Commit, Entry, Logs, commit_of, rows_of
+from tests.chaos.undisturbed import believed
 
 PREFIX = "p"
 STATE, QUERIES, ALERTS, DECISIONS = "p-state-changelog", "p.queries", "p.alerts", "p.decisions"
@@ -402,3 +403,12 @@ def test_commits_of_other_groups_and_other_records_of_the_offsets_topic_are_left
 def test_a_single_json_query_is_one_row() -> None:
     assert rows_of(Entry(0, 0, 0, b"k", b'{"event_id": "e"}')) == 1
     assert rows_of(Entry(0, 0, 0, b"k", b'{"other": 1}')) == 0
+
+
+def test_a_query_is_of_its_own_time_unless_its_worker_took_it_for_another() -> None:
+    def record(clock: float, source: tuple[int, int] | None) -> Counted:
+        return Counted(Entry(0, 0, 0, None, None, ()), {"policy_time": clock, "source": source})
+
+    records = [record(1.002, (0, 1)), record(1.008, None), record(1.008, (2, 2)), record(1.010, (3, 3))]
+    entries = [Entry(0, offset, at, None, None, ()) for offset, at in enumerate([1_001, 1_002, 1_005, 9_000, 1_006])]
+    assert [time for _, time in believed(entries, records)] == [1.001, 1.002, 1.008, 1.010, 1.006]

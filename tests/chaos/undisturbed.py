@@ -103,8 +103,8 @@ def differences(wanted: Outcome, got: Outcome, colluding: Collection[str] = ()) 
     found = []
     for kind in ("alerts", "decisions"):
         due, there = (_comparable(kind, getattr(own, kind), colluding) for own in (wanted, got))
-        found += [f"missing from {kind}: {text:.300}" for text in sorted(due - there)]
-        found += [f"too many in {kind}: {text:.300}" for text in sorted(there - due)]
+        found += [f"missing from {kind}: {text:.1500}" for text in sorted(due - there)]
+        found += [f"too many in {kind}: {text:.1500}" for text in sorted(there - due)]
     for name in sorted(wanted.verdicts | got.verdicts):
         one, other = wanted.verdicts.get(name), got.verdicts.get(name)
         if one is None or other is None or not one.agrees(other):
@@ -133,15 +133,18 @@ def _of(batch: QueryBatch, partition: int, settings: Settings) -> QueryBatch:
 
 def believed(entries: Iterable[Entry], records: Sequence[Counted]) -> Iterator[Timed]:
     """``entries`` of one partition with the times, in seconds, that their worker took them to be of: none is later than
-    the policy time of the state record that covers it, and where one claimed to be, that is what it was taken for."""
-    clocks = {
-        offset: record.header["policy_time"]
-        for record in records
-        if record.header["source"]
-        for offset in range(record.header["source"][0], record.header["source"][1] + 1)
-    }
+    the policy time of the state record that covers it, and where one claimed to be, that is what it was taken for. None
+    is earlier than the policy time before that record, which a later command may have moved."""
+    bounds, before = dict[int, tuple[float, float]](), 0.0
+    for record in records:
+        clock = record.header["policy_time"]
+        if record.header["source"]:
+            first, last = record.header["source"]
+            bounds |= dict.fromkeys(range(first, last + 1), (before, clock))
+        before = max(before, clock)
     for entry in entries:
-        yield entry, min(entry.at / 1000, clocks.get(entry.offset, inf))
+        least, most = bounds.get(entry.offset, (0.0, inf))
+        yield entry, min(max(entry.at / 1000, least), most)
 
 
 def write_queries(entries: Iterable[Timed], path: Path) -> Path:

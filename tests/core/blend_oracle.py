@@ -17,33 +17,39 @@ _CLOSE = 1e-4
 
 @dataclass
 class Blender:
-    """``rows`` (m, f), of which ``nearest`` is the nearest to the query ``x`` (f,). ``projections`` (m, k) of the rows
-    and the query's, ``projected`` (k,), where candidates for a segment are chosen by them. ``doubtful``: rounding
-    decides which rows are candidates."""
+    """What ``rows`` (m, f) add to the row ``base`` (f,) towards the query ``x`` (f,). ``projections`` (m, k) of the
+    rows, and of base and query, ``ends`` (2, k), where candidates for a segment are chosen by them. ``doubtful``:
+    rounding decides which rows are candidates."""
 
     compared: Compared
     x: Vector
     rows: Vector
-    nearest: int
+    base: Vector
     projections: Vector | None = None
-    projected: Vector | None = None
+    ends: Vector | None = None
     doubtful: bool = field(default=False)
 
-    def says(self) -> tuple[float, float]:
-        """Returns ``recombined`` and ``spanned``."""
-        same = self._same(self.rows[self.nearest])
-        unusual = np.abs(self.x - self.compared.usual) > self.compared.limits
-        differing = np.flatnonzero(~same)
+    def says(self) -> tuple[float, float, Vector]:
+        """Returns ``recombined`` and ``spanned``, and the row that the former adds to."""
+        differing, equal, _ = self._differing()
         if len(differing) < 3:
-            return 0.0, 0.0
-        spanned = self._spanned(differing)
-        equal, lacking = int((same & unusual).sum()), np.flatnonzero(~same & unusual)
-        if (self.projections is not None and 8 * equal < len(differing)) or len(lacking) < 3:
-            return 0.0, spanned
-        return self._recombined(equal, lacking, differing), spanned
+            return 0.0, 0.0, self.base
+        spanned, nearest = self.spanned(), self.base
+        if self.projections is not None and 8 * equal < len(differing):
+            return 0.0, spanned, self.base
+        shares = [int((self._same(row) & self._unusual()).sum()) for row in self._alike(differing)]
+        if shares and max(shares) > equal:
+            self.doubtful |= shares.count(max(shares)) > 1
+            self.base = self._alike(differing)[shares.index(max(shares))]
+        recombined, base = self.recombined(), self.base
+        self.base = nearest
+        return recombined, spanned, base
 
-    def _recombined(self, equal: int, lacking: Vector, probed: Vector) -> float:
+    def recombined(self) -> float:
+        probed, equal, lacking = self._differing()
         total, alone = equal + len(lacking), len(lacking)
+        if alone < 3:
+            return 0.0
         for _ in range(2 if 3 * equal > total else 3):
             found = [lacking[~self._same(row)[lacking]] for row in self._alike(probed)]
             best = min(found, key=len, default=lacking)
@@ -54,6 +60,15 @@ class Blender:
                 break
         return log((alone / total + 0.05) / (len(lacking) / total + 0.05))
 
+    def _differing(self) -> tuple[Vector, int, Vector]:
+        """Returns the features in which the base lacks the query's value, in how many others this is unusual, and in
+        which of the former."""
+        same, unusual = self._same(self.base), self._unusual()
+        return np.flatnonzero(~same), int((same & unusual).sum()), np.flatnonzero(~same & unusual)
+
+    def _unusual(self) -> Vector:
+        return np.asarray(np.abs(self.x - self.compared.usual) > self.compared.limits)
+
     def _same(self, row: Vector) -> Vector:
         return np.asarray(np.abs(self.x - row) <= self.compared.limits)
 
@@ -62,21 +77,21 @@ class Blender:
 
     def _alike(self, among: Vector) -> Vector:
         probes = self._probes(among)
-        step = (self.x - self.rows[self.nearest])[probes].astype(np.float64)
-        gaps = (self.rows - self.rows[self.nearest])[:, probes].astype(np.float64)
+        step = (self.x - self.base)[probes].astype(np.float64)
+        gaps = (self.rows - self.base)[:, probes].astype(np.float64)
         equal = np.array([self._same(row)[probes].sum() for row in self.rows])
         marks = np.where(equal > 0, equal + np.minimum(_gain(gaps, step) / (step @ step + 1e-30), 0.999), 0.0)
         return self.rows[self._first(marks)]
 
-    def _spanned(self, differing: Vector) -> float:
-        base = self.rows[self.nearest].astype(np.float64)
+    def spanned(self) -> float:
+        base, differing = self.base.astype(np.float64), self._differing()[0]
         if self.projections is None:
             probes = self._probes(differing)
             marks = _gain((self.rows - base)[:, probes], (self.x - base)[probes])
         else:
-            assert self.projected is not None
-            start = self.projections[self.nearest]
-            marks = _gain(self.projections - start, self.projected - start)
+            assert self.ends is not None
+            start, end = self.ends
+            marks = _gain(self.projections - start, end - start)
         apart = float(((self.x - base)[differing] ** 2).sum())
         most = max((_explained(self.rows[at] - base, self.x - base) for at in self._first(marks)), default=0.0)
         return -0.5 * log(max(1 - most / apart, 0.02**2))

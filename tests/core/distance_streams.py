@@ -45,7 +45,6 @@ class Distances:
             pool_slot=owner,
             pool_label=pools % 1000,
             index=self.index[part],
-            block=none,
             features=self.features[part],
             pieces=(),
             piece=none,

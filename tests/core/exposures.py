@@ -17,11 +17,16 @@ from detector.core.owner_model import OwnerModel, Tree
 from detector.core.owner_model.models import Features
 from detector.core.profile import Profile
 from detector.core.signals import prada
-from detector.core.signals.meters import Coverage, InformationGain
+from detector.core.signals.meters import Coverage, EffectiveQueries, InformationGain
 from tests.core import profiles
 from tests.core.streams import batch
 
-REGISTRY: dict[str, Any] = {"prada": prada, "information_gain": InformationGain, "coverage": Coverage}
+REGISTRY: dict[str, Any] = {
+    "prada": prada,
+    "information_gain": InformationGain,
+    "coverage": Coverage,
+    "effective_queries": EffectiveQueries,
+}
 DIMENSION = 6
 
 

@@ -39,13 +39,11 @@ class Query:
 
 @dataclass
 class Near:
-    """The three nearest reference rows; ``sure``: no fourth is as near as the third, ``first_sure``: no second as near
-    as the first."""
+    """The three nearest reference rows; ``sure``: no fourth is as near as the third."""
 
     distance: float
     rows: list[int]
     sure: bool
-    first_sure: bool
 
 
 @dataclass
@@ -77,7 +75,7 @@ class Account:
         said = [
             self._of_step(own, step)
             | {"leaps": self._leap(query, before, own < same, nearness)}
-            | self._blends(vector, point, own, step, near)
+            | self._blends(vector, point, own, step)
             for step, before in nearest
         ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
@@ -119,8 +117,7 @@ class Account:
         found.sort()
         best = found[0][0]
         sure = len(found) == 3 or found[3][0] > found[2][0] * (1 + 1e-5)
-        first = len(found) == 1 or found[1][0] > best * (1 + 1e-5)
-        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure, first)
+        return Near(best if isfinite(best) else 0.0, [at for _, at in found[:3]], sure)
 
     def _learn(self, vector: Vector, query: Query) -> None:
         before = self.prada.growing_size
@@ -227,26 +224,27 @@ class Account:
             return nan
         return float(self.specification is not None and specification != self.specification)
 
-    def _blends(self, vector: Vector, point: Vector, own: float, step: list[float], near: Near) -> dict[str, float]:
+    def _blends(self, vector: Vector, point: Vector, apart: float, step: list[float]) -> dict[str, float]:
         """How much more own queries make up of ``vector`` than honest rows do."""
         changed = sum(abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True))
         if changed <= 2:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         held = [row for rows in self.prada.growing.values() for row in rows]
-        if len(held) < 8 or own == 0:
+        if len(held) < 8 or apart == 0:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         compared, rows = self.reference.compared, np.array(held, np.float32)
         x, distances = vector[compared.features], np.abs(rows - (vector - np.array(step, np.float32))).sum(axis=1)
-        blender = Blender(compared, x, rows[:, compared.features], int(distances.argmin()))
+        own = rows[int(distances.argmin())]
+        blender = Blender(compared, x, rows[:, compared.features], own[compared.features])
         if len(vector) >= 32:
             blender.projections = np.array([self._place(row)[0][:7] for row in rows])
-            blender.projected = point[:7]
-        first, second = blender.says()
+            blender.ends = np.array([self._place(own)[0][:7], point[:7]])
+        first, second, base = blender.says()
         count = min(len(held), len(compared.rows))
-        honest = [at * (len(compared.rows) // count) for at in range(count)]
-        others = Blender(compared, x, compared.rows[[*honest, near.rows[0]]], count)
-        theirs = others.says() if first > 0.2 or second > 1.0 else (0.0, 0.0)
-        if blender.doubtful or others.doubtful or not near.first_sure:
+        honest = compared.rows[[at * (len(compared.rows) // count) for at in range(count)]]
+        adding, between = Blender(compared, x, honest, base), Blender(compared, x, honest, blender.base)
+        theirs = adding.recombined() if first > 0.2 else 0.0, between.spanned() if second > 1.0 else 0.0
+        if blender.doubtful or adding.doubtful or between.doubtful:
             self._unsure |= {"recombination", "interpolation"}
         return {
             "recombination": min(max(first - max(theirs[0], 0.2), 0.0), 3.0),
@@ -262,8 +260,27 @@ class Account:
         ]
         if len(sizes) < 5:
             return False
-        middle = sorted(sizes)[(len(sizes) - 1) // 2]
-        return sum(abs(size - middle) <= 1e-3 * middle for size in sizes) > len(sizes) / 2
+        count, equal = len(sizes), _equal(sizes)
+        share, chance = (equal - 1) / (count - 1), self._chance
+        if equal <= count / 2 or share <= chance:
+            return False
+        sure = share * log(share / chance)
+        sure += (1 - share) * log((1 - share) / (1 - chance)) if share < 1 else 0.0
+        return (count - 1) * sure > 6
+
+    @cached_property
+    def _chance(self) -> float:
+        """The share of equal sizes that one in twenty honest steps exceeds."""
+        compared, shares = self.reference.compared, []
+        rows, scale = compared.rows.astype(np.float64), self.reference.scale[compared.features]
+        for row in rows[:: max(len(rows) // 128, 1)]:
+            distances = np.sqrt(((rows - row) ** 2).sum(axis=1))
+            distances[distances <= 1e-3] = np.inf
+            step = np.abs(rows[distances.argmin()] - row)
+            sizes = (step * scale)[step > compared.limits].tolist()
+            if len(sizes) >= 5:
+                shares.append((_equal(sizes) - 1) / (len(sizes) - 1))
+        return max(float(np.quantile(shares, 0.95)), 0.005) if shares else 0.005
 
     def _parallel(self) -> bool:
         if len(self.places) < 3:
@@ -272,6 +289,11 @@ class Account:
         last, before = third - second, second - first
         length = sqrt(sum(last**2)) * sqrt(sum(before**2))
         return length > 1e-20 and abs(sum(last * before)) > 0.98 * length
+
+
+def _equal(sizes: list[float]) -> int:
+    middle = sorted(sizes)[(len(sizes) - 1) // 2]
+    return sum(abs(size - middle) <= 1e-3 * middle for size in sizes)
 
 
 def _distance(one: Vector, other: Vector) -> float:
@@ -314,11 +336,13 @@ class Judge:
     standards: Standards
     totals: dict[tuple[str, float], float] = field(default_factory=dict)
     weights: dict[tuple[str, float], float] = field(default_factory=dict)
+    evidence: dict[str, float] = field(default_factory=dict)
 
     def query(
         self, values: dict[str, float], weights: dict[str, float], others: dict[str, float]
     ) -> tuple[dict[str, float], float, bool]:
-        """z of each measure and other signal and of the change, D, and the verdict."""
+        """z of each measure and other signal and of what follows these, D, and the verdict."""
+        self._add_extremes(values, weights)
         for measure in self.measures:
             self._add(measure, values[measure.name], weights[measure.clock])
         z = {measure.name: self._measure(measure) for measure in self.measures}
@@ -327,6 +351,7 @@ class Judge:
             z[name] = 0.0 if isnan(score) else min((score - mean) / between, 2.0)
         content = [self._change(measure) for measure in self.measures if measure.family == "content"]
         z["change"] = min(max(0.0, *content), 3.0)
+        z |= {name: max(nats - 4.0, 0.0) for name, nats in self.evidence.items()}
         left = min(self._left(z, exemplar) for exemplar in self.standards.exemplars.tolist())
         return z, left, left > self.standards.threshold
 
@@ -342,6 +367,46 @@ class Judge:
             at = (measure.name, memory)
             self.totals[at] = self.totals.get(at, 0.0) * exp(-weight / memory) + weight * value
             self.weights[at] = self.weights.get(at, 0.0) * exp(-weight / memory) + weight
+
+    def _add_extremes(self, values: dict[str, float], weights: dict[str, float]) -> None:
+        """The likelihood that one query in sixteen has tails four times as long as honest ones."""
+        groups = {
+            "extreme_content": ["novelty", "unseen_values", "outlyingness"],
+            "extreme_interpolation": ["interpolation"],
+            "extreme_steps": ["sign_steps"],
+        }
+        for name, members in groups.items():
+            before = self.evidence.setdefault(name, 0.0)
+            if values["one_feature"] > 0:
+                continue
+            beyond = [self._beyond(own, values, weights) for own in members]
+            nats = log(15 / 16)
+            excess = sum(max(own, 0.0) for own in beyond) / 1.2
+            if excess > 0 and self._is_extreme(members[0], values, weights):
+                nats = min(log(15 / 16 + exp(excess * 3 / 4) / (4 * self._share(members[0])) / 16), 3.5)
+            self.evidence[name] = min(max(before + weights["effective"] * nats, 0.0), 24.0)
+
+    def _share(self, name: str) -> float:
+        tails = self.standards.tails
+        assert tails is not None
+        return float(max(0.01 if name == "sign_steps" else 0.03, tails.share[tails.measures.index(name)]))
+
+    def _is_extreme(self, name: str, values: dict[str, float], weights: dict[str, float]) -> bool:
+        own = next(measure for measure in self.measures if measure.name == name)
+        tails = self.standards.tails
+        return tails is not None and weights[own.clock] > 0 and values[name] > tails.start[tails.measures.index(name)]
+
+    def _beyond(self, name: str, values: dict[str, float], weights: dict[str, float]) -> float:
+        """How far beyond the start of the tail, in mean excesses, as seen from the account's average."""
+        own = next(measure for measure in self.measures if measure.name == name)
+        tails = self.standards.tails
+        if tails is None or isnan(values[name]) or weights[own.clock] == 0:
+            return -1.0
+        at = tails.measures.index(name)
+        self.totals.setdefault((name, 32.0), 0.0)
+        self.weights.setdefault((name, 32.0), 0.0)
+        shift = self._average(own, 32.0)[0] - tails.mean[at] if name != "sign_steps" else 0.0
+        return float(min((values[name] - max(shift, 0.0) - tails.start[at]) / tails.excess[at], 20.0))
 
     def _average(self, measure: Measure, memory: float) -> tuple[float, float]:
         """With the ordinary queries that come before everybody's first; and over how many."""

@@ -9,10 +9,10 @@ from detector.core.profile import Profile
 from detector.core.reference.reference import HonestQueries, Reference
 from detector.core.reference.standards import Spread, Standards
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CHANGE
+from detector.core.signals.suspicion import FOLLOWING
 from tests.core.streams import Features, linear_outputs
 
-COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
+COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 
 
 def reference(rows: Features, classes: int = 3) -> Reference:

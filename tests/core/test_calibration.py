@@ -336,7 +336,7 @@ def test_who_asked_nearly_all_rows_is_judged_beside_half_of_them() -> None:
 
 def test_a_recording_says_what_the_engine_will_say() -> None:
     profile, other = _calibrated().profile, honest("other", 77)
-    scores = standardised(record([other], profile)[0], profile.standards.spread)
+    scores = standardised(record([other], profile)[0], profile.standards.spread, profile.standards.tails)
     shown = observe(Engine(EngineConfig(profiles=(profile,))), [other]).signals
     for at, name in enumerate(COLUMNS):
         np.testing.assert_allclose(scores[:, at], shown[f"suspicion.{name}"], rtol=1e-9, atol=1e-9, err_msg=name)

@@ -85,9 +85,10 @@ class Plain:
     sets: dict[int, list[tuple[int, Features, np.float32]]] = field(default_factory=lambda: defaultdict(list))
     joined: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
     threshold: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    kept: int = 0
 
-    def ask(self, number: int, query: Query) -> tuple[float, bool, float, bytes, bytes]:
-        block = number // self.block_rows
+    def ask(self, query: Query) -> tuple[float, bool, float, bytes, bytes]:
+        block = self.kept // self.block_rows
         for label, held in self.sets.items():
             self.sets[label] = [row for row in held if row[0] >= block - 1]
         of_class = self._nearest(query, self.sets[query.label])
@@ -101,6 +102,7 @@ class Plain:
         return grown, joins, *of_any
 
     def _join(self, block: int, query: Query, distance: float) -> None:
+        self.kept += 1
         label, distances = query.label, self.joined[query.label]
         self.sets[label].append((block, query.features, query.said))
         if distance == np.inf:
@@ -166,7 +168,7 @@ def _check(spy: Spy, block_rows: int, *, judged: bool) -> None:
             continue
         own = plain[principal]
         doubtful = _near_threshold(own, query, query.found[0])
-        assert own.ask(number, query) == query.found or doubtful, (principal, number)
+        assert own.ask(query) == query.found or doubtful, (principal, number)
         if doubtful:
             left_out.add(principal)
     assert len(left_out) < len(plain)

@@ -159,3 +159,13 @@ def test_the_history_forgets_all_but_two_blocks() -> None:
         seen = observe(_engine(limits), [batch(asked, ["ann"] * 40)], [13])
         risen = np.diff(seen.signals["suspicion.near_duplicate"])[28]
         assert (risen > 0.3) == known
+
+
+def test_repeats_and_near_repeats_drive_nothing_out() -> None:
+    """A vector is known after any number of repeats of others, exact or all but exact ones."""
+    limits = Limits(history_queries=20)
+    features = random(np.random.default_rng(7), 12, 5)
+    cycle = np.concatenate([features[4:9] + np.float32(step) for step in (0, 1e-5) * 40])
+    asked = np.concatenate((features, cycle, features[2:3]))
+    seen = observe(_engine(limits), [batch(asked, ["ann"] * len(asked))], [13, 200])
+    assert np.diff(seen.signals["prada.repeats"])[-1] == 1

@@ -20,9 +20,7 @@ def _rows(outputs: list[Features], of: list[int], at: list[int]) -> StepRows:
     batches = tuple(replace(one, outputs=own) for one, own in zip(made, outputs, strict=True))
     slot = np.zeros(len(of), np.int64)
     features = np.zeros((len(of), 2), np.float32)
-    return StepRows(
-        "m", "1", NONE, NONE, slot, slot, NONE, NONE, slot, slot, features, batches, np.array(of), np.array(at)
-    )
+    return StepRows("m", "1", NONE, NONE, slot, slot, NONE, NONE, slot, features, batches, np.array(of), np.array(at))
 
 
 @pytest.mark.parametrize("width", [2, 3, 7])

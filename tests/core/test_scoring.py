@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 
 from detector.core.loops.compiled import SWITCH
 from detector.core.measures import MEASURES
-from detector.core.reference.standards import MAX_CONTRIBUTION, PRIOR, Spread, unexplained
+from detector.core.reference.standards import MAX_CONTRIBUTION, PRIOR, Spread, Tails, unexplained
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import CLOCKS, DEPTH, MEMORIES, MeasuredQueries, Scales, width
+from detector.core.signals.suspicion import CLOCKS, DEPTH, FOLLOWING, MEMORIES, MeasuredQueries, Scales, width
 from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())
 NAMES = list(MEASURES)
 CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
 COUNT = len(OWN)
-COLUMNS = COUNT + len(WEIGHED) + 1
+COLUMNS = COUNT + len(WEIGHED) + len(FOLLOWING)
+TAILS = Tails(
+    tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT), np.linspace(0, 0.05, COUNT)
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Stream:
         spread = Spread(rng.normal(size=COLUMNS), rng.uniform(0.1, 2, COLUMNS), rng.uniform(0.1, 2, COLUMNS))
         values = spread.mean[:COUNT] + rng.normal(np.linspace(-1, 12, count)[:, None], 2, (count, COUNT))
         values = np.where(rng.random(values.shape) < 0.1, rng.choice([nan, 1e9, -1e9], values.shape), values)
+        values[:, NAMES.index("one_feature")] *= rng.random(count) < 0.1
         weights = np.where(rng.random((count, 3)) < 0.5, rng.integers(0, 2, (count, 3)), rng.random((count, 3)))
         states = np.where(rng.random((count, 2)) < 0.2, nan, rng.normal(0, 4, (count, 2)))
         exemplars = np.concatenate((np.zeros((1, COLUMNS)), rng.exponential(1, (6, COLUMNS))))
@@ -50,13 +54,14 @@ class Stream:
 
     def scored(self, cuts: list[int]) -> tuple[Array, Array]:
         """Returns the scores and D as of each query, in calls that end at ``cuts``; each has only slots that occur."""
-        scoring, held = Scales.of(OWN, self.spread), np.zeros((self.slot.max() + 1, width(OWN)))
+        count, scoring = int(self.slot.max()) + 1, Scales.of(OWN, self.spread, TAILS)
+        held, extremes = np.zeros((count, width(OWN))), np.zeros((count, 3))
         parts = []
         for own in np.split(np.arange(len(self.slot)), cuts):
             slots, slot = np.unique(self.slot[own], return_inverse=True)
-            sums = held[slots]
-            parts.append(scoring.update(slot, MeasuredQueries(*(part[own] for part in self.queries)), sums))
-            held[slots] = sums
+            sums, evidence = held[slots], extremes[slots]
+            parts.append(scoring.update(slot, MeasuredQueries(*(part[own] for part in self.queries)), sums, evidence))
+            held[slots], extremes[slots] = sums, evidence
         scores = np.concatenate(parts)
         return scores, unexplained(scores, self.exemplars)[0]
 
@@ -65,11 +70,13 @@ class Oracle:
     """One principal, one query at a time."""
 
     def __init__(self, spread: Spread) -> None:
-        self._of, self._states = spread.at(slice(COUNT)), spread.at(slice(COUNT, -1))
+        self._of, self._states = spread.at(slice(COUNT)), spread.at(slice(COUNT, -len(FOLLOWING)))
+        self._evidence = np.zeros(3)
         self._total, self._weight = np.zeros((COUNT, DEPTH)), np.zeros((COUNT, DEPTH))
 
     def query(self, values: Array, weights: Array, states: Array) -> Array:
         own = self._of
+        self._add_extremes(values, weights)
         reach = 8 * np.hypot(own.between, own.within)
         values = np.where(np.isnan(values), own.mean, np.clip(values, own.mean - reach, own.mean + reach))
         weight = weights[[CLOCKS.index(measure.clock) for measure in OWN]][:, None]
@@ -80,7 +87,24 @@ class Oracle:
         deviation = np.sqrt(own.between[:, None] ** 2 + own.within[:, None] ** 2 / queries)
         z = ((average - own.mean[:, None]) / deviation).max(axis=1)
         others = np.minimum(np.nan_to_num((states - self._states.mean) / self._states.between), 2.0)
-        return np.concatenate((z, others, [self._change(average)]))
+        return np.concatenate((z, others, [self._change(average)], np.maximum(self._evidence - 4, 0)))
+
+    def _add_extremes(self, values: Array, weights: Array) -> None:
+        average = (self._total[:, 1] + PRIOR * TAILS.mean) / (self._weight[:, 1] + PRIOR)
+        shift = np.maximum(average - TAILS.mean, 0) * np.array([name != "sign_steps" for name in NAMES])
+        beyond = (values - shift - TAILS.start) / TAILS.excess
+        counts = weights[[CLOCKS.index(measure.clock) for measure in OWN]] > 0
+        beyond = np.where(np.isnan(values) | ~counts, 0, np.clip(beyond, 0, 20))
+        if values[NAMES.index("one_feature")] > 0:
+            return
+        groups = (["novelty", "unseen_values", "outlyingness"], 0.03), (["interpolation"], 0.03), (["sign_steps"], 0.01)
+        for group, (names, least) in enumerate(groups):
+            own, at = beyond[[NAMES.index(name) for name in names]], NAMES.index(names[0])
+            share = max(least, TAILS.share[at])
+            extreme = values[at] > TAILS.start[at] and counts[at] and own.sum() > 0
+            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / share if extreme else 0.0
+            nats = min(np.log(15 / 16 + ratio / 16), 3.5)
+            self._evidence[group] = np.clip(self._evidence[group] + weights[0] * nats, 0, 24)
 
     @staticmethod
     def _change(average: Array) -> float:
@@ -108,7 +132,7 @@ def test_the_streams_reach_what_they_are_for() -> None:
     """Scores are on both sides of 0, and those with a cap reach it."""
     scores = np.concatenate([Stream.of(seed).scored([])[0] for seed in range(4)])
     assert (scores.max(axis=0) > 0).all() and (scores.min(axis=0) <= 0).all()
-    assert scores[:, -1].max() == 3.0 and (scores[:, COUNT:-1].max(axis=0) == 2.0).all()
+    assert scores.max(axis=0)[COUNT:-2].tolist() == [2.0, 2.0, 3.0, 20.0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -165,7 +189,7 @@ def _scored(queries: MeasuredQueries, between: float = 5.0, within: float = 5.0)
     """As of each query of one principal, where honest accounts average 0."""
     spread = Spread(np.zeros(COLUMNS), np.full(COLUMNS, between), np.full(COLUMNS, within))
     alone = np.zeros(len(queries.values), np.int64)
-    return Scales.of(OWN, spread).update(alone, queries, np.zeros((1, width(OWN))))
+    return Scales.of(OWN, spread, TAILS).update(alone, queries, np.zeros((1, width(OWN))), np.zeros((1, 3)))
 
 
 def test_scores_of_single_queries_are_brought_in_to_eight_deviations() -> None:
@@ -190,7 +214,7 @@ def test_states_are_in_deviations_between_accounts_none_is_ordinary_and_two_is_t
 def _change(scores: Array, name: str = CONTENT[0]) -> Array:
     """As of each query of one who scores ``scores``, in least deviations of a single query, at the measure ``name``."""
     deviation = np.hypot(MEASURES[name].between, MEASURES[name].within)
-    said: Array = _scored(_queries(len(scores), **{name: scores * deviation}))[:, -1]
+    said: Array = _scored(_queries(len(scores), **{name: scores * deviation}))[:, COUNT + len(WEIGHED)]
     return said
 
 

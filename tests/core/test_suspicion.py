@@ -17,10 +17,11 @@ from detector.core.engine import Engine, EngineConfig, Limits, Observation, Prin
 from detector.core.measures import MEASURES, WIDTH, Measure
 from detector.core.neighbours.history import Views
 from detector.core.profile import Profile
-from detector.core.reference.standards import Spread, Standards
+from detector.core.reference.standards import Spread, Standards, Tails
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.base import Delta, Proposal, Signal
-from detector.core.signals.suspicion import CLOCKS, MEMORIES, Listener, Suspicion, _ProfileScorer
+from detector.core.signals.extremes import EXTREMES
+from detector.core.signals.suspicion import CLOCKS, FOLLOWING, MEMORIES, Listener, Suspicion, _ProfileScorer
 from detector.core.state.arrays import Array, pack, unpack
 from detector.core.state.rows import StepRows
 from tests.core.measure_oracle import Judge
@@ -52,12 +53,14 @@ def _ordinary() -> Array:
 
 def _standards(threshold: float = THRESHOLD) -> Standards:
     """With an exemplar who is ordinary in everything, and two who are odd in every second measure."""
-    others = len(WEIGHED) + 1
+    others = len(WEIGHED) + len(FOLLOWING)
     between = np.array([*(own.between for own in MEASURES.values()), *[1.0] * others])
     within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * others])
     odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
     exemplars = np.stack((0 * odd, odd, 2.25 - odd))
-    return Standards(COLUMNS, Spread(np.append(_ordinary(), [0.0] * others), between, within), exemplars, threshold)
+    ordinary, count = _ordinary(), len(MEASURES)
+    tails = Tails(tuple(MEASURES), ordinary, ordinary + within[:count], within[:count], np.full(count, 0.02))
+    return Standards(COLUMNS, Spread(np.append(ordinary, [0.0] * others), between, within), exemplars, threshold, tails)
 
 
 def _with(
@@ -195,7 +198,7 @@ def test_whoever_was_evicted_starts_afresh() -> None:
 def test_state_is_bounded_per_principal() -> None:
     """It does not grow with what is asked, and is gone with whoever asked it."""
     engine, bare = _engine("short history"), Engine(EngineConfig(limits=Limits(history_queries=40)))
-    own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + WIDTH * 4 + 8 + 1
+    own = (len(MEASURES) + len(CLOCKS)) * len(MEMORIES) * 8 + len(EXTREMES) * 8 + WIDTH * 4 + 8 + 1
     notes = 40 * (4 + 8)  # the answer to each query that is held
     for part in np.split(KINDS["clustered"](np.random.default_rng(6), 1000, DIMENSION), 10):
         for one in (engine, bare):
@@ -230,6 +233,15 @@ def _dumped(engine: Engine, who: str) -> dict[str, Array]:
     sections = engine.dump([PrincipalKey("credit", "1", who)])
     state: dict[str, Array] = unpack(sections["suspicion"][1])
     return state
+
+
+def test_state_of_a_log_without_extremes_starts_anew() -> None:
+    engine = _engine()
+    observe(engine, [_thief()])
+    older = {name: column for name, column in _dumped(engine, "ann").items() if name != "slot_extremes"}
+    signal = Suspicion(CONFIGURATIONS["profile"], MEASURES, WEIGHED)
+    signal.apply(np.arange(1), NONE, Delta.from_record(older))
+    assert not signal.dump(np.arange(1), NONE).slots["sums"].any()
 
 
 def test_another_profile_starts_afresh() -> None:
@@ -357,9 +369,9 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
             proposals.append(super().observe(rows, views))
             return proposals[-1]
 
-    engine = Engine(
-        CONFIGURATIONS["profile"], {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)}
-    )
+    forgetful = replace(PROFILE, standards=replace(PROFILE.standards, tails=None))
+    config = EngineConfig(profiles=(forgetful,))
+    engine = Engine(config, {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)})
     ordinary = random(np.random.default_rng(12), 400, DIMENSION)
     features = np.concatenate((_thief(60).features, ordinary, _thief(60).features))
     observe(engine, [_of(features, ["ann"] * len(features))], [30, 50, 490])

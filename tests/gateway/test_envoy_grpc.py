@@ -19,7 +19,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.gateway.service import listening
 from detector.runtime.sections import GateSettings
 from tests.gateway.stage import HASHER, SETTINGS, fed_authorizer, served
-from tests.serving.doubles import Clock, FedGate, decision
+from tests.serving.doubles import Clock, FedGate, decision, notice
 
 grpc = pytest.importorskip("grpc")
 pytest.importorskip("google.protobuf")
@@ -98,11 +98,15 @@ class Envoy:
         answer = fields(self._check(field(1, attributes), timeout=20))
         code = fields(answer[1][0]).get(1, [0])[0]
         if code == 0:
-            return Said(True, 200, {}, "")
+            return Said(True, 200, _told(fields(answer[3][0]).get(6, [])), "")
         denied = fields(answer[2][0])
-        values = [fields(fields(one)[1][0]) for one in denied[2]]
-        told = {one[1][0].decode(): one[2][0].decode() for one in values}
+        told = _told(denied[2])
         return Said(False, fields(denied[1][0])[1][0], told, denied[3][0].decode())
+
+
+def _told(options: Sequence[bytes]) -> dict[str, str]:
+    values = [fields(fields(one)[1][0]) for one in options]
+    return {one[1][0].decode(): one[2][0].decode() for one in values}
 
 
 @pytest.fixture
@@ -140,6 +144,8 @@ def test_a_refused_principal_gets_429_and_no_reason(envoy: Envoy, gate: FedGate,
 def test_slow_and_observed_decisions(envoy: Envoy, gate: FedGate) -> None:
     gate.feed(decision("slow", rate=0.25, epoch=(1, 2)))
     gate.feed(decision("refuse", principal="watched", mode="observe"))
+    gate.feed(notice(15.0, principal="near"))
+    assert envoy.asks(headers=[("x-account", "near")]).headers["ratelimit"] == '"budget";r=15'
     assert envoy.asks(headers=THIEF).ok
     assert envoy.asks(headers=THIEF).headers["ratelimit-policy"] == '"queries";q=1;w=4'
     assert envoy.asks(headers=[("x-account", "watched")]).ok

@@ -14,13 +14,16 @@ import yaml
 
 from detector.contracts.actions import ACTIONS, RATE, make_action
 from tests.gateway.stage import HASHER, ask_as_it_is, fed_authorizer, served
-from tests.serving.doubles import Clock, FedGate, decision
+from tests.serving.doubles import Clock, FedGate, decision, notice
 
 FILTER = yaml.safe_load((Path(__file__).parents[2] / "deploy" / "envoy" / "http.yaml").read_text("utf-8"))
 CONFIG: Any = FILTER["http_filters"][0]["typed_config"]
 CHECK: Any = CONFIG["http_service"]
 ALLOWED = {one["exact"] for one in CONFIG["allowed_headers"]["patterns"]}
-SHOWN = {one["exact"] for one in CHECK["authorization_response"]["allowed_client_headers"]["patterns"]}
+SHOWN, SHOWN_ON_SUCCESS = (
+    {one["exact"] for one in CHECK["authorization_response"][f"allowed_client_headers{when}"]["patterns"]}
+    for when in ("", "_on_success")
+)
 
 
 def checked(port: int, path: str = "/predict", method: str = "POST", **headers: str) -> tuple[int, dict[str, str]]:
@@ -31,7 +34,8 @@ def checked(port: int, path: str = "/predict", method: str = "POST", **headers: 
     if answer.status >= 500:
         return (200 if CONFIG["failure_mode_allow"] else 503), {}
     shown = {name.lower(): value for name, value in answer.headers.items()}
-    return answer.status, {name: value for name, value in shown.items() if name in SHOWN and answer.status != 200}
+    passing = SHOWN_ON_SUCCESS if answer.status == 200 else SHOWN
+    return answer.status, {name: value for name, value in shown.items() if name in passing}
 
 
 ACCOUNT = {"x-account": "thief"}
@@ -59,6 +63,9 @@ def test_a_refused_principal_gets_429_and_the_id_of_the_decision(port: int, gate
     assert headers.keys() == {"content-type", "retry-after", "ratelimit", "weirguard-decision"}
     assert (headers["retry-after"], headers["weirguard-decision"]) == ("31", "d" * 32)
     assert checked(port, **{"x-account": "unknown"}) == (200, {})
+    gate.feed(notice(15.0, principal="near"))
+    told = {"ratelimit": '"budget";r=15', "ratelimit-policy": '"budget";q=100'}
+    assert checked(port, **{"x-account": "near"}) == (200, told)
     gate.feed(decision("none", epoch=(1, 2)))
     assert checked(port, **ACCOUNT) == (200, {})
 

@@ -13,7 +13,7 @@ import pytest
 from detector.contracts.principals import PrincipalHasher
 from tests.gateway.nginx import CLOSED, PROGRAM, nginx
 from tests.gateway.stage import HASHER, ask_as_it_is, fed_authorizer, model_server, served
-from tests.serving.doubles import Clock, FedGate, decision
+from tests.serving.doubles import Clock, FedGate, decision, notice
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="nginx is not installed")
 
@@ -42,7 +42,10 @@ def test_a_refused_principal_gets_429_and_no_reason_and_all_others_their_answer(
         assert "ratelimit-policy" not in refused.headers
         honest = ask(address)
         assert (honest.status_code, honest.json()) == (200, {"predictions": [[0.25, 0.75]]})
-        assert "weirguard-decision" not in honest.headers
+        assert not {"weirguard-decision", "ratelimit"} & honest.headers.keys()
+        gate.feed(notice(15.0, principal="near"))
+        near = ask(address, "near")
+        assert (near.status_code, near.headers["ratelimit"]) == (200, '"budget";r=15')
         assert ask(address, "unknown", "/teapot").status_code == 418
         gate.feed(decision("none", epoch=(1, 2)))
         assert ask(address, "thief").status_code == 200

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from detector.contracts.batches import take
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.scan import Scan, scan
 from detector.lab.answers import Victim
@@ -19,7 +18,6 @@ from detector.lab.data import Dataset
 from detector.lab.datasets import textures
 from detector.lab.experiment import victim_of
 from detector.lab.honest import population
-from detector.replay.rings import find_rings
 from tests.core.honest import account
 
 MODELS = {
@@ -83,17 +81,3 @@ def test_two_thieves_of_one_kind_among_sixty_accounts_are_first() -> None:
     dataset, victim = victim_of("digits", "multilayer perceptron")
     thieves = [stolen(dataset, victim, "knockoff random", seed) for seed in (5, 6)]
     first_and_alone(scan([*honest(dataset, victim, 60, 5), *thieves], 0.01), thieves)
-
-
-def test_a_theft_dealt_to_twelve_accounts_is_a_ring_and_honest_accounts_are_none() -> None:
-    dataset, victim = victim_of("breast cancer", "decision tree")
-    users = list(honest(dataset, victim, 40, 5))
-    whole = stolen(dataset, victim, "path finding top-down", 5)
-    dealt = [replace(take(whole, np.arange(at, len(whole), 12)), principals=[f"ring-{at:02}"]) for at in range(12)]
-    [found] = find_rings(at_the_same_time([*users, *dealt]), 0.01)
-    assert found.members == tuple(own.principals[0] for own in dealt)
-    assert find_rings(at_the_same_time(users), 0.01) == []
-
-
-def at_the_same_time(accounts: list[QueryBatch]) -> list[QueryBatch]:
-    return [replace(own, occurred_at=1_000 * (np.arange(len(own)) + 0.5) / len(own)) for own in accounts]

@@ -1,4 +1,4 @@
-"""What a receiver is told, and how long it is left alone after a failure."""
+"""What a receiver is sent, and how long it is left alone after a failure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ import pytest
 
 from detector.notify.notification import Notification
 from detector.notify.refusals import RefusalFile
-from detector.notify.subscription import FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS, Selection, Told, retry_seconds
+from detector.notify.subscription import (
+    FIRST_RETRY_SECONDS,
+    LONGEST_RETRY_SECONDS,
+    Selection,
+    SentRevisions,
+    retry_seconds,
+)
 from detector.runtime.receivers import ReceiverSettings
 from tests.notify.alerts import NOW, group_notification, notification
 from tests.notify.test_webhook import letters
 
 
-def _selects(told: Notification, **settings: Any) -> bool:
-    return Selection.of(ReceiverSettings.model_validate({"ocsf": {}, **settings})).takes(told)
+def _selects(sent: Notification, **settings: Any) -> bool:
+    return Selection.of(ReceiverSettings.model_validate({"ocsf": {}, **settings})).takes(sent)
 
 
 @pytest.mark.parametrize(
@@ -25,15 +31,15 @@ def _selects(told: Notification, **settings: Any) -> bool:
 )
 def test_alerts_below_the_least_severity_are_left_out(severity: str, least: str) -> None:
     order = ["low", "medium", "high"]
-    told = notification(severity=severity)
-    assert _selects(told, least_severity=least) == (order.index(severity) >= order.index(least))
+    sent = notification(severity=severity)
+    assert _selects(sent, least_severity=least) == (order.index(severity) >= order.index(least))
 
 
 def test_models_select_alerts_and_groups_and_leave_out_dead_letters() -> None:
-    for told in (notification(), group_notification(), letters()):
-        assert _selects(told)
-        assert _selects(told, models=["iris", "digits"]) == (told.model == "digits")
-        assert not _selects(told, models=["iris"])
+    for sent in (notification(), group_notification(), letters()):
+        assert _selects(sent)
+        assert _selects(sent, models=["iris", "digits"]) == (sent.model == "digits")
+        assert not _selects(sent, models=["iris"])
 
 
 def test_pauses_double_to_a_bound_and_vary_by_half() -> None:
@@ -77,14 +83,14 @@ def test_the_file_of_refusals_is_bounded(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_later_revision_is_news_if_its_state_is_another(
     first: Notification, second: Notification, news: bool
 ) -> None:
-    told = Told()
-    assert told.is_news(first)
-    told.remember(first)
-    assert told.is_news(second) == news
+    sent = SentRevisions()
+    assert sent.is_news(first)
+    sent.remember(first)
+    assert sent.is_news(second) == news
 
 
-def test_the_memory_of_what_was_told_is_bounded() -> None:
-    told = Told(most=3)
+def test_the_memory_of_sent_revisions_is_bounded() -> None:
+    sent = SentRevisions(most=3)
     for number in range(9):
-        told.remember(notification(f"alert{number}"))
-    assert [number for number in range(9) if not told.is_news(notification(f"alert{number}"))] == [6, 7, 8]
+        sent.remember(notification(f"alert{number}"))
+    assert [number for number in range(9) if not sent.is_news(notification(f"alert{number}"))] == [6, 7, 8]

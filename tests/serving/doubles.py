@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+from detector.contracts.actions import make_action
 from detector.contracts.codecs import decision_key, encode
 from detector.contracts.findings import Action, ActionName, Decision, Epoch, Mode
 from detector.contracts.queries import Count
@@ -28,6 +30,12 @@ def decision(
 ) -> Decision:
     taken = Action(action, rate)
     return Decision("d" * 32, model, principal, taken, mode, epoch, 0.0, expires_at, (), "policy")
+
+
+def notice(left: float, *, principal: str = "thief", mode: Mode = "enforce") -> Decision:
+    """A decision that tells ``principal`` how much of the budget is left."""
+    told = make_action("notice", {"left_percent": left})
+    return replace(decision("none", principal=principal, mode=mode), action=told)
 
 
 def record(cached: Decision) -> tuple[bytes, bytes]:

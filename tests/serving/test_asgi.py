@@ -20,7 +20,7 @@ from detector.serving import ApiKey, Gate, Header, Identity
 from detector.serving import asgi as weirguard
 from detector.serving.asgi import WeirguardMiddleware, kserve_routes, route
 from detector.serving.extractors import Extractor, kserve_v1
-from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision
+from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision, notice
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 BODY = {"instances": [[1.0, 2.0], [3.0, 4.0]]}
@@ -114,6 +114,18 @@ def test_a_throttled_principal_learns_when_to_come_back_and_not_why() -> None:
     assert stage.logger.refusals() == {"thief": 3}
     assert stage.counted == {"throttled": 3}
     assert stage.post(headers={"x-account": "honest"}).status_code == 200
+
+
+def test_who_nears_a_budget_is_told_how_much_is_left_with_the_answer_itself() -> None:
+    gate = FedGate([notice(15.0), notice(5.0, principal="watched", mode="observe")])
+    stage = Stage(log_and_answer, gate)
+    response = stage.post(headers=THIEF)
+    assert (response.status_code, response.json()) == (200, ANSWER)
+    assert response.headers["ratelimit"] == '"budget";r=15'
+    assert response.headers["ratelimit-policy"] == '"budget";q=100'
+    assert "ratelimit" not in stage.post(headers={"x-account": "watched"}).headers
+    counts = gate.counters.snapshot()
+    assert (counts["noticed"], counts["would_have_noticed"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from detector.serving import grpc_interceptor as weirguard
 from detector.serving.extractors import Extractor, Scored, kserve_v2
 from detector.serving.grpc_interceptor import kserve_messages, kserve_method, new_aio_interceptor, new_interceptor
 from detector.serving.targets import Target, route
-from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision
+from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision, notice
 from tests.serving.test_respond import KEY, graded
 
 grpc = pytest.importorskip("grpc")
@@ -206,6 +206,16 @@ def test_what_is_answered_and_not_logged_is_unjudged(server: str, kind: str) -> 
         "stream_stream": {"stream": 3},
     }
     assert stage.accounts == (0, expected[kind])
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_who_nears_a_budget_is_told_how_much_is_left(server: str) -> None:
+    stage = GrpcStage(server, FedGate([notice(15.0)]))
+    with stage._run(stage.interceptor) as port, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        ask: Any = channel.unary_unary("/shop.Model/unary_unary", _dumps, _loads)
+        _, done = ask.with_call(LOGGED, metadata=THIEF, timeout=20)
+    told = dict(done.trailing_metadata())
+    assert told["ratelimit"] == '"budget";r=15'
 
 
 @pytest.mark.parametrize("kind", KINDS)

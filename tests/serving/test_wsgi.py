@@ -21,7 +21,7 @@ from detector.serving import Authenticated, Gate, Header, Identity, Responder
 from detector.serving import wsgi as weirguard
 from detector.serving.extractors import Extractor, kserve_v1
 from detector.serving.wsgi import WsgiMiddleware, route
-from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision
+from tests.serving.doubles import NOWHERE, FedGate, KeepingLogger, decision, notice
 from tests.serving.stage import ANSWER, BODY, THIEF, Guarded
 from tests.serving.test_respond import GRADED, KEY, OUTPUTS, OWN, ROWS, Service, graded
 
@@ -103,6 +103,12 @@ def test_a_throttled_principal_learns_when_to_come_back_and_not_why() -> None:
     assert stage.logger.refusals() == {"thief": 1}
     assert stage.app.counters.snapshot()["throttled"] == 1
     assert stage.ask(headers={"x-account": "honest"}).status_code == 200
+
+
+def test_who_nears_a_budget_is_told_how_much_is_left() -> None:
+    response = WsgiStage(logging_app, FedGate([notice(15.0)])).ask()
+    assert (response.status_code, response.headers["ratelimit"]) == (200, '"budget";r=15')
+    assert "ratelimit" not in WsgiStage(logging_app).ask().headers
 
 
 @pytest.mark.parametrize("name", GRADED)

@@ -22,7 +22,7 @@ from detector.stream.partition import LogWriter, Partition
 from tests.stream.world import TOPICS, World, queries, source
 
 SECTIONS = {"detection", "policy"}
-LARGEST = [1 << 80, 1 << 62, 1 << 40, 1e300, 1 << 20, 65_536, 512, 256, 150, 10, 1 - 2**-53]
+LARGEST = [1 << 80, 1 << 62, 1 << 40, 1e300, 1 << 20, 65_536, 4_096, 512, 256, 150, 10, 1 - 2**-53]
 SMALLEST = [5e-324, 1, 2, 8, 10, 128]
 
 

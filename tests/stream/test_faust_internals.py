@@ -205,7 +205,6 @@ class FaustConsumer:
         self.delivered: list[list[Message]] = []
         self.gaps: list[tuple[TP, int, int]] = []
         self.seeks = 0
-        self.looks = 0
         self._read_offset: dict[TP, int | None] = defaultdict(lambda: None)
         self._buffered_partitions: set[TP] = set()
         self._fetched = fetched, active
@@ -214,6 +213,7 @@ class FaustConsumer:
             weirguard_sources=frozenset({"queries"}),
             weirguard_delivered={},
             weirguard_deliveries=SimpleNamespace(send=self._send, _subscribers=[SimpleNamespace(queue=self.queue)]),
+            weirguard_taken=asyncio.Event(),
             monitor=SimpleNamespace(stream_inbound_time={}, track_tp_end_offset=lambda *_: None),
         )
 
@@ -222,11 +222,6 @@ class FaustConsumer:
 
     async def _send(self, value: list[Message]) -> None:
         self.delivered.append(value)
-
-    async def sleep(self, seconds: float) -> None:
-        self.looks += 1
-        if self.looks == 3:
-            self.flow_active = False
 
     async def _add_gap(self, tp: TP, first: int, last: int) -> None:
         self.gaps.append((tp, first, last))
@@ -289,9 +284,28 @@ def test_while_the_agent_is_behind_nothing_is_delivered_and_nothing_counts_as_re
         for _ in range(4):
             consumer.queue.put_nowait(None)
 
+        asyncio.get_running_loop().call_soon(consumer.app.weirguard_taken.set)
+        asyncio.get_running_loop().call_later(0.01, setattr, consumer, "flow_active", False)
+
     consumer, _ = taken({ZERO: [0]}, fill)
-    assert (consumer.delivered, consumer.looks) == ([], 3)
+    assert consumer.delivered == []
     assert not any(consumer._read_offset.values())
+
+
+def test_delivery_goes_on_as_soon_as_the_agent_has_taken() -> None:
+    def fill(consumer: FaustConsumer) -> None:
+        for at in range(4):
+            consumer.queue.put_nowait(SimpleNamespace(value=[at]))
+        asyncio.get_running_loop().call_soon(take, consumer)
+
+    def take(consumer: FaustConsumer) -> None:
+        stream = SimpleNamespace(channel=consumer)
+        found.extend(faust_internals.messages(consumer.app, stream, [9]))
+
+    found = list[Any]()
+    consumer, _ = taken({ZERO: [0]}, fill)
+    assert found == [9, 0, 1, 2, 3]
+    assert consumer.delivered == [[Message(ZERO, 0)]]
 
 
 def test_a_new_generation_ends_the_fetch() -> None:

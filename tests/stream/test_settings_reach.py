@@ -175,6 +175,8 @@ REACH: dict[str, Reach] = {
     ),
     "policy.enforce_uncalibrated": Reach(True, lambda built: built.policy.enforce_uncalibrated),
     "policy.cool_down_seconds": Reach(60.0, lambda built: built.policy.cool_down_seconds),
+    "policy.budgets": Reach([{"name": "all", "for_life": 9}], lambda built: built.policy.budgets),
+    "policy.notice_percent": Reach(50.0, lambda built: built.policy.notice_percent),
     "policy.ladder": Reach([{"name": "x", "rungs": [{"action": "tag"}]}], lambda built: built.policy.ladder),
     "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
     "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.ladder),

@@ -1,4 +1,4 @@
-"""Decodes value by value what the strict decoders refuse, and features and outputs in any form that people send.
+"""Decodes, value by value, what the strict decoders refuse: features and outputs in any form that people send.
 
 It is slow, and runs only where strict decoding fails. A bad value must not lose its row, and a bad row must not lose
 other rows.

@@ -433,8 +433,8 @@ def _loose_columns(alike: Sequence[_ParsedQueries]) -> dict[str, Any]:
     if first.output_names is not None:
         names: list[str | None] = []
         for parsed in alike:
-            own, cells = parsed.packed.output_names or [], parsed.rows * first.output_width
-            names += own if len(own) == cells else own * parsed.rows
+            listed, cells = parsed.packed.output_names or [], parsed.rows * first.output_width
+            names += listed if len(listed) == cells else listed * parsed.rows
         columns["output_names"] = text_table(names, first.output_width)
     return columns
 

@@ -1,4 +1,4 @@
-"""Decodes many records of queries together: each strictly, or loosely where that fails; then rows of one layout as one
+"""Decodes many records of queries together: each strictly, or loosely if that fails; then rows of one layout as one
 batch."""
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class QueryFormat(Generic[W, P]):
 
     ``decoder`` returns the strict decoder, which raises msgspec's errors; all others raise InvalidRecord. ``fields``
     gets the value of a record. ``loose`` and ``parse`` count what they repair; ``parse`` also gets the time of the
-    record (seconds) or None.
-    ``owners`` returns the principals, None for one that is no text, and the number of queries. ``layout`` is what
-    records must share so that ``batch`` can join them. ``by_row``: a record has any number of rows, and each is bad by
-    itself.
+    record (seconds) or None. ``owners`` returns the principals, None for one that is not a text, and the number of
+    queries. ``layout`` is what records must share so that ``batch`` can join them. ``by_row``: a record has any number
+    of rows, and each is bad by itself.
     """
 
     decoder: Callable[[], Callable[[bytes], W]]
@@ -123,8 +122,8 @@ class QueryFormat(Generic[W, P]):
         decoded = screen(self.batch(alike), run.repaired, record_times)
         if decoded.bad_rows:
             for bad in decoded.bad_rows:
-                own = replace(bad, row=int(within[bad.row]) if self.by_row else -1)
-                run.bad.append((int(records[bad.row]), own))
+                moved = replace(bad, row=int(within[bad.row]) if self.by_row else -1)
+                run.bad.append((int(records[bad.row]), moved))
             records, within = records[decoded.rows], within[decoded.rows]
         if decoded.batch is not None:
             run.parts.append((decoded.batch, records, within))

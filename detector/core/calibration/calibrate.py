@@ -25,9 +25,10 @@ from detector.core.calibration.crossfit import (
 from detector.core.calibration.exemplars import AccountComparison, LargestD, SimulatedUser, d_of, simulate_users
 from detector.core.measures import MEASURES
 from detector.core.profile import Profile
-from detector.core.reference.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards
+from detector.core.reference.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards, Tails
 from detector.core.signals import WEIGHED
-from detector.core.signals.suspicion import MeasuredQueries, clock_of
+from detector.core.signals.extremes import BEYOND
+from detector.core.signals.suspicion import FOLLOWING, MeasuredQueries, clock_of
 
 CONFIDENCE = 0.95
 FEWEST_ACCOUNTS = 3
@@ -188,10 +189,10 @@ def calibrate(
             "better of twenty with habits that differ"
         )
     fit = CrossFit(accounts)
-    spread, comparison = _compared(fit, progress or (lambda _: None), owner, measures)
+    spread, tails, comparison = _compared(fit, progress or (lambda _: None), owner, measures)
     results = [comparison.largest_d(at) for at in range(len(accounts))]
     odd, tail = _tail(d_of(results), fit.long)
-    standards = Standards(tuple(measures), spread, comparison.pareto_front(), tail.threshold(budget))
+    standards = Standards(tuple(measures), spread, comparison.pareto_front(), tail.threshold(budget), tails)
     return Calibration(
         profile=owner.profile(fit, standards),
         accounts=[own.principals[own.principal_index[0]] for own in fit.accounts],
@@ -229,15 +230,19 @@ def _threshold_range(
 
 def _compared(
     fit: CrossFit, progress: Callable[[int], None], owner: OwnerInputs, measures: Sequence[str]
-) -> tuple[Spread, AccountComparison]:
-    """Returns the spread of honest accounts in ``measures``, and their comparison."""
+) -> tuple[Spread, Tails, AccountComparison]:
+    """Returns the spread of honest accounts in ``measures``, the tails of single queries, and the comparison of
+    accounts."""
     records, simulated = _records(fit, progress, owner)
-    spread = _spread([own for own, long in zip(records, fit.long.tolist(), strict=True) if long])
+    counted = [own for own, long in zip(records, fit.long.tolist(), strict=True) if long]
+    spread = _spread(counted)
+    tails = _tails(counted, spread)
     columns = [COLUMNS.index(name) for name in measures]
-    scores = [standardised(own, spread)[:, columns] for own in records]
+    scores = [standardised(own, spread, tails)[:, columns] for own in records]
     reached = np.array([own.max(axis=0) for own in scores])
-    simulated_reached = np.array([standardised(own, spread)[:, columns].max(axis=0) for own in simulated.values()])
-    return spread.at(columns), AccountComparison(measures, scores, reached, list(simulated), simulated_reached)
+    users = [standardised(own, spread, tails)[:, columns] for own in simulated.values()]
+    simulated_reached = np.array([own.max(axis=0) for own in users])
+    return spread.at(columns), tails, AccountComparison(measures, scores, reached, list(simulated), simulated_reached)
 
 
 def _records(
@@ -273,8 +278,41 @@ def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     floors = [(own.between, own.within) for own in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
     least_between, least_within = np.array(floors).T
     own = np.fmax(between, least_between), np.fmax(within, least_within)
-    # Change is already in standard deviations, about 0.
-    return Spread(*(np.append(column, last) for column, last in zip((mean, *own), (0.0, 1.0, 0.0), strict=True)))
+    # What follows is already in standard deviations, or nats, about 0.
+    following = (np.full(len(FOLLOWING), value) for value in (0.0, 1.0, 0.0))
+    return Spread(*(np.append(column, last) for column, last in zip((mean, *own), following, strict=True)))
+
+
+def _tails(records: Sequence[MeasuredQueries], spread: Spread) -> Tails:
+    """Returns the tails of single queries in each measure, all accounts counting the same. The mean excess is at least
+    half a standard deviation."""
+    count = len(MEASURES)
+    floors = 0.5 * np.hypot(spread.between, spread.within)[:count]
+    start, excess, share = np.array([_tail_of([_weighed(own, at) for own in records]) for at in range(count)]).T
+    return Tails(tuple(MEASURES), spread.mean[:count], start, np.maximum(excess, floors), share)
+
+
+def _weighed(own: MeasuredQueries, column: int) -> Floats:
+    """Returns the values of one measure that an account's queries have, of those that count."""
+    values = own.values[own.weights[:, _CLOCK[column]] > 0, column]
+    return np.asarray(values[~np.isnan(values)])
+
+
+def _tail_of(values: Sequence[Floats]) -> tuple[float, float, float]:
+    """Returns the start, the mean excess and the share of the tail of ``values`` of each account; the start is infinite
+    without any."""
+    own = np.concatenate(values)
+    if not len(own):
+        return np.inf, 0.0, 0.0
+    share = np.concatenate([np.full(len(part), 1 / max(len(part), 1)) for part in values])
+    order = np.argsort(own, kind="stable")
+    reached = np.cumsum(share[order]) / share.sum()
+    start = own[order][min(int(np.searchsorted(reached, 1 - BEYOND)), len(own) - 1)]
+    beyond = own > start
+    if not beyond.any():
+        return float(start), 0.0, 0.0
+    excess = np.average(own[beyond] - start, weights=share[beyond])
+    return float(start), float(excess), float(share[beyond].sum() / share.sum())
 
 
 def _moments(own: MeasuredQueries) -> tuple[Floats, Floats]:

@@ -21,9 +21,10 @@ from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
 from detector.core.reference.reference import NEAREST, HonestQueries, Reference, shares
-from detector.core.reference.standards import Spread, Standards
+from detector.core.reference.standards import Spread, Standards, Tails
 from detector.core.signals import SIGNALS, WEIGHED
-from detector.core.signals.suspicion import CHANGE, CLOCKS, MeasuredQueries, Scales, Suspicion, width
+from detector.core.signals.extremes import EXTREMES
+from detector.core.signals.suspicion import CLOCKS, FOLLOWING, MeasuredQueries, Scales, Suspicion, width
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
@@ -172,7 +173,7 @@ class OwnerInputs:
 
 NOTHING = OwnerInputs()
 
-COLUMNS = (*MEASURES, *WEIGHED, CHANGE)
+COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 """The columns of standards, in order."""
 
 _ROWS = 256
@@ -189,11 +190,12 @@ def unrecorded(count: int) -> MeasuredQueries:
     return MeasuredQueries(*(np.full((count, columns), np.nan) for columns in widths))
 
 
-def standardised(queries: MeasuredQueries, spread: Spread) -> Floats:
+def standardised(queries: MeasuredQueries, spread: Spread, tails: Tails | None) -> Floats:
     """Returns float64 (n, columns): the scores as of each of ``queries`` of one account, as in ``suspicion``."""
     measures = list(MEASURES.values())
     alone = np.zeros(len(queries.values), np.int64)
-    return Scales.of(measures, spread).update(alone, queries, np.zeros((1, width(measures))))
+    nothing = np.zeros((1, width(measures))), np.zeros((1, len(EXTREMES)))
+    return Scales.of(measures, spread, tails).update(alone, queries, *nothing)
 
 
 def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[MeasuredQueries]:

@@ -337,7 +337,7 @@ def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_
     """Returns the result of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
     [queries] = record([account], calibration.profile)
-    scores = standardised(queries, standards.spread)
+    scores = standardised(queries, standards.spread, standards.tails)
     result = calibration.comparison.compare(scores)
     own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
     scanned = _scanned(calibration, Rank(result.d / own, own), result, scores, ())

@@ -1,16 +1,17 @@
 """How far a query is made up of rows: put together from values of several, or a point between two.
 
-It is compared with the row nearest to it, and with the best further ones. ``recombined`` is what up to three further
-rows add to the share of its unusual values that the nearest row has:
+``recombined`` is what up to three further rows add to the share of its unusual values that one row has, the base: the
+row nearest to it, or the one with most of these values.
 
     ln((1 - c1 + e) / (1 - c + e)),
 
-c1 the share of the nearest row, c that of all. ``spanned`` is ln(distance to the nearest row / distance to the nearest
-segment from there to another row).
+c1 the share of the base, c that of all. ``spanned`` is ln(distance to the nearest row / distance to the nearest segment
+from there to another row). Both are set against what honest rows, as many, add to the same row: what they add as well
+is chance, and no sign that the query was made from the account's own rows.
 
 Of many rows few are candidates: those that agree best with the query in eight of the features in which it differs from
-the nearest row. A crossover of two rows agrees in all of these with the second one; a point on a segment is on it in
-any of them. Nothing depends on the order of rows.
+the base. A crossover of two rows agrees in all of these with the second one; a point on a segment is on it in any of
+them. Nothing depends on the order of rows.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from detector.core.reference.compared import Compared
 FEWEST_ROWS = 8
 """With fewer own rows nothing is said."""
 LEAST_RECOMBINED, LEAST_SPANNED = 0.2, 1.0
-"""What honest rows are taken to make up at least of any query; own ones that make up no more are not counted."""
+"""What honest rows are taken to add at least; where own ones add no more, they are not compared."""
 
 _SHARE = 0.05
 """e above."""
@@ -36,7 +37,7 @@ _ROWS = 256
 """About the most rows among which further ones are looked for."""
 _FEWEST_FEATURES = 3
 _SEVERAL = 3
-"""A nearest row with more than one in this many of the unusual values is one of the parents."""
+"""A base with more than one in this many of the unusual values is one of the parents."""
 _PROBES, _CANDIDATES = 8, 4
 _TILE = 32
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
@@ -51,26 +52,29 @@ Integers = NDArray[np.int64]
 
 
 class Blends(NamedTuple):
-    """Of n queries, ``recombined`` and ``spanned`` float64 (n,), and among how many rows, ``among`` int64 (n,); 0 where
-    nothing is said."""
+    """Of n queries, ``recombined`` and ``spanned`` by own rows, and by as many honest ones where own ones make up
+    enough: ``recombined_honestly`` and ``spanned_honestly``. float64 (n,) each; 0 where nothing is said."""
 
     recombined: Floats
     spanned: Floats
-    among: Integers
+    recombined_honestly: Floats
+    spanned_honestly: Floats
 
     @classmethod
     def none(cls, count: int) -> Blends:
         """Returns those of ``count`` queries of which nothing is said."""
-        return cls(np.zeros(count), np.zeros(count), np.zeros(count, np.int64))
+        return cls(np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count))
 
 
 class Bench(NamedTuple):
-    """What one query is compared by: ``query`` float32 (f,); ``chosen`` int64: rows among which to look; ``open`` int64
-    (f,): features in which the rows so far lack its value; ``probes`` int64 (8,), columns of rows, with their ``scale``
-    float32 (4, 8): the nearest row, the query, the step between, the limit; the candidates found, ``best`` int64 (2, 4)
-    with ``marks`` float64 (2, 4): by equal values, by direction; ``lanes`` float32 (4, 32)."""
+    """What one query is compared by: ``query`` float32 (f,); ``base`` float32 (f,): the row that others add to;
+    ``chosen`` int64: rows among which to look; ``open`` int64 (f,): features in which the rows so far lack its value;
+    ``probes`` int64 (8,), columns of rows, with their ``scale`` float32 (4, 8): the base, the query, the step between,
+    the limit; the candidates found, ``best`` int64 (2, 4) with ``marks`` float64 (2, 4): by equal values, by direction;
+    ``lanes`` float32 (4, 32)."""
 
     query: Rows
+    base: Rows
     chosen: Integers
     open: Integers
     probes: Integers
@@ -85,6 +89,7 @@ def bench(features: int) -> Bench:
     """Returns an empty bench for ``features``."""
     return Bench(
         np.empty(features, np.float32),
+        np.empty(features, np.float32),
         np.empty(2 * _ROWS, np.int64),
         np.empty(features, np.int64),
         np.empty(_PROBES, np.int64),
@@ -96,7 +101,7 @@ def bench(features: int) -> Bench:
 
 
 @compiled
-def blend_own(
+def blend(
     arena: Arena,
     runs: Integers,
     total: int,
@@ -108,28 +113,45 @@ def blend_own(
     i: int,
 ) -> None:
     """Sets the ``i``-th of ``blends`` for ``at.query``, projected to ``point``, from rows of the ``total`` lists
-    ``runs``, of which ``nearest`` is one."""
+    ``runs``, of which ``nearest`` is one, and from honest rows."""
     held = 0
     for run in range(total):
         held += runs[run, 1]
     if held < FEWEST_ROWS:
         return
-    left, equal = _differ(arena.rows, compared.features, nearest, compared, at)
+    own, columns = arena.rows, compared.features
+    left, equal = _differ(own, columns, nearest, compared, at)
     if left < _FEWEST_FEATURES:
         return
     every = (held + _ROWS - 1) // _ROWS
-    blends.among[i] = held // every
     projected = arena.points.shape[1] > 0
     if projected:
-        _direct(arena, compared.features, runs, total, point, nearest, at)
-        blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
-        if _PROBES * equal < left:
-            return
-    count = _take(arena, compared.features, runs, total, every, at.chosen)
-    _choose(arena.rows, compared.features, count, nearest, left, compared, at)
-    if not projected:
-        blends.spanned[i] = _span(arena.rows, compared.features, nearest, left, at)
-    blends.recombined[i] = _recombine(arena.rows, compared.features, count, nearest, left, equal, compared, at)
+        _direct(arena, columns, runs, total, point, nearest, at)
+        blends.spanned[i] = _span(own, columns, left, at)
+    if not projected or _PROBES * equal >= left:
+        count = _take(arena, columns, runs, total, every, at.chosen)
+        _choose(own, columns, count, left, compared, at)
+        if not projected:
+            blends.spanned[i] = _span(own, columns, left, at)
+        left, equal = _rebase(own, columns, count, left, equal, compared, at)
+        blends.recombined[i] = _recombine(own, columns, count, left, equal, compared, at)
+    _blend_honest(arena, nearest, held // every, compared, at, blends, i)
+
+
+@compiled
+def _blend_honest(arena: Arena, nearest: int, most: int, compared: Compared, at: Bench, blends: Blends, i: int) -> None:
+    """Sets the ``i``-th of ``blends`` from ``most`` honest rows, where own ones make up enough: what they add to the
+    base of these, and to the ``nearest`` row."""
+    rows, columns = compared.rows, np.arange(len(compared.features))
+    count = _take_honest(most, len(rows), at.chosen)
+    if blends.recombined[i] > LEAST_RECOMBINED:
+        left, equal = _open(compared, at)
+        _choose(rows, columns, count, left, compared, at)
+        blends.recombined_honestly[i] = _recombine(rows, columns, count, left, equal, compared, at)
+    if blends.spanned[i] > LEAST_SPANNED:
+        left, equal = _differ(arena.rows, compared.features, nearest, compared, at)
+        _choose(rows, columns, count, left, compared, at)
+        blends.spanned_honestly[i] = _span(rows, columns, left, at)
 
 
 @compiled
@@ -155,35 +177,30 @@ def _is_taken(words: NDArray[np.uint32], row: int, columns: Integers, every: int
 
 
 @compiled
-def blend_honest(features: Rows, nearest: Integers, own: Blends, compared: Compared, blends: Blends) -> None:
-    """Sets ``blends`` of queries with ``features`` (n, d) from as many of the honest rows as ``own`` are from own ones;
-    only where those make up enough. ``nearest`` (n,): the nearest honest row."""
-    rows = compared.rows
-    at, columns = bench(rows.shape[1]), np.arange(rows.shape[1])
-    for i in range(len(features)):
-        if own.recombined[i] <= LEAST_RECOMBINED and own.spanned[i] <= LEAST_SPANNED:
-            continue
-        count = min(own.among[i], len(rows))
-        for number in range(count):
-            at.chosen[number] = number * (len(rows) // count)
-        for j in range(len(columns)):
-            at.query[j] = features[i, compared.features[j]]
-        left, equal = _differ(rows, columns, nearest[i], compared, at)
-        if left >= _FEWEST_FEATURES:
-            _choose(rows, columns, count, nearest[i], left, compared, at)
-            blends.spanned[i] = _span(rows, columns, nearest[i], left, at)
-            if own.recombined[i] > LEAST_RECOMBINED:
-                blends.recombined[i] = _recombine(rows, columns, count, nearest[i], left, equal, compared, at)
+def _take_honest(count: int, rows: int, chosen: Integers) -> int:
+    """Sets ``chosen`` to ``count`` of the honest ``rows``, or to all; returns how many these are."""
+    count = min(count, rows)
+    for number in range(count):
+        chosen[number] = number * (rows // count)
+    return count
 
 
 @compiled
-def _differ(rows: Rows, columns: Integers, nearest: int, compared: Compared, at: Bench) -> tuple[int, int]:
-    """Sets ``at.open`` to the features in which the query differs from ``nearest``. Returns how many these are, and in
-    how many others it has an unusual value."""
+def _differ(rows: Rows, columns: Integers, base: int, compared: Compared, at: Bench) -> tuple[int, int]:
+    """Makes the row ``base`` that of ``at``, and returns what ``_open`` does."""
+    for j in range(len(at.query)):
+        at.base[j] = rows[base, columns[j]]
+    return _open(compared, at)
+
+
+@compiled
+def _open(compared: Compared, at: Bench) -> tuple[int, int]:
+    """Sets ``at.open`` to the features in which the query differs from the base. Returns how many these are, and in how
+    many others it has an unusual value."""
     left, equal = 0, 0
     for j in range(len(at.query)):
         value = at.query[j]
-        if abs(value - rows[nearest, columns[j]]) > compared.limits[j]:
+        if abs(value - at.base[j]) > compared.limits[j]:
             at.open[left] = j
             left += 1
         elif abs(value - compared.usual[j]) > compared.limits[j]:
@@ -192,13 +209,40 @@ def _differ(rows: Rows, columns: Integers, nearest: int, compared: Compared, at:
 
 
 @compiled
-def _choose(rows: Rows, columns: Integers, count: int, nearest: int, left: int, compared: Compared, at: Bench) -> None:
+def _rebase(
+    rows: Rows, columns: Integers, count: int, left: int, equal: int, compared: Compared, at: Bench
+) -> tuple[int, int]:
+    """Takes the candidate that has most of the query's unusual values for the base, if it has more than the base has,
+    and chooses anew. Returns the same as ``_open``.
+
+    A row that is not the nearest may be the one that the query was made from by a large change, as a drawing is from
+    the one before.
+    """
+    most, chosen = equal, -1
+    for candidate in range(_CANDIDATES):
+        row, same = at.best[0, candidate], 0
+        if row < 0:
+            break
+        for j in range(len(at.query)):
+            value, limit = at.query[j], compared.limits[j]
+            same += abs(value - compared.usual[j]) > limit and abs(value - rows[row, columns[j]]) <= limit
+        if same > most:
+            most, chosen = same, row
+    if chosen >= 0:
+        left, equal = _differ(rows, columns, chosen, compared, at)
+        if left >= _FEWEST_FEATURES:
+            _choose(rows, columns, count, left, compared, at)
+    return left, equal
+
+
+@compiled
+def _choose(rows: Rows, columns: Integers, count: int, left: int, compared: Compared, at: Bench) -> None:
     """Sets ``at.best`` to the candidates among the first ``count`` of ``at.chosen``, by probes of the ``left`` open
     features."""
     best, marks, along = at.best, at.marks, 1e-30
     for k in range(_PROBES):
         j = at.open[(2 * k + 1) * left // (2 * _PROBES)]
-        base, value = rows[nearest, columns[j]], at.query[j]
+        base, value = at.base[j], at.query[j]
         at.probes[k] = columns[j]
         at.scale[0, k], at.scale[1, k], at.scale[2, k], at.scale[3, k] = base, value, value - base, compared.limits[j]
         along += np.float64(value - base) * np.float64(value - base)
@@ -220,7 +264,7 @@ def _choose(rows: Rows, columns: Integers, count: int, nearest: int, left: int, 
 @compiled
 def _probe(rows: Rows, start: int, lanes: int, at: Bench) -> None:
     """Sets ``at.lanes`` for rows from the ``start`` of ``at.chosen`` on: the number of probes in which they have the
-    query's value, their products with the step from the nearest row, and their squared distances from that."""
+    query's value, their products with the step from the base, and their squared distances from that."""
     same, dots, lengths, values = at.lanes[0], at.lanes[1], at.lanes[2], at.lanes[3]
     same[:], dots[:], lengths[:] = np.float32(0), np.float32(0), np.float32(0)
     for k in range(_PROBES):
@@ -284,12 +328,12 @@ def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: 
 
 
 @compiled
-def _span(rows: Rows, columns: Integers, nearest: int, left: int, at: Bench) -> float:
+def _span(rows: Rows, columns: Integers, left: int, at: Bench) -> float:
     """Returns ``spanned``, by the candidates in ``at.best[1]``."""
     apart, most = 0.0, 0.0
     for k in range(left):
         j = at.open[k]
-        step = np.float64(at.query[j]) - np.float64(rows[nearest, columns[j]])
+        step = np.float64(at.query[j]) - np.float64(at.base[j])
         apart += step * step
     for candidate in range(_CANDIDATES):
         row = at.best[1, candidate]
@@ -297,7 +341,7 @@ def _span(rows: Rows, columns: Integers, nearest: int, left: int, at: Bench) -> 
             break
         dot, length = 0.0, 1e-30
         for j in range(len(at.query)):
-            base = np.float64(rows[nearest, columns[j]])
+            base = np.float64(at.base[j])
             gap = np.float64(rows[row, columns[j]]) - base
             dot += gap * (np.float64(at.query[j]) - base)
             length += gap * gap
@@ -308,7 +352,7 @@ def _span(rows: Rows, columns: Integers, nearest: int, left: int, at: Bench) -> 
 
 @compiled
 def _recombine(
-    rows: Rows, columns: Integers, count: int, nearest: int, left: int, equal: int, compared: Compared, at: Bench
+    rows: Rows, columns: Integers, count: int, left: int, equal: int, compared: Compared, at: Bench
 ) -> float:
     """Returns ``recombined``, by the candidates in ``at.best[0]`` first."""
     lacking = 0
@@ -322,7 +366,7 @@ def _recombine(
         return 0.0
     for further in range(2 if _SEVERAL * equal > total else 3):
         if further:
-            _choose(rows, columns, count, nearest, lacking, compared, at)
+            _choose(rows, columns, count, lacking, compared, at)
         before = lacking
         lacking = _cover(rows, columns, lacking, compared, at)
         if lacking in (0, before):

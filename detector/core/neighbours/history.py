@@ -1,14 +1,15 @@
-"""The recent new queries of each principal: the growing sets of the previous and the current block of its queries, with
-the thresholds of their admission.
+"""The recent new queries of each principal: the growing sets of the previous and the current block of them, with the
+thresholds of their admission.
 
-A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. When a principal enters
-a block, the lists of that parity still hold the block before the previous one and are dropped: so what is kept depends
-on the principal's own query numbers alone. If a signal needs it, each row has a note with the model's output.
+A row belongs to a pool and is held in one of the pool's two lists, by the parity of its block. A block ends when it is
+full of rows that joined, so that repeats and near repeats, which join nothing, drive out nothing. When a principal
+enters a block, the lists of that parity still hold the block before the previous one and are dropped: what is kept
+depends on the principal's own queries alone. If a signal needs it, each row has a note with the model's output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import plain
-from detector.core.neighbours.blends import Blends, blend_honest
+from detector.core.neighbours.blends import Blends
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -65,9 +66,11 @@ class HistoryRows:
 
 
 class History:
-    """The own-history store of all principals of one engine; ``noted``: whether notes are kept."""
+    """The own-history store of all principals of one engine. ``block_rows``: number of features -> rows in a block;
+    ``noted``: whether notes are kept."""
 
-    def __init__(self, slots: ColumnTable, pools: Pools, noted: bool = False) -> None:
+    def __init__(self, slots: ColumnTable, pools: Pools, block_rows: Callable[[int], int], noted: bool = False) -> None:
+        self._block_rows = block_rows
         self.noted = noted
         self._slots = slots
         self._pools = pools
@@ -124,8 +127,8 @@ class History:
         dimension = rows.features.shape[1]
         self._thresholds.cover(rows.pools)
         thresholds = Thresholds(*(self._thresholds[name] for name in _THRESHOLDS))
-        chains, store = self._chains(), self._store(dimension)
-        queries = self._arrays(rows, projection, store.width)
+        chains, store, block_rows = self._chains(), self._store(dimension), self._block_rows(dimension)
+        queries = self._arrays(rows, projection, store.width, block_rows)
         found = _nothing(len(rows), dimension if projection is not None else 0)
         if len(self._buffers.gaps) < self._longest + len(rows):  # lists may become that long
             self._buffers = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._buffers.runs))
@@ -133,7 +136,18 @@ class History:
         at, settled = 0, NONE
         while at < len(rows):
             why, at, lacking = grow(
-                store.arena, chains, thresholds, queries, found, self._buffers, at, settled, exactly, judged, compared
+                store.arena,
+                chains,
+                thresholds,
+                queries,
+                found,
+                self._buffers,
+                at,
+                settled,
+                exactly,
+                judged,
+                block_rows,
+                compared,
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)
@@ -148,19 +162,22 @@ class History:
         return found
 
     def append(self, rows: HistoryRows) -> None:
-        """Adds rows of one dimension; the pools exist."""
-        if not len(rows.pool):
+        """Adds rows of one dimension, those of older blocks left out; the pools exist."""
+        slots, current = self._pools.columns["slot"][rows.pool], self._slots["block"]
+        behind = current[slots] - rows.block
+        np.add.at(self._slots["filled"], slots[behind == 0], 1)
+        kept = np.flatnonzero(behind < _PARITIES)
+        if not len(kept):
             return
         store, lists = self._store(rows.vectors.shape[1]), self._lists_of()
-        pool, block = rows.pool.astype(np.int64), rows.block.astype(np.int64)
-        vectors, notes = np.ascontiguousarray(rows.vectors), np.ascontiguousarray(rows.notes)
+        pool, block = rows.pool[kept].astype(np.int64), rows.block[kept].astype(np.int64)
+        vectors, notes = np.ascontiguousarray(rows.vectors[kept]), np.ascontiguousarray(rows.notes[kept])
         at, lacking = 0, 0
         while at < len(pool):
             at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
             if lacking:
                 self._make_room(store, lacking)
         self._note_longest(np.unique(pool))
-        slots = self._pools.columns["slot"][rows.pool]
         self._unprojected.reserve(int(slots.max()) + 1)
         self._unprojected["vectors"][slots] = True
 
@@ -211,9 +228,9 @@ class History:
 
     def _chains(self) -> Chains:
         slots = self._slots
-        return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"])
+        return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"], slots["filled"])
 
-    def _arrays(self, rows: StepRows, projection: Projection | None, width: int) -> QueryArrays:
+    def _arrays(self, rows: StepRows, projection: Projection | None, width: int, block_rows: int) -> QueryArrays:
         points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if projection is not None and width:
             points = _truncated(projection, width)
@@ -225,13 +242,13 @@ class History:
             np.ascontiguousarray(rows.answer) if self.noted else np.full(len(rows), np.nan, np.float32),
             rows.slots[rows.slot],
             rows.pools[rows.pool],
-            rows.block,
-            self._order(rows, projection),
+            self._order(rows, projection, block_rows),
         )
 
-    def _order(self, rows: StepRows, projection: Projection | None) -> Array:
+    def _order(self, rows: StepRows, projection: Projection | None, block_rows: int) -> Array:
         """Returns the order to take rows in: by pool where nothing else matters to them, else by slot."""
-        turns = (rows.block != self._slots["block"][rows.slots[rows.slot]]).any()
+        filled = self._slots["filled"][rows.slots] + np.bincount(rows.slot, minlength=len(rows.slots))
+        turns = (filled > block_rows).any()
         return (rows.by_slot if turns or projection is not None else rows.by_pool).order
 
     def _note_longest(self, pools: Array) -> None:
@@ -264,7 +281,8 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
     """Returns the arrays of ``NearestOwn`` before any row."""
     unknown = np.full(count, np.nan, np.float32)
     far, step = np.full(count, np.inf), np.empty((count, dimension), np.float32)
-    return NearestOwn(far, np.zeros(count, np.bool_), far.copy(), step, unknown, Blends.none(count))
+    joined, block = np.zeros(count, np.bool_), np.zeros(count, np.int64)
+    return NearestOwn(far, joined, block, far.copy(), step, unknown, Blends.none(count))
 
 
 def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
@@ -318,12 +336,3 @@ class Views:
         """The nearest reference rows."""
         assert self._reference is not None
         return self._reference.nearest(self.projection)
-
-    @cached_property
-    def honest_blends(self) -> Blends:
-        """What as many reference rows make up of each query, where own ones make up much."""
-        blends, compared = Blends.none(len(self._features)), self.reference.compared
-        if len(compared.features):
-            nearest = np.ascontiguousarray(self.neighbours.rows[:, 0])
-            blend_honest(plain(self._features), nearest, self.own.blends, compared, blends)
-        return blends

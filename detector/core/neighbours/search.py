@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import Blends, bench, blend_own
+from detector.core.neighbours.blends import Blends, bench, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
@@ -237,18 +237,20 @@ class Thresholds(NamedTuple):
 
 class Chains(NamedTuple):
     """By pool, its ``lists`` int64 (pools, 2 * fields) by parity of the block, and the ``following`` pool of the same
-    slot int32, -1 for none. By slot, its ``first`` pool int32, and the ``block`` int64 that it is in."""
+    slot int32, -1 for none. By slot, its ``first`` pool int32, the ``block`` int64 that it is in, and how many rows of
+    that are ``filled`` int64."""
 
     lists: Integers
     following: NDArray[np.int32]
     first: NDArray[np.int32]
     block: Integers
+    filled: Integers
 
 
 class QueryArrays(NamedTuple):
     """n queries in stream order: ``features`` float32 (n, d); projections ``points`` float32 (n, p), and how long they
-    are, ``length`` float64 (n,), -1 for none; the model's ``answer`` float32 (n,); the ``slot`` of the principal, the
-    ``pool`` and the ``block``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
+    are, ``length`` float64 (n,), -1 for none; the model's ``answer`` float32 (n,); the ``slot`` of the principal and
+    the ``pool``, int64 (n,); and the ``order`` int64 (n,) in which rows are taken."""
 
     features: Matrix
     points: Matrix
@@ -256,18 +258,18 @@ class QueryArrays(NamedTuple):
     answer: Matrix
     slot: Integers
     pool: Integers
-    block: Integers
     order: Integers
 
 
 class NearestOwn(NamedTuple):
     """``grown`` float64 (n,): the distance to the growing set as of the row, inf where it was empty; ``joined`` bool
-    (n,). ``distance`` float64 (n,): that to the nearest own query of any class, ``step`` float32 (n, d) from it, the
-    query itself where there is none, and the ``answer`` to that query, float32 (n,), NaN where unknown. ``blends``:
-    what own queries make up of it."""
+    (n,), and the ``block`` int64 (n,) that it joined. ``distance`` float64 (n,): that to the nearest own query of any
+    class, ``step`` float32 (n, d) from it, the query itself where there is none, and the ``answer`` to that query,
+    float32 (n,), NaN where unknown. ``blends``: what own queries make up of it."""
 
     grown: Floats
     joined: NDArray[np.bool_]
+    block: Integers
     distance: Floats
     step: Matrix
     answer: Matrix
@@ -286,10 +288,11 @@ def grow(
     settled: int,
     exactly: bool,
     judged: bool,
+    block_rows: int,
     compared: Compared,
 ) -> tuple[int, int, int]:
     """Takes rows from the ``first`` on in their order. Returns why it ended, the position before which, and how many
-    rows of room it lacks.
+    rows of room it lacks. Blocks have ``block_rows``.
 
     With ``exactly`` it ends before a row whose distance is within 1e-9 of T, unless that is at position ``settled``.
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
@@ -299,8 +302,10 @@ def grow(
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
-        advance(arena, chains, queries.slot[i], queries.block[i])
-        alike, total = _gather(chains, queries.slot[i], pool, judged, buffers.runs)
+        slot = queries.slot[i]
+        if chains.filled[slot] >= block_rows:
+            advance(arena, chains, slot, chains.block[slot] + 1)
+        alike, total = _gather(chains, slot, pool, judged, buffers.runs)
         features, points, length = queries.features, queries.points, queries.length[i]
         distance, of_any, nearest = nearest_of(arena, features, points, length, i, buffers, alike, total)
         threshold = thresholds.threshold[pool]
@@ -312,16 +317,18 @@ def grow(
             if 0 < of_any < inf and len(compared.features):
                 for j in range(len(compared.features)):
                     table.query[j] = features[i, compared.features[j]]
-                blend_own(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
+                blend(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
-            lacking = room_for(arena, chains.lists, pool, queries.block[i] % 2)
+            lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)
             if lacking:
                 return LACKS_ROOM, position, lacking
-            _add(arena, chains.lists, queries, i)
+            _add(arena, chains.lists, queries, i, chains.block[slot] % 2)
+            chains.filled[slot] += 1
             _learn(thresholds, pool, distance)
         found.grown[i] = distance
         found.joined[i] = joins
+        found.block[i] = chains.block[slot]
     return DONE, len(queries.order), 0
 
 
@@ -337,7 +344,7 @@ def advance(arena: Arena, chains: Chains, slot: int, block: int) -> None:
         if behind > 1:
             drop(arena, chains.lists, pool, 1 - block % 2)
         pool = int(chains.following[pool])
-    chains.block[slot] = block
+    chains.block[slot], chains.filled[slot] = block, 0
 
 
 @compiled
@@ -374,8 +381,8 @@ def _note(arena: Arena, queries: QueryArrays, found: NearestOwn, i: int, distanc
 
 
 @compiled
-def _add(arena: Arena, lists: Integers, queries: QueryArrays, i: int) -> None:
-    row = push(arena, lists, queries.pool[i], queries.block[i] % 2, queries.features[i], queries.answer[i])
+def _add(arena: Arena, lists: Integers, queries: QueryArrays, i: int, parity: int) -> None:
+    row = push(arena, lists, queries.pool[i], parity, queries.features[i], queries.answer[i])
     for axis in range(queries.points.shape[1]):
         arena.points[row // LANES, axis, row % LANES] = queries.points[i, axis]
 

@@ -165,8 +165,8 @@ class Segment:
     """Rows ``start`` to ``end`` of a batch, whose principals have their slots.
 
     ``rows`` int64 (n,): those to judge. ``slots`` int64 (s,): the slots of these and of ``votes``, by shard, with the
-    start of each shard and the end in ``edges``; ``slot`` int64 (n,): positions in them. ``index``, ``block`` int64
-    (n,): the number of the query within its principal, and its history block. ``votes``: those that were counted, by
+    start of each shard and the end in ``edges``; ``slot`` int64 (n,): positions in them. ``index`` int64 (n,):
+    the number of the query within its principal. ``votes``: those that were counted, by
     position of the slot.
     """
 
@@ -177,7 +177,6 @@ class Segment:
     edges: list[int]
     slot: Array
     index: Array
-    block: Array
     votes: dict[int, Vote]
 
 
@@ -246,7 +245,6 @@ class Planner:
             pool_slot=pool_slot,
             pool_label=pools.columns["label"][used],
             index=segment.index[at],
-            block=segment.block[at],
             features=batch.features(space, rows),
             pieces=batch.pieces,
             piece=batch.piece[rows],
@@ -287,12 +285,9 @@ class Planner:
         keys, slot, rank = positions(np.concatenate((batch.key[rows], counted)), len(self.slots))
         slots, count = self.slots[keys], len(rows)
         index = state.principals.slots["queries"][slots][slot] + rank
-        block = np.zeros_like(index)
-        if state.config.mode != "compatible":
-            block = index // state.config.limits.block_rows(state.principals.slots["dimension"][slots])[slot]
         edges = np.searchsorted(batch.shard_of_key[keys], np.arange(len(batch.edges))).tolist()
         votes = dict(zip(slot[count:].tolist(), votes.values(), strict=True))
-        return Segment(start, end, rows, slots, edges, slot[:count], index[:count], block[:count], votes)
+        return Segment(start, end, rows, slots, edges, slot[:count], index[:count], votes)
 
     def _make_room(self, at: int) -> None:
         principals, shard = self._state.principals, self._shards[at]

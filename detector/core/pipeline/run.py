@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow, QueryBatch
 from detector.core.neighbours.history import Views
+from detector.core.neighbours.search import NearestOwn
 from detector.core.pipeline.plan import FlatBatch, Planner, Segment
 from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.pipeline.store import Record, ShardLog, State, Step, divide
@@ -115,7 +116,7 @@ class MicroBatchRun:
             deltas[signal.name] = proposal.delta
         if reference is not None and (rows.model, rows.model_version) in self._crowded:
             self._hand_over(rows, views, where)
-        record = self._record(rows, position, np.flatnonzero(views.own.joined))
+        record = self._record(rows, position, views.own)
         return record, state.with_thresholds(deltas, rows.pools)
 
     def _hand_over(self, rows: StepRows, views: Views, where: Array) -> None:
@@ -126,15 +127,16 @@ class MicroBatchRun:
             if len(part.row):
                 own.append(part)
 
-    def _record(self, rows: StepRows, position: Array, joined: Array) -> Record:
-        """Returns the change of the engine's own state: blocks, pools, and the rows that ``joined`` growing sets."""
+    def _record(self, rows: StepRows, position: Array, own: NearestOwn) -> Record:
+        """Returns the change of the engine's own state: blocks, pools, and the rows that joined growing sets."""
+        joined = np.flatnonzero(own.joined)
         record: Record = {
             "slots": position.astype(np.int32),
             "block": self._state.principals.slots["block"][rows.slots],
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
             "row_pool": rows.pool[joined].astype(np.int32),
-            "row_block": rows.block[joined],
+            "row_block": own.block[joined],
             "row_vector": rows.features[joined],
         }
         return record | ({"row_note": rows.answer[joined]} if self._state.history.noted else {})

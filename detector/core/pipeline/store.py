@@ -47,7 +47,7 @@ class State:
         self.signal_names = [signal.name for signal in self.signals]
         self.principals = Principals()
         self.pools = Pools(self.principals.slots)
-        self.history = History(self.principals.slots, self.pools, noted=bool(config.judging))
+        self.history = History(self.principals.slots, self.pools, config.block_rows, noted=bool(config.judging))
         self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
         self._published = next((signal for signal in self.signals if isinstance(signal, PublishedPrada)), None)
 
@@ -79,7 +79,7 @@ class State:
     def begin_anew(self, slots: Array, dimensions: Array) -> None:
         """Drops the history of ``slots``, whose queries have other ``dimensions`` now; counters and latch stay."""
         self._forget(slots)
-        self.principals.slots["block"][slots] = 0
+        self.principals.slots["block"][slots], self.principals.slots["filled"][slots] = 0, 0
         self.principals.slots["dimension"][slots] = dimensions
 
     def evict(self, shard: Shard, slots: Sequence[int]) -> None:

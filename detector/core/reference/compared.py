@@ -1,4 +1,4 @@
-"""The features in which queries are compared with rows value by value."""
+"""The features in which queries are compared with rows value by value, and how many steps of honest rows are equal."""
 
 from __future__ import annotations
 
@@ -59,3 +59,48 @@ def _modes(rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
 _F = np.empty(0, np.float32)
 NOTHING = Compared(np.empty(0, np.int64), _F, _F, np.empty((0, 0), np.float32))
 """Compares nothing: profiles of earlier versions have no rows."""
+
+
+_SAMPLE = 128
+_SIZE_EQUAL = 1e-3
+_FEWEST_STEPS = 5
+_USUAL = 0.95
+_RAREST = 0.005
+"""The share of equal sizes is taken to be this at least, in steps between honest rows."""
+_SURE = 6.0
+"""Minus the logarithm of how likely it may be that as many sizes are equal by chance."""
+
+
+def fewest_equal(compared: Compared, scale: Rows) -> NDArray[np.int64]:
+    """Returns int64 (k,): of n features that changed in a step, how many must have changed by one size to be more than
+    chance, by n; more than n where no number is. ``scale`` (d,): what the features were divided by.
+
+    Features with few values, as the greys of an image, often change by one size: the share of those that do from an
+    honest row to the nearest other is exceeded by one in twenty. A number of equal ones is more than chance by the
+    bound of Chernoff (1952) for a binomial tail: n KL(share || chance).
+    """
+    chance = _equal_share(compared, scale)
+    counts = np.arange(FEATURES + 1)
+    fewest = counts + 1
+    for count in range(_FEWEST_STEPS, len(counts)):
+        equal = np.arange(count // 2 + 1, count + 1)
+        share = (equal - 1) / (count - 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unequal = np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - chance)), 0.0)
+        surely = (share > chance) & ((count - 1) * (share * np.log(share / chance) + unequal) > _SURE)
+        fewest[count] = equal[surely.argmax()] if surely.any() else count + 1
+    return fewest
+
+
+def _equal_share(compared: Compared, scale: Rows) -> float:
+    """Returns the share of features that change by the median size between honest rows and the nearest others."""
+    rows, shares = compared.rows.astype(np.float64), []
+    for row in rows[:: max(len(rows) // _SAMPLE, 1)]:
+        apart = ((rows - row) ** 2).sum(axis=1)
+        apart[apart <= _SIZE_EQUAL**2] = np.inf
+        step = np.abs(rows[apart.argmin()] - row)
+        sizes = np.sort((step * scale[compared.features])[step > compared.limits])
+        if len(sizes) >= _FEWEST_STEPS:
+            median = sizes[(len(sizes) - 1) // 2]
+            shares.append(((np.abs(sizes - median) <= _SIZE_EQUAL * median).sum() - 1) / (len(sizes) - 1))
+    return max(float(np.quantile(shares, _USUAL)), _RAREST) if shares else _RAREST

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
-from detector.core.reference.compared import NOTHING, Compared
+from detector.core.reference.compared import NOTHING, Compared, fewest_equal
 from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
 from detector.core.state.arrays import Array
 
@@ -284,6 +284,11 @@ class Reference:
     def range(self) -> float:
         """The range of outputs: that of the reference for scores, 1 for probabilities and labels."""
         return max(float(np.ptp(self.outputs)), 1e-9) if self.output_kind == "score" else 1.0
+
+    @cached_property
+    def fewest_equal(self) -> NDArray[np.int64]:
+        """int64 (k,): by the number of features of a step, how many must change by one size to be more than chance."""
+        return fewest_equal(self.compared, self.scale)
 
     def to_record(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"embedding": self.embedding, "seen": self.seen}

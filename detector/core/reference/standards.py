@@ -53,14 +53,27 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Tails:
+    """Of single honest queries in ``measures``, float64 (j,) each: the ``mean``, where the upper tail begins
+    (``start``), by how much values there exceed it on average (``excess``), and their ``share``."""
+
+    measures: tuple[str, ...]
+    mean: Floats
+    start: Floats
+    excess: Floats
+    share: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Standards:
     """``measures``: names of the j measures of ``spread`` and of the ``exemplars`` float64 (e, j), which are not
-    negative. ``threshold``: a larger D is a verdict."""
+    negative. ``threshold``: a larger D is a verdict. ``tails``: those of single queries; None in older profiles."""
 
     measures: tuple[str, ...]
     spread: Spread
     exemplars: Floats
     threshold: float
+    tails: Tails | None = None
 
     def aligned(self, measures: Sequence[str]) -> Standards:
         """Returns the same for ``measures`` in that order; a measure that the calibration did not know never counts."""
@@ -68,7 +81,7 @@ class Standards:
         known, spread = at >= 0, self.spread
         columns = (np.where(known, column[at], 1.0) for column in (spread.mean, spread.between, spread.within))
         exemplars = np.asfortranarray(np.where(known, self.exemplars[:, at], np.inf))  # as ``unexplained`` reads them
-        return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold)
+        return Standards(tuple(measures), Spread(*columns), exemplars, self.threshold, self.tails)
 
     def unexplained(self, scores: Floats) -> Floats:
         """Returns float64 (n,): D of each row of standardised ``scores`` (n, j)."""
@@ -82,8 +95,14 @@ class Standards:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Standards:
-        spread = Spread(**record["spread"])
-        return cls(tuple(record["measures"]), spread, record["exemplars"], float(record["threshold"]))
+        spread, tails = Spread(**record["spread"]), record.get("tails")
+        known = tails and Tails(**tails | {"measures": tuple(tails["measures"])})
+        return cls(tuple(record["measures"]), spread, record["exemplars"], float(record["threshold"]), known)
+
+    def to_record(self) -> dict[str, Any]:
+        """Returns what ``from_record`` reads."""
+        names = [name for name in self.__slots__ if name != "tails" or self.tails is not None]
+        return {name: getattr(self, name) for name in names}
 
 
 def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.int64]]:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from detector.core.configuration import EngineConfig
+from detector.core.exposure import EFFECTIVE_QUERIES
 from detector.core.measures import MEASURES
 from detector.core.signals.base import PRADA, Signal
 from detector.core.signals.margin import Margin
-from detector.core.signals.meters import Coverage, InformationGain
+from detector.core.signals.meters import Coverage, EffectiveQueries, InformationGain
 from detector.core.signals.prada import WindowedPrada
 from detector.core.signals.prada_published import PublishedPrada
 from detector.core.signals.suspicion import Suspicion
@@ -29,5 +30,6 @@ SIGNALS: dict[str, Callable[[EngineConfig], Signal]] = {
     "margin": Margin,
     "information_gain": InformationGain,
     "coverage": Coverage,
+    EFFECTIVE_QUERIES: EffectiveQueries,
     "suspicion": partial(Suspicion, measures=MEASURES, others=WEIGHED),
 }

@@ -10,11 +10,15 @@ that a log cannot forge it.
 percent. At most 512 of a principal's queries are kept, as sixteen small numbers each, and the tree is learned from them
 at queries 20, 160, 1,280 and so on; in between the exposure stays. If the model gives all validation rows one class,
 there is no result.
+
+``effective_queries`` is the number of queries that were new to the principal: the sum of their prices, 1 for one that
+is as far from all own earlier ones as validation rows are from one another, and next to nothing for a near repeat.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -26,9 +30,11 @@ from detector.core.exposure import (
     BITMAP_BYTES,
     BITMAP_CELLS,
     BUCKETS,
+    EFFECTIVE_QUERIES,
     EMPTY,
     NOTHING,
     PAIR,
+    PRICE,
     TreeProbe,
     Validation,
     bucket_of,
@@ -144,9 +150,9 @@ def _cells_of(profile: Profile, validation: Validation) -> _TreeCells | _Quantis
 
 
 @compiled
-def _add_up(slot: Array, gain: Array, totals: Array, after: Array) -> None:
-    """Row after row, adds ``gain`` int64 (n,) to the slot's entry of ``totals`` (slots,), and copies it to ``after``
-    (n,)."""
+def _add_up(slot: Array, gain: NDArray[Any], totals: NDArray[Any], after: NDArray[Any]) -> None:
+    """Row after row, adds ``gain`` (n,) to the entry of ``totals`` (slots,) of ``slot`` int64 (n,), and copies it to
+    ``after`` (n,); these three are all int64 or all float64."""
     for row in range(len(slot)):
         totals[slot[row]] += gain[row]
         after[row] = totals[slot[row]]
@@ -233,3 +239,29 @@ class _AnswerProbe:
 
     def exposure(self, pairs: Pairs) -> float:
         return self._probe.exposure(pairs["sketch"], pairs["label"])
+
+
+class EffectiveQueries(SlotState):
+    """State per slot: the sum of the prices of the queries so far."""
+
+    name: ClassVar[str] = EFFECTIVE_QUERIES
+    version: ClassVar[int] = 1
+    figures = (PRICE,)
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__({"learned": (np.float64, 0.0)})
+        self._spacing = {
+            (own.model, own.model_version): own.validation.spacing(own.reference.scale)
+            for own in config.judging
+            if own.validation is not None and own.validation.features.shape[1] == own.reference.dimension
+        }
+
+    def observe(self, rows: StepRows, views: Views) -> Proposal:
+        spacing = self._spacing.get((rows.model, rows.model_version))
+        if spacing is None or not views.has_reference:
+            return Proposal.empty(len(rows))
+        self._begin(rows.slots)
+        price = np.where(views.repeats, 0.0, np.minimum(views.own.distance / spacing, 1.0) ** 2)
+        learned = np.empty(len(rows))
+        _add_up(rows.slots[rows.slot], price, self._columns["learned"], learned)
+        return replace(Proposal.meter(learned, self._delta(rows.slots, {})), figures={PRICE: price})

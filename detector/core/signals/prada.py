@@ -293,7 +293,7 @@ def _buffers_of(width: int, every: int) -> _Buffers:
 
 @compiled
 def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at: int, row: int) -> bool:
-    """Returns whether the row repeats an earlier query; remembers the hash of its features."""
+    """Returns whether the row repeats an earlier query; remembers the hash of its features. Repeats drive out none."""
     slot, own, ring = queries.slots[at], queries.hashes[row], state.hashes
     position = state.inside[slot]
     is_known = False
@@ -301,12 +301,14 @@ def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at
         if ring.values[ring.table[slot, cell // PAGE], cell % PAGE] == own:
             is_known = True
             break
+    if is_known:
+        return True
     put(ring, slot, position, own)
     event, joined = output.written[1], output.hashes
     joined.slot[event], joined.position[event], joined.value[event] = at, position, own
     output.written[1] += 1
     state.inside[slot] += 1
-    return is_known
+    return False
 
 
 @compiled

@@ -4,7 +4,7 @@ The only signal that raises alarms where there is a profile. Its statistic is D,
 explains; its score is D over the profile's threshold. It also weighs the scores of earlier signals in the registry.
 
 Scores of single queries become scores of a principal, in standard deviations of honest accounts: the averages of each
-measure, then the scores of other signals, then ``change``.
+measure, then the scores of other signals, then ``change`` and the ``extremes``, in nats.
 
 Averages are quotients of decayed sums, over several memories at once, on clocks that advance by a weight per query.
 With weight w, a sum S becomes S e^(-w/s) + w v at a query that scores v, where s is the memory. The same sum of v = 1
@@ -33,12 +33,15 @@ from detector.core.loops.compiled import compiled
 from detector.core.measures import MEASURES, WIDTH, Clock, Measure, MeasureInput, update_trail
 from detector.core.neighbours.history import Views
 from detector.core.profile import Profile
-from detector.core.reference.standards import PRIOR, Spread, Standards
+from detector.core.reference.standards import PRIOR, Spread, Standards, Tails
 from detector.core.signals.base import Delta, Proposal, SlotState
+from detector.core.signals.extremes import EXTREMES, TailScales, add_extremes, extremes_score
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
 CHANGE = "change"
+FOLLOWING = (CHANGE, *EXTREMES)
+"""The columns of standards after those of measures and other signals."""
 NOTABLE = 2.0
 """A family of measures counts if its contribution to an account's D is at least this."""
 
@@ -46,6 +49,7 @@ FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items(
     "prada": "structure",
     "margin": "outputs",
     CHANGE: "content",
+    **{name: own.family for name, own in EXTREMES.items()},
 }
 """The family of each column of standards."""
 
@@ -85,8 +89,8 @@ Listener = Callable[[StepRows, Floats, Floats, Floats], None]
 
 
 class Suspicion(SlotState):
-    """State per slot: the decayed sums of all measures and of all clocks' weights, the trail, the tag of the profile,
-    and whether the alarm is on."""
+    """State per slot: the decayed sums of all measures and of all clocks' weights, the evidence of extremes, the trail,
+    the tag of the profile, and whether the alarm is on."""
 
     name: ClassVar[str] = "suspicion"
     version: ClassVar[int] = 1
@@ -99,13 +103,14 @@ class Suspicion(SlotState):
         listener: Listener | None = None,
     ) -> None:
         self._measures, self._others, self._listener = list(measures.values()), list(others), listener
-        self.figures = (*measures, *others, CHANGE)
+        self.figures = (*measures, *others, *FOLLOWING)
         self._scorers = {
             (own.model, own.model_version): _ProfileScorer(own, self.figures, self._measures) for own in config.judging
         }
         super().__init__(
             {
                 "sums": (np.float64, 0.0, width(self._measures)),
+                "extremes": (np.float64, 0.0, len(EXTREMES)),
                 "trail": (np.float32, np.nan, WIDTH),
                 "profile": (np.uint64, 0),
                 "alarm": (np.bool_, False),
@@ -123,7 +128,7 @@ class Suspicion(SlotState):
         queries = self._measured(MeasureInput(rows, views, trail))
         if self._listener is not None:
             self._listener(rows, *queries)
-        scores = scorer.scales.update(slot, queries, self._columns["sums"])
+        scores = scorer.scales.update(slot, queries, self._columns["sums"], self._columns["extremes"])
         deviation = scorer.standards.unexplained(scores)
         alarm = deviation > scorer.threshold
         risen = np.empty_like(alarm)
@@ -141,8 +146,9 @@ class Suspicion(SlotState):
         )
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
-        """Applies ``delta``, unless it is of a version with other measures: a cold start."""
-        if delta.slots and delta.slots["sums"].shape[1:] == self._columns["sums"].shape[1:]:
+        """Applies ``delta``, unless it is of a version with other measures or without extremes: a cold start."""
+        own = {name: self._columns[name].shape[1:] for name in self._logged}
+        if own.items() <= {name: column.shape[1:] for name, column in delta.slots.items()}.items():
             super().apply(slots, pools, delta)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
@@ -176,7 +182,7 @@ class _ProfileScorer:
         self.tag = np.uint64(int.from_bytes(blake2b(rests_on, digest_size=8).digest(), "big"))
         self._names = names
         self.standards = profile.standards.aligned(names)
-        self.scales = Scales.of(measures, self.standards.spread)
+        self.scales = Scales.of(measures, self.standards.spread, self.standards.tails)
         self.threshold = self.standards.threshold
 
     def evidence(self, scores: Floats, deviation: float) -> tuple[Evidence, ...]:
@@ -214,21 +220,22 @@ _MEAN, _LOW, _HIGH, _LEAST = range(4)
 
 
 class Scales(NamedTuple):
-    """What the scores of measures, in order, then of other signals, then ``change``, are scaled by.
+    """What the scores of measures, in order, then of other signals, then those ``FOLLOWING``, are scaled by.
 
     ``clock`` int64 (j + clocks,): see ``clock_of``. ``measures`` float64 (j, 4): the mean, the bounds of a query's
     score, and the least deviation that ``change`` is measured in, infinite where it leaves the measure out. ``lanes``
     (3, j * memories): the mean and the variances between and within accounts, for each sum. ``others`` (f, 2): mean and
-    deviation between accounts."""
+    deviation between accounts. ``tails``: those of single queries."""
 
     clock: Integers
     measures: Floats
     lanes: Floats
     others: Floats
+    tails: TailScales
 
     @classmethod
-    def of(cls, measures: Sequence[Measure], spread: Spread) -> Scales:
-        own, others = spread.at(slice(len(measures))), spread.at(slice(len(measures), -1))
+    def of(cls, measures: Sequence[Measure], spread: Spread, tails: Tails | None) -> Scales:
+        own, others = spread.at(slice(len(measures))), spread.at(slice(len(measures), -len(FOLLOWING)))
         reach = _CLIP * np.hypot(own.between, own.within)
         least = [
             math.hypot(measure.between, measure.within / math.sqrt(MEMORIES[_FAST] + PRIOR))
@@ -241,13 +248,15 @@ class Scales(NamedTuple):
             np.column_stack((own.mean, own.mean - reach, own.mean + reach, least)),
             np.repeat(np.stack((own.mean, own.between**2, own.within**2)), DEPTH, axis=1),
             np.column_stack((others.mean, others.between)),
+            TailScales.of([measure.name for measure in measures], tails),
         )
 
-    def update(self, slot: Integers, queries: MeasuredQueries, sums: Floats) -> Floats:
-        """Returns float64 (n, j + f + 1): the scores as of each of ``queries``, whose slots are ``slot`` int64 (n,).
-        Updates the contiguous ``sums`` float64 (slots, ``width``) in place."""
-        scores = np.empty((len(slot), queries.values.shape[1] + queries.others.shape[1] + 1))
-        _update(slot, queries, sums, self, scores)
+    def update(self, slot: Integers, queries: MeasuredQueries, sums: Floats, extremes: Floats) -> Floats:
+        """Returns float64 (n, j + f + following): the scores as of each of ``queries``, whose slots are ``slot`` int64
+        (n,). Updates the contiguous ``sums`` float64 (slots, ``width``) and ``extremes`` float64 (slots, groups) in
+        place."""
+        scores = np.empty((len(slot), queries.values.shape[1] + queries.others.shape[1] + len(FOLLOWING)))
+        _update(slot, queries, sums, extremes, self, scores)
         return scores
 
 
@@ -262,13 +271,17 @@ def width(measures: Sequence[Measure]) -> int:
 
 
 @compiled
-def _update(slot: Integers, queries: MeasuredQueries, sums: Floats, scales: Scales, scores: Floats) -> None:
+def _update(
+    slot: Integers, queries: MeasuredQueries, sums: Floats, extremes: Floats, scales: Scales, scores: Floats
+) -> None:
     """Row after row, adds the query to its slot's sums, and scores them."""
     count, others = len(scales.measures), len(scales.others)
     added, kept = np.empty(len(scales.clock)), np.empty((len(CLOCKS), DEPTH))
-    each, weight = np.empty(count * DEPTH), np.empty(count * DEPTH)
+    each, weight, average = np.empty(count * DEPTH), np.empty(count * DEPTH), np.empty(count)
     for row in range(len(slot)):
-        held, weights = sums[slot[row]], queries.weights[row]
+        held, weights, evidence = sums[slot[row]], queries.weights[row], extremes[slot[row]]
+        _average(held, scales, average)
+        add_extremes(queries.values[row], weights, average, scales.clock, scales.tails, evidence)
         _increments(queries.values[row], weights, scales, added)
         fade(held, added, weights, scales.clock, kept)
         _weigh(held, scales.clock, weight)
@@ -281,6 +294,8 @@ def _update(slot: Integers, queries: MeasuredQueries, sums: Floats, scales: Scal
         for at in range(others):
             scores[row, count + at] = _weighed(queries.others[row, at], scales.others[at])
         scores[row, count + others] = _change(held, weight, scales.measures)
+        for group in range(len(evidence)):
+            scores[row, count + others + 1 + group] = extremes_score(evidence[group])
 
 
 @compiled
@@ -293,6 +308,14 @@ def _increments(values: Floats, weights: Floats, scales: Scales, added: Floats) 
         added[column] = value * weights[scales.clock[column]]
     for own in range(len(weights)):
         added[count + own] = weights[own]
+
+
+@compiled
+def _average(sums: Floats, scales: Scales, average: Floats) -> None:
+    """Sets ``average`` (j,) to that of the last 32 queries, with ``PRIOR`` ordinary ones."""
+    for column in range(len(average)):
+        total = sums[column * DEPTH + _FAST] + scales.tails.tail[0, column] * PRIOR
+        average[column] = total / (sums[(len(average) + scales.clock[column]) * DEPTH + _FAST] + PRIOR)
 
 
 @compiled

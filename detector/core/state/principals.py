@@ -59,8 +59,9 @@ class Principals:
 
     ``slots`` columns: ``queries`` seen and ``repeats`` among them, ``active`` (number in the engine's stream of the
     last one), ``score`` (last one, NaN before any), ``account``, ``dimension`` with its ``votes`` and how often it
-    changed (``flips``), ``block`` of the history, its first ``pool`` and how many ``pools``. ``accounts`` columns:
-    ``latch`` (bit set of the signals that made it a suspect) and ``versions`` (how many slots).
+    changed (``flips``), ``block`` of the history and how many rows of it are ``filled``, its first ``pool`` and how
+    many ``pools``. ``accounts`` columns: ``latch`` (bit set of the signals that made it a suspect) and ``versions``
+    (how many slots).
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class Principals:
                 "votes": (np.uint8, 0),
                 "flips": (np.uint8, 0),
                 "block": (np.int64, 0),
+                "filled": (np.int64, 0),
                 "pool": (np.int32, -1),
                 "pools": (np.int32, 0),
             }

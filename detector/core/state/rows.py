@@ -35,7 +35,7 @@ class StepRows:
 
     ``slots`` and ``pools`` int64: those that occur; ``slot`` and ``pool`` int64 (n,) are positions in them.
     ``pool_slot`` gives the position of each pool's slot, ``pool_label`` its class. ``index`` int64 (n,): the
-    query's number within its principal, and its history ``block`` int64 (n,). ``features`` float32 (n, d).
+    query's number within its principal. ``features`` float32 (n, d).
     ``outputs`` float32 (n, k), the model's answers, NaN to the right where a record had fewer, or none. ``pieces``:
     what was logged; ``piece`` and ``piece_row`` int64 (n,) are where in it.
     """
@@ -49,7 +49,6 @@ class StepRows:
     pool_slot: Array
     pool_label: Array
     index: Array
-    block: Array
     features: NDArray[np.float32]
     pieces: tuple[QueryBatch, ...]
     piece: Array

@@ -78,9 +78,9 @@ def crossover(rows: Inputs, space: InputSpace, count: int, rng: Rng, parents: in
 
 def mixup(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:
     """Goes a random part of the way from a row to another one; categories are those of the first (Zhang et al. 2018)"""
-    one, other = rows[rng.integers(len(rows), size=count)], rows[rng.integers(len(rows), size=count)]
-    mixed = one + rng.random((count, 1)) * (other - one)
-    return _inside(np.where(space.categories > 0, one, mixed), space)
+    first, other = rows[rng.integers(len(rows), size=count)], rows[rng.integers(len(rows), size=count)]
+    mixed = first + rng.random((count, 1)) * (other - first)
+    return _inside(np.where(space.categories > 0, first, mixed), space)
 
 
 def kernel_density(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:

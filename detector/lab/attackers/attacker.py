@@ -49,8 +49,8 @@ class Knowledge:
         if pool is None:
             spread = np.random.default_rng(0).random((_POOL_ROWS, dataset.dimension), dtype=np.float32)
             pool = dataset.low + spread * (dataset.high - dataset.low)
-        own = dataset.thief.features
-        return cls(dataset.classes, dataset.low, dataset.high, dataset.categories, own, pool, dataset.side)
+        thief_rows = dataset.thief.features
+        return cls(dataset.classes, dataset.low, dataset.high, dataset.categories, thief_rows, pool, dataset.side)
 
     @property
     def dimension(self) -> int:

@@ -78,9 +78,9 @@ class DataFree(SubstituteTraining):
             return
         shares = self._shares(since)
         disagreement = np.abs(self._logits(since) - _centred(self._student.logits(shares))).sum(axis=1)
-        here, there = np.split(shares, 2)
+        points, moved = np.split(shares, 2)
         rise = disagreement[BATCH:] - disagreement[:BATCH]
-        slopes = here.shape[1] * rise[:, None] * (there - here) / DIFFERENCE**2
+        slopes = points.shape[1] * rise[:, None] * (moved - points) / DIFFERENCE**2
         self._generator.improve(noise, slopes)
 
     def _logits(self, since: int) -> Array:

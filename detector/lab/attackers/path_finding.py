@@ -100,8 +100,8 @@ class Marks:
     def by_line(self) -> list[Marks]:
         """Returns the marks of each line."""
         starts = np.flatnonzero(np.diff(self.line)) + 1
-        parts = [np.split(each, starts) for each in (self.line, self.value, self.identity)]
-        return [Marks(*each) for each in zip(*parts, strict=True)]
+        parts = [np.split(column, starts) for column in (self.line, self.value, self.identity)]
+        return [Marks(*columns) for columns in zip(*parts, strict=True)]
 
 
 def identities(answers: Answers) -> Array:
@@ -203,8 +203,8 @@ class BottomUp(Dialogue):
         below = np.bincount(marks.line[marks.value <= point[marks.line]], minlength=len(point))
         before = np.searchsorted(marks.line, features) + below - 1
         marks = marks.insert(before, point, np.full(len(point), leaf))
-        own, changes = before + 1 + features, marks.changes()
-        is_lower = changes < own[marks.line[changes]]
+        ends, changes = before + 1 + features, marks.changes()
+        is_lower = changes < ends[marks.line[changes]]
         lower, upper = changes[is_lower], changes[~is_lower]
         low, high = self._knowledge.low.copy(), self._knowledge.high.copy()
         np.maximum.at(low, marks.line[lower], marks.value[lower + 1])
@@ -255,10 +255,10 @@ class _ChildSearch:
                     known = self.found[identity]
                     self.found[identity] = replace(known, region=known.region.cut(feature, values))
                 elif identity not in self.found:
-                    there = point.copy()
-                    there[feature] = values[len(values) // 2]
-                    self.found[identity] = ReachedNode(there, self._inner.region.cut(feature, values))
-                    next_lines += [(there, other) for other in self._given if other != feature]
+                    moved = point.copy()
+                    moved[feature] = values[len(values) // 2]
+                    self.found[identity] = ReachedNode(moved, self._inner.region.cut(feature, values))
+                    next_lines += [(moved, other) for other in self._given if other != feature]
         self.lines = next_lines
 
 
@@ -295,15 +295,15 @@ class TopDown(Dialogue):
 
     def _next_layer(self, inner: list[ReachedNode]) -> Search[list[ReachedNode]]:
         searches = [_ChildSearch(node, self._knowledge.categories) for node in inner]
-        while unfinished := [each for each in searches if each.lines]:
-            lines = [(each, point, feature) for each in unfinished for point, feature in each.lines]
-            first = [each.first_values(point, feature) for each, point, feature in lines]
+        while unfinished := [search for search in searches if search.lines]:
+            lines = [(search, point, feature) for search in unfinished for point, feature in search.lines]
+            first = [search.first_values(point, feature) for search, point, feature in lines]
             bases, features = np.stack([point for _, point, _ in lines]), np.array([feature for *_, feature in lines])
             marks = yield from search_lines(self._knowledge, bases, features, first)
             by_line = iter(marks.by_line())
-            for each in unfinished:
-                each.learn([next(by_line) for _ in each.lines])
-        found = [node for each in searches for node in each.found.values()]
+            for search in unfinished:
+                search.learn([next(by_line) for _ in search.lines])
+        found = [node for search in searches for node in search.found.values()]
         answers = yield np.stack([node.point for node in found])
         return _answered(found, answers)
 

@@ -80,12 +80,12 @@ def _near_boundary(clone: Classifier, candidates: Inputs, rows: int, rng: np.ran
     label."""
     labels = clone.probabilities(candidates).argmax(axis=1)
     first, second = opposite_pairs(labels, rows, rng)
-    one, other = candidates[first], candidates[second]
+    first_row, other = candidates[first], candidates[second]
     for _ in range(_HALVINGS if len(first) else 0):
-        middle = _middle(one, other)
+        middle = _middle(first_row, other)
         same = clone.probabilities(middle).argmax(axis=1) == labels[first]
-        one, other = _halved(one, other, middle, same)
-    return _middle(one, other)
+        first_row, other = _halved(first_row, other, middle, same)
+    return _middle(first_row, other)
 
 
 class LineSearchRetraining(UniformRetraining):
@@ -111,18 +111,18 @@ class LineSearchRetraining(UniformRetraining):
         while True:
             drawn = self._space.uniform(_DRAWN, self._drawing)
             labels = (yield drawn).labels
-            one, other = opposite_pairs(labels, _PAIRS, self._drawing)
-            if len(one):
-                yield from self._search(drawn[one], drawn[other], labels[one])
+            first, other = opposite_pairs(labels, _PAIRS, self._drawing)
+            if len(first):
+                yield from self._search(drawn[first], drawn[other], labels[first])
 
-    def _search(self, one: Inputs, other: Inputs, labels: Labels) -> Questions:
-        """Halves the segments ``one`` to ``other`` (n, d), ``labels`` (n,) those of ``one``, until all are short."""
-        while self._longest(one, other) > _CLOSE:
-            middle = _middle(one, other)
-            one, other = _halved(one, other, middle, (yield middle).labels == labels)
+    def _search(self, first: Inputs, other: Inputs, labels: Labels) -> Questions:
+        """Halves the segments ``first`` to ``other`` (n, d) until all are short; ``first`` has the ``labels`` (n,)."""
+        while self._longest(first, other) > _CLOSE:
+            middle = _middle(first, other)
+            first, other = _halved(first, other, middle, (yield middle).labels == labels)
 
-    def _longest(self, one: Inputs, other: Inputs) -> float:
-        gaps = np.linalg.norm(self._space.scaled(one) - self._space.scaled(other), axis=1)
+    def _longest(self, first: Inputs, other: Inputs) -> float:
+        gaps = np.linalg.norm(self._space.scaled(first) - self._space.scaled(other), axis=1)
         return float(gaps.max() / np.sqrt(self._space.dimension))
 
 
@@ -131,24 +131,24 @@ def opposite_pairs(labels: Labels, pairs: int, rng: np.random.Generator) -> tupl
     present = np.unique(labels)
     if len(present) == 1:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    one = rng.integers(len(labels), size=pairs)
+    first = rng.integers(len(labels), size=pairs)
     other = np.empty(pairs, np.int64)
     for label in present:
-        mine = labels[one] == label
-        other[mine] = rng.choice(np.flatnonzero(labels != label), mine.sum())
-    return one, other
+        in_class = labels[first] == label
+        other[in_class] = rng.choice(np.flatnonzero(labels != label), in_class.sum())
+    return first, other
 
 
-def _halved(one: Inputs, other: Inputs, middle: Inputs, same: NDArray[np.bool_]) -> tuple[Inputs, Inputs]:
-    """Returns the half with the boundary of each segment ``one`` to ``other`` (n, d).
+def _halved(first: Inputs, other: Inputs, middle: Inputs, same: NDArray[np.bool_]) -> tuple[Inputs, Inputs]:
+    """Returns the half with the boundary of each segment ``first`` to ``other`` (n, d).
 
-    ``same`` (n,): whether ``middle`` (n, d) has the label of ``one``.
+    ``same`` (n,): whether ``middle`` (n, d) has the label of ``first``.
     """
-    return np.where(same[:, None], middle, one), np.where(same[:, None], other, middle)
+    return np.where(same[:, None], middle, first), np.where(same[:, None], other, middle)
 
 
-def _middle(one: Inputs, other: Inputs) -> Inputs:
-    return np.asarray((one + other) / 2, np.float32)
+def _middle(first: Inputs, other: Inputs) -> Inputs:
+    return np.asarray((first + other) / 2, np.float32)
 
 
 def _svm(penalty: float, width: float, features: Array, labels: Labels) -> Any:

@@ -53,7 +53,7 @@ class Board:
 
     def group_of(self, principal: str) -> str | None:
         """Returns the id of the group that ``principal`` is a member of."""
-        return next((own.id for own in self.groups.values() if _is_member(own, principal)), None)
+        return next((group.id for group in self.groups.values() if _is_member(group, principal)), None)
 
     def absorb(self, record: Score | Alert | Decision | GroupAlert, at: float) -> BoardEvent | None:
         """Adds a record that was read at the wall-clock second ``at``. Returns its event, or None without news."""
@@ -123,12 +123,12 @@ def _alert_text(alert: Alert) -> str:
 
 
 def _group_text(group: GroupAlert) -> str:
-    shown = f": {', '.join(own.name for own in group.evidence[:_NAMED])}" if group.evidence else ""
+    shown = f": {', '.join(value.name for value in group.evidence[:_NAMED])}" if group.evidence else ""
     return f"alert: {group.size} accounts share one theft (score {group.score:.2g}, limit 1){shown}"
 
 
 def _is_member(group: GroupAlert, principal: str) -> bool:
-    return any(own.principal == principal for own in group.members)
+    return any(member.principal == principal for member in group.members)
 
 
 def _decision_text(decision: Decision) -> str:

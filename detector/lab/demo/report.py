@@ -121,7 +121,7 @@ class RingOutcome:
     @property
     def members(self) -> set[str]:
         """All members of these groups."""
-        return {own.principal for group in self.groups for own in group.members}
+        return {member.principal for group in self.groups for member in group.members}
 
     @property
     def found(self) -> int:
@@ -153,15 +153,15 @@ class ModelOutcome:
     def honest_in_ring(self) -> list[str]:
         """Honest accounts in the ring's groups."""
         members = set[str]() if self.ring is None else self.ring.members
-        return [own.account for own in self.honest if own.account in members]
+        return [honest.account for honest in self.honest if honest.account in members]
 
     @property
     def honest_flagged(self) -> list[str]:
-        return [own.account for own in self.honest if own.flagged]
+        return [honest.account for honest in self.honest if honest.flagged]
 
     @property
     def honest_refused(self) -> list[str]:
-        return [own.account for own in self.honest if own.refused]
+        return [honest.account for honest in self.honest if honest.refused]
 
     def broken_promises(self, mode: Mode) -> Iterator[str]:
         """Yields a sentence for each broken promise about the model."""
@@ -172,7 +172,7 @@ class ModelOutcome:
         yield from self._stopped_late() if mode == "enforce" else self._stopped()
         if self.ring is not None:
             yield from self.ring.broken_promises(mode)
-        silent = [own.account for own in self.honest if not own.answered]
+        silent = [honest.account for honest in self.honest if not honest.answered]
         accounts = {"were flagged": self.honest_flagged, "were refused": self.honest_refused}
         accounts["were taken for members of the ring"] = self.honest_in_ring
         for what, names in (accounts | {"got no answer at all": silent}).items():
@@ -203,7 +203,9 @@ class Outcome:
 
     def broken_promises(self) -> list[str]:
         """Returns a sentence for each broken promise of the demo."""
-        broken = [f"{own.model}: {sentence}" for own in self.models for sentence in own.broken_promises(self.mode)]
+        broken = [
+            f"{model.model}: {sentence}" for model in self.models for sentence in model.broken_promises(self.mode)
+        ]
         if self.failed > _MOST_FAILED * self.queries:
             broken.append(f"{self.failed:,} of {self.queries:,} queries failed")
         return broken
@@ -217,23 +219,23 @@ def render_report(outcome: Outcome) -> RenderableType:
 def _figures(outcome: Outcome) -> Table:
     table = Table(box=box.ROUNDED, title=f"Weirguard demo, {outcome.mode}", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
-    for own in outcome.models:
-        table.add_column(own.model, overflow="fold", ratio=1)
-    columns = [_column(own, outcome.mode) for own in outcome.models]
+    for model in outcome.models:
+        table.add_column(model.model, overflow="fold", ratio=1)
+    columns = [_column(model, outcome.mode) for model in outcome.models]
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
     return table
 
 
-def _column(own: ModelOutcome, mode: Mode) -> dict[str, str]:
+def _column(model: ModelOutcome, mode: Mode) -> dict[str, str]:
     """Returns the figures of one model by their names."""
-    thief, enforced = own.thief, mode == "enforce"
-    suspicions = [account.most for account in own.honest if account.most is not None]
+    thief, enforced = model.thief, mode == "enforce"
+    suspicions = [account.most for account in model.honest if account.most is not None]
     latency = thief.latency_seconds
     stopped = {"  slowed at": _query(thief.slowed_at), "  refused at": _query(thief.refused_at)} if enforced else {}
     return {
-        "judged by": _JUDGES[own.promise.signal],
-        "thief": own.theft,
+        "judged by": _JUDGES[model.promise.signal],
+        "thief": model.theft,
         "  flagged at": _query(thief.flagged_at),
         "  because": "\n".join(map(_evidence, thief.alert.evidence[:_SHOWN])) if thief.alert else "",
         **stopped,
@@ -245,27 +247,27 @@ def _column(own: ModelOutcome, mode: Mode) -> dict[str, str]:
         "own inputs alone": f"{_fidelity(thief.own_inputs)} to the thief's own natural inputs"
         if thief.own_inputs
         else "",
-        **_ring_rows(own),
-        "honest accounts": str(len(own.honest)),
-        "  flagged": _names(own.honest_flagged),
-        "  refused": _names(own.honest_refused),
+        **_ring_rows(model),
+        "honest accounts": str(len(model.honest)),
+        "  flagged": _names(model.honest_flagged),
+        "  refused": _names(model.honest_refused),
         "  suspicion": f"{max(suspicions):.2f} at most; 1 is the threshold" if suspicions else "none published",
         "decision latency": "not measured" if latency is None else f"{1000 * latency:.0f} ms",
     }
 
 
-def _ring_rows(own: ModelOutcome) -> dict[str, str]:
+def _ring_rows(model: ModelOutcome) -> dict[str, str]:
     """Returns the figures of the ring; empty where there was none."""
     names = ("ring", "  found", "  shares", "  answers", "  clone", "  clone without")
-    ring = own.ring
+    ring = model.ring
     if ring is None:
         return dict.fromkeys(names, "")
     at = "never" if ring.found_at is None else f"after {ring.found_at:,} answers to all of them"
     alone = f"{ring.alone} of them flagged alone"
     evidence = [_evidence(item) for group in ring.groups[:1] for item in group.evidence[:_SHOWN]]
     values = (
-        f"{len(ring.accounts)} accounts that share one {own.theft}",
-        f"{at}: {ring.found} of {len(ring.accounts)} accounts, {len(own.honest_in_ring)} honest ones; {alone}",
+        f"{len(ring.accounts)} accounts that share one {model.theft}",
+        f"{at}: {ring.found} of {len(ring.accounts)} accounts, {len(model.honest_in_ring)} honest ones; {alone}",
         "\n".join(evidence),
         f"{ring.sent:,} queries sent, {ring.answered:,} answered",
         _fidelity(ring.hindered),
@@ -324,10 +326,10 @@ def _verdict(outcome: Outcome) -> Text:
 def _natural(outcome: Outcome) -> Text:
     """Says what the agreement on natural inputs means, for each thief who began with inputs of their own."""
     text = Text(style="dim")
-    for own in outcome.models:
-        if (start := own.thief.own_inputs) is not None:
+    for model in outcome.models:
+        if (start := model.thief.own_inputs) is not None:
             text.append(
-                f"The thief of the {own.model} needs {start.queries} answers to natural inputs of their own for a "
+                f"The thief of the {model.model} needs {start.queries} answers to natural inputs of their own for a "
                 f"clone that agrees on {start.test:.1%} of unseen ones. Such inputs carry most of this model, and no "
                 "refusal takes them back; Weirguard stops what the attack adds to them.\n"
             )

@@ -76,8 +76,8 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
 def _calibrated(options: DemoOptions, read: ReadModel, console: Console) -> Profile:
     task = f"Calibrating the tree's profile on {CALIBRATION_ACCOUNTS} honest accounts ..."
     with Progress(console=console, transient=True) as progress:
-        own = progress.add_task(task, total=CALIBRATION_ACCOUNTS)
-        return profile_of_tumours(options.seed, read, lambda accounts: progress.advance(own, accounts))
+        bar = progress.add_task(task, total=CALIBRATION_ACCOUNTS)
+        return profile_of_tumours(options.seed, read, lambda accounts: progress.advance(bar, accounts))
 
 
 def _tallies(acts: Sequence[Act]) -> list[Tally]:
@@ -172,20 +172,22 @@ class Act:
         if self._ring is None or script.ring is None:
             return None
         tallies = [board.tallies[name] for name in RING]
-        theirs = [own for own in board.groups.values() if any(one.principal in RING for one in own.members)]
-        groups = sorted(theirs, key=lambda own: -own.size)
-        since = min((board.found[own.id].occurred_at for own in groups), default=None)
+        with_ring = [
+            group for group in board.groups.values() if any(member.principal in RING for member in group.members)
+        ]
+        groups = sorted(with_ring, key=lambda group: -group.size)
+        since = min((board.found[group.id].occurred_at for group in groups), default=None)
         victim, unhindered = script.victim(), script.ring()
-        answered = sum(own.answered for own in tallies)
+        answered = sum(tally.answered for tally in tallies)
         if not answered:
             raise WeirguardError(f"the ring got no answer at all from the model server: {tallies[0].last_failure}")
         yardstick, budget = Yardstick.of(victim, script.dataset, self._seed), run_offline(unhindered, victim)
         return RingOutcome(
             accounts=RING,
-            sent=sum(own.sent for own in tallies),
+            sent=sum(tally.sent for tally in tallies),
             answered=answered,
             groups=tuple(groups),
-            found_at=None if since is None else sum(at <= since for own in tallies for at in own.answered_at),
+            found_at=None if since is None else sum(at <= since for tally in tallies for at in tally.answered_at),
             alone=sum(name in board.alerts for name in RING),
             hindered=yardstick.measure(self._ring.clone(), answered),
             unhindered=yardstick.measure(unhindered.clone(), budget),

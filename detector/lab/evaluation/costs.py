@@ -64,12 +64,12 @@ def thief_costs(attacks: Sequence[AttackResult]) -> tuple[ThiefCost, ...]:
     """Returns the costs of ``attacks`` on victims that were attacked undisguised and without knowledge too, by victim
     and thief."""
     costs = []
-    for victim in sorted({_victim_of(own.run) for own in attacks}):
-        thieves = [own for own in attacks if _victim_of(own.run) == victim]
-        unwatched = [own.run for own in thieves if _is_blind(own.run) and own.run.curve]
-        rows = next((own for own in thieves if own.run.attack == OWN_ROWS), None)
+    for victim in sorted({_victim_of(attack.run) for attack in attacks}):
+        thieves = [attack for attack in attacks if _victim_of(attack.run) == victim]
+        unwatched = [thief.run for thief in thieves if _is_blind(thief.run) and thief.run.curve]
+        rows = next((thief for thief in thieves if thief.run.attack == OWN_ROWS), None)
         if unwatched:
-            costs += [ThiefCost(own, _costs(own, unwatched, rows)) for own in sorted(thieves, key=_order)]
+            costs += [ThiefCost(thief, _costs(thief, unwatched, rows)) for thief in sorted(thieves, key=_order)]
     return tuple(costs)
 
 
@@ -77,8 +77,8 @@ def cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> ThiefC
     """Returns which thief on one victim has the lowest multiplier for ``level``, natural rows alone not counted; None
     if nobody gets there unseen."""
     at = LEVELS.index(level)
-    there = [own for own in costs if own.costs[inputs][at].unseen is not None]
-    return min(there, key=lambda own: own.costs[inputs][at].unseen or 0, default=None)
+    reached = [cost for cost in costs if cost.costs[inputs][at].unseen is not None]
+    return min(reached, key=lambda cost: cost.costs[inputs][at].unseen or 0, default=None)
 
 
 def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | None:
@@ -94,20 +94,22 @@ def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | N
     return found if found < limit else None
 
 
-def _costs(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None) -> dict[Inputs, tuple[Cost, ...]]:
+def _costs(thief: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None) -> dict[Inputs, tuple[Cost, ...]]:
     kinds: tuple[Inputs, ...] = ("test", "uniform")
-    return {inputs: tuple(_cost(own, unwatched, rows, inputs, level) for level in LEVELS) for inputs in kinds}
+    return {inputs: tuple(_cost(thief, unwatched, rows, inputs, level) for level in LEVELS) for inputs in kinds}
 
 
-def _cost(own: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None, inputs: Inputs, level: float) -> Cost:
+def _cost(
+    thief: AttackResult, unwatched: Sequence[Run], rows: AttackResult | None, inputs: Inputs, level: float
+) -> Cost:
     goal = level * max(getattr(run.curve[-1], inputs) for run in unwatched)
     times = [queries_to(run, inputs, goal, np.inf) for run in unwatched]
     quickest = min(queries for queries in times if queries is not None)
-    return Cost(quickest, _unseen(own, inputs, goal), None if rows is None else _unseen(rows, inputs, goal))
+    return Cost(quickest, _unseen(thief, inputs, goal), None if rows is None else _unseen(rows, inputs, goal))
 
 
-def _unseen(own: AttackResult, inputs: Inputs, goal: float) -> float | None:
-    return queries_to(own.run, inputs, goal, np.inf if own.first_verdict is None else own.first_verdict)
+def _unseen(thief: AttackResult, inputs: Inputs, goal: float) -> float | None:
+    return queries_to(thief.run, inputs, goal, np.inf if thief.first_verdict is None else thief.first_verdict)
 
 
 def _is_blind(run: Run) -> bool:
@@ -118,6 +120,6 @@ def _victim_of(run: Run) -> tuple[str, int]:
     return run.victim, run.seed
 
 
-def _order(own: AttackResult) -> tuple[bool, str, bool, str, int]:
-    run = own.run
+def _order(thief: AttackResult) -> tuple[bool, str, bool, str, int]:
+    run = thief.run
     return run.attack != OWN_ROWS, run.attack, run.wrapper != PLAIN, run.wrapper, KNOWLEDGE.index(run.knows)

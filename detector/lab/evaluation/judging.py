@@ -66,11 +66,11 @@ def judge_labelled(
     for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
             seen = judgement.accounts.observation
-            own = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
+            accounts = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
             rows = np.flatnonzero(seen.index >= 0)
-            account[part.row[rows]] = np.array(own, dtype=np.int64)[seen.key_index[rows]]
+            account[part.row[rows]] = np.array(accounts, dtype=np.int64)[seen.key_index[rows]]
             flagged[part.row[rows]] = seen.flagged[rows]
-            grouped[part.row[rows]] = [own is not None for own in judgement.groups.ids[rows].tolist()]
+            grouped[part.row[rows]] = [group is not None for group in judgement.groups.ids[rows].tolist()]
         if progress:
             progress(len(part))
     judged = account >= 0

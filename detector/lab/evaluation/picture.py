@@ -25,8 +25,11 @@ _STYLE = (
 
 def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
     """Returns, for each attack, the run that got furthest unseen; missed ones first."""
-    worst = [max(runs, key=lambda own: (not own.caught, own.got_unseen)) for runs in group_by_attack(results).values()]
-    return sorted(worst, key=lambda own: (own.caught, -own.got_unseen))
+    worst = [
+        max(runs, key=lambda result: (not result.caught, result.got_unseen))
+        for runs in group_by_attack(results).values()
+    ]
+    return sorted(worst, key=lambda result: (result.caught, -result.got_unseen))
 
 
 def picture(results: Iterable[AttackResult]) -> str:
@@ -35,21 +38,23 @@ def picture(results: Iterable[AttackResult]) -> str:
     if not runs:
         return ""
     axis, bottom = query_axis(runs), _TOP + _ROW * len(runs)
-    lines = [_row(own, axis, _TOP + _ROW * number) for number, own in enumerate(runs)]
+    lines = [_row(result, axis, _TOP + _ROW * number) for number, result in enumerate(runs)]
     label = "Fidelity of the clone over queries, one line an attack"
     return svg(_WIDTH, bottom + _BOTTOM, [*_axes(axis, bottom), *lines], label, _STYLE)
 
 
 def query_axis(runs: Sequence[AttackResult]) -> Scale:
     """Returns a logarithmic axis of queries, from one power of ten to another."""
-    low = math.floor(math.log10(max(min(_first(own) for own in runs), 1)))
-    high = max(math.ceil(math.log10(max(own.run.sent for own in runs))), low + 1)
+    low = math.floor(math.log10(max(min(_first(result) for result in runs), 1)))
+    high = max(math.ceil(math.log10(max(result.run.sent for result in runs))), low + 1)
     return Scale(10**low, 10**high, _LEFT, _WIDTH - _RIGHT, log=True)
 
 
-def _first(own: AttackResult) -> int:
+def _first(result: AttackResult) -> int:
     """Returns the smallest number of queries with anything to draw."""
-    return min([own.run.sent, *(point.queries for point in own.run.curve[:1]), own.first_verdict or own.run.sent])
+    return min(
+        [result.run.sent, *(point.queries for point in result.run.curve[:1]), result.first_verdict or result.run.sent]
+    )
 
 
 def _axes(axis: Scale, bottom: float) -> list[str]:
@@ -66,30 +71,30 @@ def _axes(axis: Scale, bottom: float) -> list[str]:
     ]
 
 
-def _row(own: AttackResult, axis: Scale, top: float) -> str:
+def _row(result: AttackResult, axis: Scale, top: float) -> str:
     """Returns the name, the curve with its mark, and the outcome of one run."""
-    base, kind, right = top + _PLOT, "caught" if own.caught else "missed", axis.end + 16
-    name = own.run.attack if own.run.wrapper == PLAIN else f"{own.run.attack}, {own.run.wrapper}"
-    outcome, detail = _outcome(own)
+    base, kind, right = top + _PLOT, "caught" if result.caught else "missed", axis.end + 16
+    name = result.run.attack if result.run.wrapper == PLAIN else f"{result.run.attack}, {result.run.wrapper}"
+    outcome, detail = _outcome(result)
     parts = [
         line("base", (axis.start, base), (axis.end, base)),
-        _curve(own, axis, base),
+        _curve(result, axis, base),
         text(_short(name), (0, base - 14), "name"),
-        text(_short(own.run.victim), (0, base + 1), "small"),
+        text(_short(result.run.victim), (0, base + 1), "small"),
         text(outcome, (right, base - 14), kind),
         text(detail, (right, base + 1), "small"),
     ]
     return f'<g class="{kind}">{"".join(parts)}</g>'
 
 
-def _curve(own: AttackResult, axis: Scale, base: float) -> str:
+def _curve(result: AttackResult, axis: Scale, base: float) -> str:
     """Returns a line, solid up to the first verdict and dotted from there on; a ring at the end of a missed run."""
-    points = [(axis.at(point.queries), base - point.test * _PLOT) for point in own.run.curve]
-    if own.first_verdict is None:
-        end = points[-1] if points else (axis.at(own.run.sent), base)
+    points = [(axis.at(point.queries), base - point.test * _PLOT) for point in result.run.curve]
+    if result.first_verdict is None:
+        end = points[-1] if points else (axis.at(result.run.sent), base)
         return _area(points, base) + path(points, "sooner") + circle(end, 3.5)
-    got = own.got_at_verdict
-    mark = axis.at(own.first_verdict), base - (0 if got is None else got.test) * _PLOT
+    got = result.got_at_verdict
+    mark = axis.at(result.first_verdict), base - (0 if got is None else got.test) * _PLOT
     before = [*(point for point in points if point[0] < mark[0]), mark]
     after = [point for point in points if point[0] > mark[0]]
     later = after if got is None else [mark, *after]
@@ -102,15 +107,15 @@ def _area(points: Sequence[Point], base: float) -> str:
     return path([(points[0][0], base), *points, (points[-1][0], base)], "area")
 
 
-def _outcome(own: AttackResult) -> tuple[str, str]:
-    then, end = own.got_at_verdict, own.got_at_end
-    verdict = "missed" if own.first_verdict is None else f"caught at query {own.first_verdict:,}"
+def _outcome(result: AttackResult) -> tuple[str, str]:
+    then, end = result.got_at_verdict, result.got_at_end
+    verdict = "missed" if result.first_verdict is None else f"caught at query {result.first_verdict:,}"
     if end is None:
-        return verdict, f"no clone measured in {own.run.sent:,} queries"
-    if own.first_verdict is None:
-        return f"{verdict}: {percent(end.test)}", f"after all {own.run.sent:,} queries"
+        return verdict, f"no clone measured in {result.run.sent:,} queries"
+    if result.first_verdict is None:
+        return f"{verdict}: {percent(end.test)}", f"after all {result.run.sent:,} queries"
     by_then = "no clone yet" if then is None else percent(then.test)
-    return f"{verdict}: {by_then}", f"let alone: {percent(end.test)} after {own.run.sent:,}"
+    return f"{verdict}: {by_then}", f"let alone: {percent(end.test)} after {result.run.sent:,}"
 
 
 def _short(words: str) -> str:

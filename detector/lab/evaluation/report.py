@@ -154,7 +154,9 @@ def _honest(evaluation: Evaluation) -> str:
     total = evaluation.all_honest
     if total is None:
         return "No honest account was in the logs, so nothing is said about false alarms."
-    kinds = ", ".join(f"{own.kind} ({own.flagged} of {own.accounts})" for own in evaluation.honest if own.flagged)
+    kinds = ", ".join(
+        f"{habit.kind} ({habit.flagged} of {habit.accounts})" for habit in evaluation.honest if habit.flagged
+    )
     return (
         f"Of {count(total.accounts, 'honest account', 'honest accounts')}, {total.flagged:,} "
         f"{'was' if total.flagged == 1 else 'were'} flagged (95% interval {percent(total.low)} to "
@@ -196,32 +198,34 @@ def cost_tables(costs: Sequence[ThiefCost]) -> tuple[TextTable, TextTable]:
 def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
     """Returns one row for each thief, by victim."""
     rows = []
-    for own in costs:
-        result, after = own.result, own.found_after
+    for thief_cost in costs:
+        result, after = thief_cost.result, thief_cost.found_after
         got = result.got_at_verdict if result.caught else result.got_at_end
         names = (result.run.victim, result.run.attack, result.run.wrapper, result.run.knows)
         found = "missed" if after is None else f"{after:,}"
-        rows.append((*names, found, _both(got), *(" / ".join(map(_cost, each)) for each in own.costs.values())))
+        rows.append(
+            (*names, found, _both(got), *(" / ".join(map(_cost, cells)) for cells in thief_cost.costs.values()))
+        )
     return TextTable(_COST_HEAD, rows, 4)
 
 
 def cheapest_table(costs: Sequence[ThiefCost]) -> TextTable:
     """Returns the cheapest thief of each victim and knowledge, at the levels of _SHOWN."""
     by_victim: dict[tuple[str, str], list[ThiefCost]] = {}
-    for own in costs:
-        by_victim.setdefault((own.result.run.victim, own.result.run.knows), []).append(own)
+    for thief_cost in costs:
+        by_victim.setdefault((thief_cost.result.run.victim, thief_cost.result.run.knows), []).append(thief_cost)
     rows = []
-    for victim, knows in sorted(by_victim, key=lambda own: (own[0], KNOWLEDGE.index(own[1]))):
+    for victim, knows in sorted(by_victim, key=lambda key: (key[0], KNOWLEDGE.index(key[1]))):
         cells = (_cheapest(by_victim[victim, knows], inputs, level) for inputs, level in _SHOWN)
         rows.append((victim, knows, *cells))
     return TextTable(_CHEAPEST_HEAD, rows, 2)
 
 
 def _cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> str:
-    own = cheapest(costs, inputs, level)
-    if own is None:
+    cheapest_cost = cheapest(costs, inputs, level)
+    if cheapest_cost is None:
         return "never"
-    run, cost = own.result.run, own.costs[inputs][LEVELS.index(level)]
+    run, cost = cheapest_cost.result.run, cheapest_cost.costs[inputs][LEVELS.index(level)]
     assert cost.unseen is not None
     name = run.attack if run.wrapper == PLAIN else f"{run.attack}, {run.wrapper}"
     return f"{cost.unseen / cost.unwatched:.1f} ({name})"
@@ -247,13 +251,13 @@ def _honest_table(evaluation: Evaluation) -> TextTable:
     total = evaluation.all_honest
     rows = [
         (
-            own.kind,
-            f"{own.accounts:,}",
-            f"{own.flagged:,}",
-            percent(own.flagged / own.accounts),
-            f"{percent(own.low)} to {percent(own.high)}",
+            habit.kind,
+            f"{habit.accounts:,}",
+            f"{habit.flagged:,}",
+            percent(habit.flagged / habit.accounts),
+            f"{percent(habit.low)} to {percent(habit.high)}",
         )
-        for own in (*evaluation.honest, *([] if total is None else [total]))
+        for habit in (*evaluation.honest, *([] if total is None else [total]))
     ]
     return TextTable(_HONEST_HEAD, rows, 1)
 

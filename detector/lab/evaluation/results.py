@@ -97,7 +97,7 @@ class Evaluation:
     @property
     def all_honest(self) -> HonestResult | None:
         """The sum of all kinds; None without an honest account."""
-        accounts, flagged = (sum(getattr(each, name) for each in self.honest) for name in ("accounts", "flagged"))
+        accounts, flagged = (sum(getattr(habit, name) for habit in self.honest) for name in ("accounts", "flagged"))
         return HonestResult.of("all", accounts, flagged) if accounts else None
 
 
@@ -105,7 +105,9 @@ def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, 
     """Returns the results of ``logs``, each judged separately."""
     logs = list(logs)
     attacks = [_attack_result(log) for log in logs if not log.honest.all()]
-    attacks.sort(key=lambda own: (own.caught, -own.got_unseen, own.run.attack, own.run.victim, own.run.wrapper))
+    attacks.sort(
+        key=lambda result: (result.caught, -result.got_unseen, result.run.attack, result.run.victim, result.run.wrapper)
+    )
     refused, in_groups = sum(log.refused for log in logs), len(set().union(*map(_honest_in_groups, logs)))
     return Evaluation(detector, signals, tuple(attacks), honest_results(logs), refused, in_groups=in_groups)
 
@@ -127,17 +129,17 @@ def honest_results(logs: Iterable[JudgedLog]) -> tuple[HonestResult, ...]:
             of_kind = flagged.setdefault(log.kind[rows][0], {})
             of_kind[key] = of_kind.get(key, False) or bool(log.flagged[rows].any())
     results = [HonestResult.of(kind, len(users), sum(users.values())) for kind, users in flagged.items()]
-    return tuple(sorted(results, key=lambda each: (-each.flagged / each.accounts, each.kind)))
+    return tuple(sorted(results, key=lambda habit: (-habit.flagged / habit.accounts, habit.kind)))
 
 
 def _attack_result(log: JudgedLog) -> AttackResult:
     accounts = np.unique(log.account[~log.honest])
     sent = np.cumsum(~log.honest)
-    theirs = np.isin(log.account, accounts) & (sent > 0)  # none before the attack
-    verdicts = np.flatnonzero((log.flagged | log.grouped) & theirs)
+    attack_rows = np.isin(log.account, accounts) & (sent > 0)  # none before the attack
+    verdicts = np.flatnonzero((log.flagged | log.grouped) & attack_rows)
     if not len(verdicts):
         return AttackResult(log.run, len(accounts), None)
-    by_group = not log.flagged[theirs & (sent <= sent[verdicts[0]])].any()
+    by_group = not log.flagged[attack_rows & (sent <= sent[verdicts[0]])].any()
     return AttackResult(log.run, len(accounts), int(sent[verdicts[0]]), bool(by_group))
 
 

@@ -143,8 +143,8 @@ def adaptive() -> tuple[AttackPlan, ...]:
         plans.append(plan)
         blind = [replace(plan, attack=attack, wrapper=wrapper, accounts=0) for attack, wrapper in _STRATEGIES]
         plans += blind
-        careful = [own for own in blind if (own.attack, own.wrapper) in _CAREFUL]
-        plans += [replace(own, knows=knows) for own in careful for knows in _LEVELS]
+        careful = [plan for plan in blind if (plan.attack, plan.wrapper) in _CAREFUL]
+        plans += [replace(plan, knows=knows) for plan in careful for knows in _LEVELS]
     return tuple(plans)
 
 

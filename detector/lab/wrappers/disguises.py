@@ -169,11 +169,11 @@ class Mixed(Disguise):
         self._next_at, self._next_row = next(self._requests)
 
     def wrap(self, batch: Rows) -> SentQueries:
-        own = self._times(len(batch))
-        at, rows = self._requests_until(own[-1])
+        times_of_batch = self._times(len(batch))
+        at, rows = self._requests_until(times_of_batch[-1])
         features = np.concatenate([*rows, batch])
         source = np.concatenate([np.full(len(at), -1), np.arange(len(batch))])
-        times = np.concatenate([at, own])
+        times = np.concatenate([at, times_of_batch])
         order = np.argsort(times, kind="stable")
         return SentQueries(features[order], source[order], np.zeros(len(order), np.int64), times[order])
 

@@ -26,14 +26,14 @@ Amount = Callable[[int], int]
 
 
 class Woven(Disguise):
-    """Sends ``before`` rows (1, d) of ``cover``, which must be endless, before each query that is not a row of ``own``
+    """Sends ``before`` rows (1, d) of ``cover``, which must be endless, before each query that is not in ``thief_rows``
     (n, d)."""
 
     learns_from_cover = True
 
-    def __init__(self, own: Rows, cover: Iterator[Rows], before: Amount, pause: float) -> None:
+    def __init__(self, thief_rows: Rows, cover: Iterator[Rows], before: Amount, pause: float) -> None:
         super().__init__(pause)
-        self._own = {row.tobytes() for row in own}
+        self._own = {row.tobytes() for row in thief_rows}
         self._cover = cover
         self._before = before
         self._hidden = 0
@@ -59,17 +59,17 @@ def diluted(dataset: Dataset, others: int, pause: float, seed: int) -> Woven:
 
 def washed(dataset: Dataset, block: int, rows: int, turns: int, pause: float, seed: int) -> Woven:
     """After each ``block`` of queries, sends the same ``rows`` of the thief's in turn, ``turns`` times."""
-    own = dataset.thief.features
-    kept = own[np.random.default_rng([seed, 14]).permutation(len(own))[:rows]]
+    thief_rows = dataset.thief.features
+    kept = thief_rows[np.random.default_rng([seed, 14]).permutation(len(thief_rows))[:rows]]
     amount = len(kept) * turns
-    return Woven(own, cycle(kept[:, None]), lambda number: 0 if number % block or not number else amount, pause)
+    return Woven(thief_rows, cycle(kept[:, None]), lambda number: 0 if number % block or not number else amount, pause)
 
 
 def drifting(dataset: Dataset, over: int, pause: float, seed: int) -> Woven:
     """From the thief's own rows, and crossovers when these are used up, to nothing but the attack: its share grows
     evenly over ``over`` queries."""
-    own = dataset.thief.features
-    natural = own[np.random.default_rng([seed, 14]).permutation(len(own))]
+    thief_rows = dataset.thief.features
+    natural = thief_rows[np.random.default_rng([seed, 14]).permutation(len(thief_rows))]
 
     def place(number: int) -> float:
         return sqrt(2 * over * number) if 2 * number < over else float(over + number - over // 2)
@@ -77,7 +77,7 @@ def drifting(dataset: Dataset, over: int, pause: float, seed: int) -> Woven:
     def before(number: int) -> int:
         return int(place(number + 1)) - int(place(number)) - 1
 
-    return Woven(own, chain(natural[:, None], _crossovers(dataset, seed)), before, pause)
+    return Woven(thief_rows, chain(natural[:, None], _crossovers(dataset, seed)), before, pause)
 
 
 def _crossovers(dataset: Dataset, seed: int) -> Iterator[Rows]:

@@ -22,8 +22,8 @@ class Alertmanager(Receiver):
     """Posts alerts. The label ``receiver`` is the name in the settings: two receivers with other severities can have
     other routes. The severity is an annotation, or a revision would be another alert.
 
-    Alertmanager keeps alerts in memory and expects to hear of them again, so this one repeats those that fire, the
-    last ``_MOST_FIRING`` at most.
+    Alertmanager keeps alerts in memory and expects repeats, so this receiver repeats the last ``_MOST_FIRING`` alerts
+    that fire.
     """
 
     def __init__(self, settings: AlertmanagerSettings, around: Surroundings) -> None:

@@ -19,14 +19,13 @@ class Receiver(ABC):
 
     @abstractmethod
     def send(self, notification: Notification) -> str:
-        """Delivers ``notification`` and returns what came back, for people.
-
-        Returns only once the receiver has it, as far as its protocol can tell. Raises ReceiverAway to be called again
-        later, or NotificationRefused if that would not help. No error shows a secret.
+        """Delivers ``notification`` and returns the answer, for people. Returns once the receiver has it, as far as its
+        protocol can tell. Raises ReceiverAway to be called again later, or NotificationRefused if that would not help.
+        No error shows a secret.
         """
 
     def refresh(self) -> None:  # noqa: B027 - for most there is nothing to do
-        """Says again what the receiver forgets when it restarts; called every ``REFRESH_SECONDS`` or so. Raises as
+        """Repeats what the receiver forgets when it restarts; called about every ``REFRESH_SECONDS``. Raises as
         :meth:`send` does. Most receivers forget nothing."""
 
 

@@ -26,15 +26,15 @@ _LONGEST_RETRY_AFTER = 300.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, or carry what is secret elsewhere."""
+    """Refuses redirects: a redirected POST would become a GET, or carry secrets to another host."""
 
     def redirect_request(self, *_: object) -> None:
         return None
 
 
 class HttpEndpoint:
-    """One URL that takes posts. ``key``: the setting that holds it, for errors, which never show the URL. ``secrets``:
-    what else an answer may repeat and must not be shown.
+    """One URL that accepts posts. ``key``: the setting that holds it, for errors, which never show the URL.
+    ``secrets``: other texts that an answer may repeat and that must not be shown.
 
     user:password@ in it becomes basic authentication. Proxies are those of the environment (HTTPS_PROXY, NO_PROXY).
     """
@@ -70,15 +70,15 @@ class HttpEndpoint:
             raise ReceiverAway(f"no answer: {why(error)}") from None
 
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
-        """Returns what a status other than 2xx means: the client's fault is for good, all else may pass."""
+        """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
         try:
             words = self._in_words(error.code, error.read(_MOST_READ))
         except (OSError, http.client.HTTPException):
             words = str(error.code)
         if 400 <= error.code < 500 and error.code not in _RETRIABLE:
             return NotificationRefused(words)
-        asked = error.headers.get("Retry-After", "")
-        seconds = float(asked) if asked.isascii() and asked.isdigit() else 0.0
+        retry_after = error.headers.get("Retry-After", "")
+        seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
         return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
 
     def _in_words(self, status: int, body: bytes) -> str:

@@ -1,6 +1,6 @@
 """Syslog, RFC 5424, over UDP (RFC 5426), TCP (RFC 6587, octet counting) or TLS (RFC 5425).
 
-Syslog acknowledges nothing, and what is written to a connection whose server has died is lost without a sign. So each
+Syslog acknowledges nothing, and a message written to a connection whose server has died is lost unnoticed. So each
 message over TCP and TLS has a connection of its own: it counts as delivered once the server, having read to the end,
 closes its side too. A server that dies with unread data resets the connection.
 """

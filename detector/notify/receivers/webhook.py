@@ -1,4 +1,4 @@
-"""Webhooks: the notification as JSON, an OCSF finding, or whatever a template makes of them; signed if there is a key.
+"""Webhooks: the notification as JSON, an OCSF finding, or the output of a template; signed if there is a key.
 
 The signature is that of Standard Webhooks (https://www.standardwebhooks.com): ``webhook-id``, ``webhook-timestamp``
 and ``webhook-signature``, the HMAC-SHA256 of ``id.timestamp.body`` in base64.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULTS", "RESPONSES", "SPECIFICATION", "Draws", "NoiseKey", "Response", "response_of"]
 
-RESPONSES: dict[str, Response] = {one.name: one for one in (*COARSE, *DECEPTIVE, *MODELGUARD, *RANDOM)}
+RESPONSES: dict[str, Response] = {response.name: response for response in (*COARSE, *DECEPTIVE, *MODELGUARD, *RANDOM)}
 
 DEFAULTS = {"round": "round", "label_only": "label_only", "perturb": "modelguard_w"}
 """The response of each action where a decision names none."""
@@ -41,6 +41,6 @@ def response_of(action: str, parameters: Mapping[str, object]) -> tuple[Response
     name = parameters.get(RESPONSE, DEFAULTS.get(action))
     response = RESPONSES.get(name) if isinstance(name, str) else None
     if response is None or response.action != action:
-        known = ", ".join(one.name for one in RESPONSES.values() if one.action == action) or "none"
+        known = ", ".join(response.name for response in RESPONSES.values() if response.action == action) or "none"
         raise ConfigurationError(f"{action} has no response {name!r:.40}; it has {known}")
     return response, response.checked(given)

@@ -1,7 +1,7 @@
 """Random numbers that a secret key, the principal, the model and the input determine.
 
-The same query always gets the same noise, in every process that holds the key, so that asking again averages nothing
-out. Without the key the noise cannot be told in advance.
+The same query always gets the same noise, in every process that holds the key, so asking again does not average it out.
+Without the key the noise cannot be predicted.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Draws:
 
     @classmethod
     def none(cls, rows: int) -> Draws:
-        """Returns the draws of ``rows`` rows for a response that needs none."""
+        """Returns placeholder draws of ``rows`` rows for a response that needs none."""
         return cls(np.zeros((rows, 2), dtype=np.uint64))
 
     def take(self, rows: NDArray[np.int64]) -> Draws:
@@ -91,7 +91,7 @@ class NoiseKey:
     def draws(self, holder: str, model: str, features: Any, rows: int) -> Draws:
         """Returns the draws of ``rows`` rows of ``features``, for ``holder``, a principal or a group, and ``model``.
 
-        ``features``: as :meth:`QueryLogger.log` takes them. Rows that cannot be told apart share their draws.
+        ``features``: as :meth:`QueryLogger.log` takes them. Rows that cannot be distinguished share their draws.
         """
         return Draws.of(self._digests(holder, model, _cells(features, rows, self._step)))
 
@@ -101,13 +101,13 @@ class NoiseKey:
             text = name.encode("utf-8", "surrogatepass")
             base.update(b"%d:%b" % (len(text), text))
         for cell in cells:
-            one = base.copy()
-            one.update(cell)
-            yield one.digest()
+            digest = base.copy()
+            digest.update(cell)
+            yield digest.digest()
 
 
 def _cells(features: Any, rows: int, step: NDArray[np.float64] | None) -> list[bytes]:
-    """Returns for each row the bytes of its cell: one for all where the rows cannot be told apart."""
+    """Returns the bytes of each row's cell; one cell for all rows if they cannot be distinguished."""
     try:
         matrix = np.asarray(features, dtype=np.float64)
     except (TypeError, ValueError):
@@ -133,11 +133,11 @@ def _loose_cells(features: Any, rows: int) -> list[bytes]:
 
 def _coarse(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return sorted((str(name), _coarse(one)) for name, one in value.items())
+        return sorted((str(name), _coarse(item)) for name, item in value.items())
     if isinstance(value, str) or value is None:
         return value
     if hasattr(value, "__len__"):
-        return [_coarse(one) for one in value]
+        return [_coarse(item) for item in value]
     try:
         return f"{float(value):.2e}"
     except (TypeError, ValueError):

@@ -447,9 +447,11 @@ def recombination(queries: MeasureInput) -> Floats:
 def interpolation(queries: MeasureInput) -> Floats:
     """Returns how much nearer a segment from the nearest own query to another comes to the query than one from there to
     an honest row, as a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup;
-    Zhang et al. 2018). Single ones of honest accounts are extreme, so that the spread within an account is large."""
+    Zhang et al. 2018). Less for near-duplicates: copies of one image at several contrasts lie on a line too. Single
+    ones of honest accounts are extreme, so that the spread within an account is large."""
     blends = queries.views.own.blends
-    return _excess(queries, blends.spanned, np.maximum(blends.spanned_honestly, LEAST_SPANNED))
+    excess = _excess(queries, blends.spanned, np.maximum(blends.spanned_honestly, LEAST_SPANNED))
+    return np.asarray(excess * np.minimum(4 * queries.nearness, 1.0))
 
 
 def _excess(queries: MeasureInput, own: Floats, honest: Floats) -> Floats:

@@ -75,7 +75,7 @@ class Account:
         said = [
             self._of_step(own, step)
             | {"leaps": self._leap(query, before, own < same, nearness)}
-            | self._blends(vector, point, own, step)
+            | self._blends(vector, point, nearness, step)
             for step, before in nearest
         ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
@@ -224,13 +224,13 @@ class Account:
             return nan
         return float(self.specification is not None and specification != self.specification)
 
-    def _blends(self, vector: Vector, point: Vector, apart: float, step: list[float]) -> dict[str, float]:
+    def _blends(self, vector: Vector, point: Vector, nearness: float, step: list[float]) -> dict[str, float]:
         """How much more own queries make up of ``vector`` than honest rows do."""
         changed = sum(abs(change) > 1e-4 * width for change, width in zip(step, self._spread, strict=True))
         if changed <= 2:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         held = [row for rows in self.prada.growing.values() for row in rows]
-        if len(held) < 8 or apart == 0:
+        if len(held) < 8 or nearness == 0:
             return dict.fromkeys(("recombination", "interpolation"), 0.0)
         compared, rows = self.reference.compared, np.array(held, np.float32)
         x, distances = vector[compared.features], np.abs(rows - (vector - np.array(step, np.float32))).sum(axis=1)
@@ -248,7 +248,7 @@ class Account:
             self._unsure |= {"recombination", "interpolation"}
         return {
             "recombination": min(max(first - max(theirs[0], common, 0.2), 0.0), 3.0),
-            "interpolation": min(max(second - max(theirs[1], 1.0), 0.0), 3.0),
+            "interpolation": min(max(second - max(theirs[1], 1.0), 0.0), 3.0) * min(4 * nearness, 1.0),
         }
 
     def _one_magnitude(self, step: list[float], changed: list[bool]) -> bool:

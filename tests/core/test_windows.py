@@ -49,7 +49,7 @@ class _Principal:
         known = distance == 0.0
         if not admitted and distance > 0.0:
             known = features.tobytes() in self.inside[-self.config.repeat_memory :]
-            self.inside.append(features.tobytes())
+            self.inside += [] if known else [features.tobytes()]
         if known:
             self.repeats += 1
             return

@@ -20,8 +20,8 @@ FEWEST = 3
 _BINS, _PER_OCTAVE = 256, 4
 _LEAST = 2.0 ** -((_BINS - 1) / _PER_OCTAVE)
 _MANY = 10_000
-"""The number of present accounts from which on others count about half of what they count for in the end: a ring may
-be most of a small population, and in several clusters."""
+"""The number of present accounts at which others count an eighth of what they count for in the end; among few accounts
+they hardly count, as a ring may be most of a small population, and in several clusters."""
 _WEIGHT = 4.0
 """A cluster is compared with this many times the others: it may be the largest of them by chance."""
 
@@ -45,7 +45,8 @@ class Rarities:
         at = _bins(ordered)
         others = self.counts - np.bincount(at, minlength=_BINS)
         as_rare = np.cumsum(others[::-1])[::-1][at]
-        return np.asarray(np.minimum(np.maximum(ordered, _WEIGHT * as_rare / (_MANY + present)), 1.0))
+        share = _WEIGHT * (present / (present + _MANY)) ** 3
+        return np.asarray(np.minimum(np.maximum(ordered, share * as_rare / max(present, 1)), 1.0))
 
 
 def chance_of(rarity: Floats, present: int) -> float:

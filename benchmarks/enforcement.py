@@ -42,6 +42,7 @@ from detector.contracts.errors import LabError
 from detector.contracts.findings import Command
 from detector.contracts.topics import partition_of
 from detector.core.calibration.calibrate import calibrate
+from detector.core.exposure import Validation
 from detector.core.profile import Profile
 from detector.lab.answers import Classifier, Victim
 from detector.lab.attackers import ATTACKS
@@ -106,6 +107,9 @@ def _rung(action: str) -> tuple[dict[str, Any], ...]:
     return ({"name": action, "rungs": [_SLOW if action == "slow" else {"action": action}]},)
 
 
+BUDGETED = "ladder and budget"
+BUDGET = 150.0
+"""Effective queries for life: half as many again as an honest client asks here."""
 RULES: Mapping[str, Sequence[dict[str, Any]]] = {
     "observe": _DEFAULT,
     "slow": _rung("slow"),
@@ -114,6 +118,7 @@ RULES: Mapping[str, Sequence[dict[str, Any]]] = {
     "perturb": _rung("perturb"),
     "refuse": _rung("refuse"),
     "ladder": _DEFAULT,
+    BUDGETED: ({"name": "budget", "signals": ["budget"], "review": True, "rungs": [_SLOW]}, *_DEFAULT),
 }
 """The rules of the ladder for the models under each defence; one more is one more entry."""
 CHANGING = {"round": "round", "label_only": "label_only", "perturb": "modelguard_w"}
@@ -140,8 +145,15 @@ def policy() -> PolicySettings:
         for rule in rules
     ]
     modes = dict.fromkeys(models_of(["observe"]), "observe")
+    budget = {"name": "account", "for_life": BUDGET, "models": list(models_of([BUDGETED]))}
     return PolicySettings.model_validate(
-        {"mode": "enforce", "model_modes": modes, "signal_modes": {"group": "observe"}, "ladder": ladder}
+        {
+            "mode": "enforce",
+            "model_modes": modes,
+            "signal_modes": {"group": "observe"},
+            "ladder": ladder,
+            "budgets": [budget],
+        }
     )
 
 
@@ -162,8 +174,11 @@ def profiles(target: Model) -> Iterator[Profile]:
     dataset, victim = victim_of(*target)
     accounts = honest(dataset, victim, 0, CALIBRATION, SEED)
     made = calibrate([own.queries for own in accounts], 0.01).profile
+    rows = dataset.training.features
+    validation = Validation.of(rows, victim.probabilities(rows).argmax(axis=1))  # budgets need one
     for defence in RULES:
-        yield replace(made, model=name_of(target, defence), model_version=VERSION, crowd=None)
+        one = replace(made, model=name_of(target, defence), model_version=VERSION, crowd=None)
+        yield replace(one, validation=validation) if defence == BUDGETED else one
 
 
 class Outcome(NamedTuple):

@@ -24,6 +24,10 @@ MODEL = "digits"
 _KEY = b"0123456789abcdef"
 
 
+Reply = tuple[int, dict[str, str], bytes]
+"""Status, headers but for the date, and body."""
+
+
 @dataclass(frozen=True)
 class GuardedModel:
     """The server at ``url``, its gate, and ``client``, which asks it."""
@@ -32,14 +36,14 @@ class GuardedModel:
     gate: Gate
     client: httpx.Client
 
-    def ask(self, account: str, row: tuple[float, ...] = (0.5, 0.2), model: str = MODEL) -> tuple[int, bytes]:
-        """Status and body of the answer to one query; status 0 without an answer."""
+    def ask(self, account: str, row: tuple[float, ...] = (0.5, 0.2), model: str = MODEL) -> Reply:
+        """The answer to one query; status 0 without one."""
         body = {"instances": [row]}
         try:
             answer = self.client.post(f"{self.url}/{model}", json=body, headers={"x-account": account})
         except httpx.HTTPError as error:
-            return 0, repr(error).encode()
-        return answer.status_code, answer.content
+            return 0, {}, repr(error).encode()
+        return answer.status_code, {**answer.headers, "date": ""}, answer.content
 
 
 async def _predict(request: Request) -> JSONResponse:

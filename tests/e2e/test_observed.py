@@ -11,18 +11,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from detector.contracts.actions import ACTIONS, make_action
+from detector.contracts.actions import ACTIONS, LEFT, NOTICE, make_action
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Action, Command, Decision, Graded
 from detector.contracts.topics import partition_of
 from tests.conftest import Broker
-from tests.e2e.guarded import MODEL, GuardedModel, guarded_model
+from tests.e2e.guarded import MODEL, GuardedModel, Reply, guarded_model
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.serving.arrivals import LATER, until
 from tests.serving.doubles import decision, record
 
 RUNGS = [name for name in ACTIONS if name != "none"]
-SLOW: dict[str, float | str] = {"queries_per_second": 0.001}
+PARAMETERS: dict[str, dict[str, float | str]] = {"slow": {"queries_per_second": 0.001}, NOTICE: {LEFT: 20.0}}
 ASKED = 3
 CHANGING = [name for name in RUNGS if name not in ("tag", "spec_noise")]
 """The rungs that a caller notices at this endpoint, which chooses no model."""
@@ -35,7 +35,7 @@ def _ladder() -> str:
             "name": name,
             "signals": ["group"],
             "group_size": size,
-            "rungs": [{"action": name, "parameters": SLOW if name == "slow" else {}}],
+            "rungs": [{"action": name, "parameters": PARAMETERS.get(name, {})}],
         }
         for size, name in enumerate(RUNGS, start=1)
     ]
@@ -71,7 +71,7 @@ def test_what_a_gate_must_not_act_on_changes_no_answer_over_http(broker: Broker,
         _enforced(service, model, own)
 
 
-def _observed(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> None:
+def _observed(service: Service, model: GuardedModel, own: Reply) -> None:
     """Each rung that the detector observes changes nothing, and is counted."""
     for size, name in enumerate(RUNGS, start=1):
         _join(service, f"observed {name}", size)
@@ -88,7 +88,7 @@ def _observed(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> 
     assert {name: counted[ACTIONS[name].done] for name in RUNGS} == dict.fromkeys(RUNGS, 0)
 
 
-def _void(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> None:
+def _void(service: Service, model: GuardedModel, own: Reply) -> None:
     """Neither does a decision that is expired, superseded, malformed or unknown to this gate."""
     before = model.gate.snapshot()
     for name in RUNGS:
@@ -114,7 +114,7 @@ def _void(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> None
     assert {one: after[one] for one in done} == dict.fromkeys(done, 0)
 
 
-def _enforced(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> None:
+def _enforced(service: Service, model: GuardedModel, own: Reply) -> None:
     """The same actions are obeyed when they are enforced, so the silence above is theirs."""
     _tell(service, *(_of(name, f"enforced {name}") for name in RUNGS))
     for name in CHANGING:
@@ -127,4 +127,4 @@ def _enforced(service: Service, model: GuardedModel, own: tuple[int, bytes]) -> 
 
 def _of(name: str, principal: str) -> Decision:
     told = decision("refuse", principal=principal, expires_at=LATER)
-    return replace(told, action=make_action(name, SLOW if name == "slow" else {}))
+    return replace(told, action=make_action(name, PARAMETERS.get(name, {})))

@@ -28,7 +28,7 @@ from detector.core.exposure import EFFECTIVE_QUERIES, Validation
 from detector.core.profile import Profile
 from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
-from detector.lab.attackers.attacker import Knowledge
+from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.data import Dataset
 from detector.lab.experiment import victim_of
 from detector.lab.fidelity import Yardstick
@@ -83,8 +83,7 @@ def outcome(victim: str, dataset: str, median: int, seed: int) -> Outcome:
     judged = [decisions(account, detector) for account in accounts[1::2]]
     pool = natural(data)
     wanted = min(WANTED, len(pool))
-    asked = ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed)
-    answers = answers_of(asked.next_batch(), model, profile, limit)
+    answers = answers_of(asked(ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed), model), model, profile, limit)
     yardstick = Yardstick.of(model, data, seed)
     clones = clones_at(ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed), model, [answers, wanted])
     budget, free = (yardstick.measure(clone, 0).test for clone in clones)
@@ -129,6 +128,15 @@ def decisions(account: QueryBatch, detector: Detector) -> set[str]:
     """The actions ever taken against the account."""
     effects = detector.detect(DetectionInput([account], np.full(len(account), _START))).effects
     return {name_of(decision.action) for decision in effects.decisions}
+
+
+def asked(thief: Attacker, model: Victim) -> np.ndarray:
+    """All that ``thief`` asks of the unguarded ``model``; who draws from a pool asks the same whatever the answers."""
+    batches = []
+    while len(batch := thief.next_batch()):
+        batches.append(batch)
+        thief.observe(batch, model.answer(batch))
+    return np.concatenate(batches)
 
 
 def answers_of(rows: np.ndarray, model: Victim, profile: Profile, limit: float) -> int:

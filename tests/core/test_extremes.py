@@ -14,7 +14,7 @@ from detector.core.state.arrays import Array
 
 NAMES, OWN = list(MEASURES), list(MEASURES.values())
 COUNT = len(NAMES)
-TAILS = Tails(tuple(NAMES), np.zeros(COUNT), np.full(COUNT, 2.0), np.ones(COUNT), np.full(COUNT, 0.02))
+TAILS = Tails(tuple(NAMES), np.zeros(COUNT), np.full(COUNT, 2.0), np.ones(COUNT))
 VERDICT = 5.0
 
 

@@ -25,9 +25,7 @@ NAMES = list(MEASURES)
 CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
 COUNT = len(OWN)
 COLUMNS = COUNT + len(WEIGHED) + len(FOLLOWING)
-TAILS = Tails(
-    tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT), np.linspace(0, 0.05, COUNT)
-)
+TAILS = Tails(tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT))
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,12 @@ class Oracle:
         beyond = np.where(np.isnan(values) | ~counts, 0, np.clip(beyond, 0, 20))
         if values[NAMES.index("one_feature")] > 0:
             return
-        groups = (["novelty", "unseen_values", "outlyingness"], 0.03), (["interpolation"], 0.03), (["sign_steps"], 0.01)
-        for group, (names, least) in enumerate(groups):
+        for group, names in enumerate(
+            (["novelty", "unseen_values", "outlyingness"], ["interpolation"], ["sign_steps"])
+        ):
             own, at = beyond[[NAMES.index(name) for name in names]], NAMES.index(names[0])
-            share = max(least, TAILS.share[at])
             extreme = values[at] > TAILS.start[at] and counts[at] and own.sum() > 0
-            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / share if extreme else 0.0
+            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / 0.03 if extreme else 0.0
             nats = min(np.log(15 / 16 + ratio / 16), 3.5)
             self._evidence[group] = np.clip(self._evidence[group] + weights[0] * nats, 0, 24)
 

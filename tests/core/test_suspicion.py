@@ -59,7 +59,7 @@ def _standards(threshold: float = THRESHOLD) -> Standards:
     odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
     exemplars = np.stack((0 * odd, odd, 2.25 - odd))
     ordinary, count = _ordinary(), len(MEASURES)
-    tails = Tails(tuple(MEASURES), ordinary, ordinary + within[:count], within[:count], np.full(count, 0.02))
+    tails = Tails(tuple(MEASURES), ordinary, ordinary + within[:count], within[:count])
     return Standards(COLUMNS, Spread(np.append(ordinary, [0.0] * others), between, within), exemplars, threshold, tails)
 
 

@@ -288,8 +288,8 @@ def _tails(records: Sequence[MeasuredQueries], spread: Spread) -> Tails:
     half a standard deviation."""
     count = len(MEASURES)
     floors = 0.5 * np.hypot(spread.between, spread.within)[:count]
-    start, excess, share = np.array([_tail_of([_weighed(own, at) for own in records]) for at in range(count)]).T
-    return Tails(tuple(MEASURES), spread.mean[:count], start, np.maximum(excess, floors), share)
+    start, excess = np.array([_tail_of([_weighed(own, at) for own in records]) for at in range(count)]).T
+    return Tails(tuple(MEASURES), spread.mean[:count], start, np.maximum(excess, floors))
 
 
 def _weighed(own: MeasuredQueries, column: int) -> Floats:
@@ -298,21 +298,21 @@ def _weighed(own: MeasuredQueries, column: int) -> Floats:
     return np.asarray(values[~np.isnan(values)])
 
 
-def _tail_of(values: Sequence[Floats]) -> tuple[float, float, float]:
-    """Returns the start, the mean excess and the share of the tail of ``values`` of each account; the start is infinite
-    without any."""
+def _tail_of(values: Sequence[Floats]) -> tuple[float, float]:
+    """Returns the start and the mean excess of the tail of ``values`` of each account; the start is infinite without
+    any."""
     own = np.concatenate(values)
     if not len(own):
-        return np.inf, 0.0, 0.0
+        return np.inf, 0.0
     share = np.concatenate([np.full(len(part), 1 / max(len(part), 1)) for part in values])
     order = np.argsort(own, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
     start = own[order][min(int(np.searchsorted(reached, 1 - BEYOND)), len(own) - 1)]
     beyond = own > start
     if not beyond.any():
-        return float(start), 0.0, 0.0
+        return float(start), 0.0
     excess = np.average(own[beyond] - start, weights=share[beyond])
-    return float(start), float(excess), float(share[beyond].sum() / share.sum())
+    return float(start), float(excess)
 
 
 def _moments(own: MeasuredQueries) -> tuple[Floats, Floats]:

@@ -55,13 +55,12 @@ class Spread:
 @dataclass(frozen=True, slots=True, eq=False)
 class Tails:
     """Of single honest queries in ``measures``, float64 (j,) each: the ``mean``, where the upper tail begins
-    (``start``), by how much values there exceed it on average (``excess``), and their ``share``."""
+    (``start``), and by how much values there exceed it on average (``excess``)."""
 
     measures: tuple[str, ...]
     mean: Floats
     start: Floats
     excess: Floats
-    share: Floats
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -36,12 +36,11 @@ BEYOND = 0.03
 
 
 class Extreme(NamedTuple):
-    """``measures`` whose extremes are added up where the first is extreme. ``share``: that of honest queries that are
-    extreme, at least; ``shifted``: whether values count from the account's average."""
+    """``measures`` whose extremes are added up where the first is extreme. ``shifted``: whether values count from the
+    account's average."""
 
     family: Family
     measures: tuple[str, ...]
-    share: float = BEYOND
     shifted: bool = True
 
 
@@ -49,7 +48,7 @@ EXTREMES = {
     # A new category is extreme in the latter two, and yet near honest queries.
     "extreme_content": Extreme("content", ("novelty", "unseen_values", "outlyingness")),
     "extreme_interpolation": Extreme("structure", ("interpolation",)),
-    "extreme_steps": Extreme("structure", ("sign_steps",), 0.01, shifted=False),
+    "extreme_steps": Extreme("structure", ("sign_steps",), shifted=False),
 }
 
 _SHARE = 1 / 16
@@ -69,15 +68,13 @@ Floats = NDArray[np.float64]
 
 class TailScales(NamedTuple):
     """By measure: the position of its group in ``EXTREMES`` int64 (j,), -1 for none; whether it ``leads`` that and
-    whether it is ``shifted``, bool (j,); and ``tail`` float64 (3, j): mean, start and mean excess. By group, float64
-    (groups,): the ``share`` of honest queries that are extreme. ``varied``: the column of ``one_feature``, -1 for
-    none."""
+    whether it is ``shifted``, bool (j,); and ``tail`` float64 (3, j): mean, start and mean excess. ``varied``: the
+    column of ``one_feature``, -1 for none."""
 
     group: NDArray[np.int64]
     leads: NDArray[np.bool_]
     shifted: NDArray[np.bool_]
     tail: Floats
-    share: Floats
     varied: int
 
     @classmethod
@@ -85,15 +82,14 @@ class TailScales(NamedTuple):
         """Returns those of measures ``names``; without ``tails`` none is in a group."""
         known = tails.measures if tails else ()
         group, leads, shifted = np.full(len(names), -1), np.zeros(len(names), np.bool_), np.zeros(len(names), np.bool_)
-        tail, share = np.zeros((3, len(names))), np.array([own.share for own in EXTREMES.values()])
+        tail = np.zeros((3, len(names)))
         for number, own in enumerate(EXTREMES.values()):
             for name in own.measures:
                 if tails is not None and name in known and name in names:
                     column, at = names.index(name), known.index(name)
                     group[column], leads[column], shifted[column] = number, name == own.measures[0], own.shifted
                     tail[:, column] = tails.mean[at], tails.start[at], tails.excess[at]
-                    share[number] = max(share[number], tails.share[at]) if leads[column] else share[number]
-        return cls(group, leads, shifted, tail, share, names.index("one_feature") if "one_feature" in names else -1)
+        return cls(group, leads, shifted, tail, names.index("one_feature") if "one_feature" in names else -1)
 
 
 @compiled
@@ -118,7 +114,7 @@ def add_extremes(
     for group in range(len(evidence)):
         nats = _NONE
         if leads[group] and reached[group] > 0:
-            ratio = math.exp(_RATE * reached[group]) / (scales.share[group] * _LONGER)
+            ratio = math.exp(_RATE * reached[group]) / (BEYOND * _LONGER)
             nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MOST)
         evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _END)
 

@@ -109,6 +109,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 distribution(defs.SCORE),
                 quantiles(defs.SCORE, "model"),
                 quantiles(defs.EXPOSURE, "model, signal"),
+                quantiles(defs.BUDGET_USED, "model"),
                 _profiles(defs.PROFILE_INFO),
                 level(defs.GROUPS, "model, state"),
                 level(defs.GROUP_MEMBERS, "model, state"),

@@ -86,14 +86,14 @@ class Odometer:
         """Returns the mean agreement, 0 to 1, of four small clones, trained on at most 512 distinct queries; None where
         there is no reading. The clones: the nearest neighbour, and ridge regressions of the log probabilities with a
         linear kernel, a Gaussian one, and both."""
-        answers = _answers(outputs, output_kind, int(self._labels.max()) + 1)
-        if answers is None or features.shape[1] != self._rows.shape[1]:
+        if features.shape[1] != self._rows.shape[1]:
             return None
         _, first = np.unique(features, axis=0, return_index=True)
         if len(first) < _FEWEST:
             return None
         chosen = np.sort(first)[np.linspace(0, len(first) - 1, min(len(first), LEARNED)).astype(np.int64)]
-        return self._trained(self._scaled(features[chosen]), answers[chosen])
+        answers = _answers(outputs[chosen], output_kind, int(self._labels.max()) + 1)
+        return None if answers is None else self._trained(self._scaled(features[chosen]), answers)
 
     def _trained(self, rows: Floats, answers: Floats) -> float:
         from scipy.spatial.distance import cdist
@@ -120,11 +120,16 @@ class Odometer:
 
 
 def _answers(outputs: Array, output_kind: OutputKind, classes: int) -> Floats | None:
-    """Returns probabilities float64 (n, k) of ``outputs``; None for scores, or none."""
+    """Returns probabilities float64 (n, k) of ``outputs``; None for scores, or none. Labels that none of ``classes``
+    has are one more class."""
     if output_kind == "label":
-        labels = outputs[:, 0].astype(np.int64)
-        return np.eye(max(classes, int(labels.max(initial=0)) + 1))[labels]
+        return np.asarray(_class_of(outputs[:, 0], classes)[:, None] == np.arange(classes + 1), np.float64)
     if output_kind != "probabilities":
         return None
     values = outputs.astype(np.float64)
     return np.column_stack((1 - values, values)) if values.shape[1] == 1 else values
+
+
+def _class_of(labels: Array, classes: int) -> Array:
+    """Returns the class of each of ``labels`` (n,), ``classes`` for any other value."""
+    return np.asarray(np.where(np.isin(labels, np.arange(classes)), labels, classes))

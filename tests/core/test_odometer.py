@@ -49,6 +49,14 @@ def test_a_thief_who_sees_labels_alone_is_read_too() -> None:
     assert found is not None and found == pytest.approx(agreement(own), abs=0.05)
 
 
+def test_labels_that_the_model_does_not_have_take_no_more_memory() -> None:
+    own, odometer = asked(54, 300), Odometer(validation(), ONES)
+    labels = own.labels[:, None].astype(np.float32)
+    labels[:3, 0] = 1e9, -1.0, np.nan
+    found = odometer.agreement(own.features, labels, "label")
+    assert found is not None and found == pytest.approx(agreement(own), abs=0.05)
+
+
 def test_there_is_no_reading_for_scores_for_other_features_and_after_one_query() -> None:
     odometer, own = Odometer(validation(), ONES), asked(55, 20)
     answers = tree().outputs(own.features)

@@ -44,7 +44,7 @@ class Draws:
 
     @classmethod
     def none(cls, rows: int) -> Draws:
-        """Returns placeholder draws of ``rows`` rows for a response that needs none."""
+        """Returns draws that are all the same, for ``rows`` rows of a response that uses none."""
         return cls(np.zeros((rows, 2), dtype=np.uint64))
 
     def take(self, rows: NDArray[np.int64]) -> Draws:

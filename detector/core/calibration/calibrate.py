@@ -36,7 +36,7 @@ FEWEST_ACCOUNTS = 3
 GROUPS = 24
 """Maximum number of groups left out in turn to find the range of the threshold."""
 
-_LEAST, _LEAST_PER_ACCOUNT, _LEAST_BUDGET = 3.0, 20.0, 0.01
+_LEAST, _LEAST_PER_ACCOUNT, _LEAST_BUDGET = 3.25, 20.0, 0.01
 """The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are; and
 what the fewness of accounts adds, divided by their number: a few alike do not show how others differ."""
 _LEAST_STATE = (0.5, 0.0)

@@ -5,7 +5,8 @@ python -m benchmarks.enforcement [--full] [--broker apache] [--picture docs/pict
 Over HTTP, with a broker, a detector that has a profile of other honest accounts, and a gate. Each theft is done anew
 under each defence, by an account of its own, which gives up when it is turned away. A caller waits until the detector
 has judged what they asked, so that figures do not depend on this machine's speed. Honest clients ask the same models
-meanwhile. ``--full``: also at 5,000 queries.
+meanwhile. At the end, when the thieves are gone, honest clients ask row by row, and each row of each model under all
+defences in turn: the difference is what a defence adds to their wait. ``--full``: also at 5,000 queries.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ SEED = 2
 PARTITIONS = 4
 CALIBRATION = 40
 HONEST, HONEST_ROWS, TESTED_ROWS = 20, 100, 300
+TIMED_ROWS = 25
+"""Of each honest client, timed one by one."""
+ORDERED_SECONDS = 86_400.0
+"""How long the account TESTED stays under its defence: longer than any run."""
 STEP = 25
 """Rows in a request."""
 EARLY = (100, 200)
@@ -293,13 +298,39 @@ def effect_on(served: Served, gate: Gate, target: Model, defence: str) -> Effect
     )
 
 
+def latencies(served: Served, target: Model) -> dict[str, NDArray[np.float64]]:
+    """The milliseconds that an answer to one row took under each defence: of honest clients, or of the account that is
+    under it where it changes answers. Of each row in the same order, so that what else goes on delays all alike."""
+    taken: dict[str, list[float]] = {defence: [] for defence in DEFENCES}
+    for number in range(HONEST):
+        name = f"honest-{number}"
+        callers = {
+            defence: Caller(served, name_of(target, defence), TESTED if defence in CHANGING else name)
+            for defence in DEFENCES
+        }
+        for row in honest_of(target)[number].queries.features[:TIMED_ROWS, None]:
+            for defence, caller in callers.items():
+                taken[defence].append(1_000 * caller.seconds(row))
+    return {defence: np.array(own) for defence, own in taken.items()}
+
+
+def latency_of(taken: Mapping[str, NDArray[np.float64]], defence: str) -> str:
+    """Median and 99th percentile, beyond those under no defence."""
+    median, high = np.percentile(taken[NONE], (50, 99))
+    if defence == NONE:
+        return f"{median:.1f} / {high:.1f}"
+    own_median, own_high = np.percentile(taken[defence], (50, 99))
+    return f"{own_median - median:+.1f} / {own_high - high:+.1f}"
+
+
 def put_under(connection: Connection, gate: Gate) -> None:
     """Orders each defence that changes answers against the account TESTED, and waits until ``gate`` has it."""
     producer = connection.producer()
     for defence in CHANGING:
         for model in models_of([defence]):
             order = Command(
-                model, "add", time.time(), "benchmark", model, TESTED, "", make_action(defence), "enforce", 3_600.0
+                *(model, "add", time.time(), "benchmark", model, TESTED, ""),
+                *(make_action(defence), "enforce", ORDERED_SECONDS),
             )
             place = partition_of(TESTED, PARTITIONS)
             producer.send(connection.topics.commands, encode(order), TESTED.encode(), partition=place).get(30)
@@ -318,6 +349,9 @@ def thieves_of(theft: Theft, defence: str) -> Sequence[str]:
 
 
 Figures = Mapping[tuple[Theft, str, str], Outcome]
+Effects = Mapping[tuple[Model, str], Effect]
+Waits = Mapping[Model, Mapping[str, NDArray[np.float64]]]
+"""Milliseconds by model and defence."""
 
 
 def by_thief(theft: Theft, defence: str, found: Figures) -> dict[str, Outcome]:
@@ -334,7 +368,7 @@ def best_of(outcomes: Mapping[str, Outcome]) -> tuple[str, NDArray[np.float64]]:
     return name, np.fmax.reduce([one.fidelity for one in outcomes.values()])
 
 
-def rows_of(found: Figures, effects: Mapping[tuple[Model, str], Effect]) -> Iterator[list[str]]:
+def rows_of(found: Figures, effects: Effects, waits: Waits) -> Iterator[list[str]]:
     for theft in THEFTS:
         for defence in DEFENCES:
             outcomes = by_thief(theft, defence, found)
@@ -350,6 +384,7 @@ def rows_of(found: Figures, effects: Mapping[tuple[Model, str], Effect]) -> Iter
                 name,
                 f"{effect.touched} of {HONEST}",
                 *(changes if defence in CHANGING else ("", "", "")),
+                latency_of(waits[theft.target], defence),
             ]
 
 
@@ -372,7 +407,7 @@ def _line(name: str, checkpoints: Sequence[int], shares: NDArray[np.float64]) ->
     return Line(name, *zip(*known, strict=True))
 
 
-def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[tuple[Model, str], Effect]]:
+def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Effects, Waits]:
     """All thefts and honest clients, on one server."""
     guarded, targets = list(models_of([*RULES])), dict.fromkeys(theft.target for theft in THEFTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -416,7 +451,8 @@ def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[
                     for target in targets
                     for defence in RULES
                 }
-                return found, effects | {(target, NONE): Effect(0) for target in targets}
+                effects |= {(target, NONE): Effect(0) for target in targets}
+                return found, effects, {target: latencies(served, target) for target in targets}
 
 
 def main() -> None:
@@ -428,13 +464,14 @@ def main() -> None:
     started = time.monotonic()
     shown = (500, 2_000, 5_000) if arguments.full else (500, 2_000)
     checkpoints = (*EARLY, *shown)
-    found, effects = measured(arguments.broker, checkpoints)
+    found, effects, waits = measured(arguments.broker, checkpoints)
     columns = (
         *("theft", "defence", "answers"),
         *(f"{what} at {at:,}" for at in shown for what in ("natural", "uniform")),
         *("best thief", "honest accounts touched", "honest accuracy", "L1", "labels changed"),
+        "ms, median / p99",
     )
-    print(table(columns, rows_of(found, effects)))
+    print(table(columns, rows_of(found, effects, waits)))
     print(f"\n{time.monotonic() - started:.0f} s")
     if arguments.picture:
         text = picture(panels(found, checkpoints), "Natural fidelity of the best thief")

@@ -151,14 +151,14 @@ def _searched(program: _Program, least: Array) -> Array:
     row, last = np.arange(len(least)), len(points) - 1
     low, end = known[:, np.maximum(falling - 1, 0), row], known[:, np.minimum(falling, last), row]
     best, open_ = end[0], ((falling > 0) & (falling <= last))[:, None]
-    for _ in range(_TANGENTS):
-        if not open_.any():
-            break
+    for _ in range(_TANGENTS if open_.any() else 0):
         apart = end - low
         step = np.divide(end[2] * apart[0] - apart[1], apart[2], out=np.zeros_like(best), where=open_)
         best = np.where(open_, low[0] + np.minimum(np.maximum(step, 0), apart[0]), best)
         new = program.tangent(best)
         open_ &= new[1] - low[1] - low[2] * (best - low[0]) > _FLAT
+        if not open_.any():
+            break
         right = new[2] < -_FLAT
         low, end = np.where(open_ & right, new, low), np.where(open_ > right, new, end)
     return best  # type: ignore[no-any-return]

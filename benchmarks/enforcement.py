@@ -268,6 +268,12 @@ class Effect(NamedTuple):
     labels: float = 0.0
 
 
+Figures = Mapping[tuple[Theft, str, str], Outcome]
+Effects = Mapping[tuple[Model, str], Effect]
+Waits = Mapping[Model, Mapping[str, NDArray[np.float64]]]
+"""Milliseconds by model and defence."""
+
+
 def ask_honestly(served: Served, target: Model, defence: str, number: int) -> None:
     """One honest client at work, until done or turned away."""
     caller = Caller(served, name_of(target, defence), f"honest-{number}")
@@ -314,13 +320,14 @@ def latencies(served: Served, target: Model) -> dict[str, NDArray[np.float64]]:
     return {defence: np.array(own) for defence, own in taken.items()}
 
 
-def latency_of(taken: Mapping[str, NDArray[np.float64]], defence: str) -> str:
-    """Median and 99th percentile, beyond those under no defence."""
-    median, high = np.percentile(taken[NONE], (50, 99))
-    if defence == NONE:
-        return f"{median:.1f} / {high:.1f}"
-    own_median, own_high = np.percentile(taken[defence], (50, 99))
-    return f"{own_median - median:+.1f} / {own_high - high:+.1f}"
+def rows_of_waits(waits: Waits) -> Iterator[list[str]]:
+    """Of all models together."""
+    every = {defence: np.concatenate([own[defence] for own in waits.values()]) for defence in DEFENCES}
+    plain = np.percentile(every[NONE], (50, 99))
+    for defence, own in every.items():
+        spent = np.percentile(own, (50, 99))
+        added = ["", ""] if defence == NONE else [f"{one:+.1f}" for one in spent - plain]
+        yield [_shown(defence), f"{len(own):,}", *(f"{one:.1f}" for one in spent), *added]
 
 
 def put_under(connection: Connection, gate: Gate) -> None:
@@ -348,12 +355,6 @@ def thieves_of(theft: Theft, defence: str) -> Sequence[str]:
     return [thief for thief in wanted if thief in theft.thieves]
 
 
-Figures = Mapping[tuple[Theft, str, str], Outcome]
-Effects = Mapping[tuple[Model, str], Effect]
-Waits = Mapping[Model, Mapping[str, NDArray[np.float64]]]
-"""Milliseconds by model and defence."""
-
-
 def by_thief(theft: Theft, defence: str, found: Figures) -> dict[str, Outcome]:
     """The outcome of each thief, the one who takes answers as served first."""
     own = {thief: found[theft, defence, thief] for thief in thieves_of(theft, defence)}
@@ -370,6 +371,7 @@ def best_of(outcomes: Mapping[str, Outcome]) -> tuple[str, NDArray[np.float64]]:
 
 def rows_of(found: Figures, effects: Effects, waits: Waits) -> Iterator[list[str]]:
     for theft in THEFTS:
+        spent = waits[theft.target]
         for defence in DEFENCES:
             outcomes = by_thief(theft, defence, found)
             served, (name, best) = outcomes[THIEVES[0]], best_of(outcomes)
@@ -378,14 +380,18 @@ def rows_of(found: Figures, effects: Effects, waits: Waits) -> Iterator[list[str
             changes = [f"{100 * effect.accuracy:+.1f}", f"{effect.distance:.2f}", percent(effect.labels)]
             yield [
                 theft.title,
-                f"`{defence}`" if defence in RULES else defence,
+                _shown(defence),
                 f"{served.answered:,}",
                 *(f"{_percent(one)} / {_percent(other)}" for one, other in pairs),
                 name,
                 f"{effect.touched} of {HONEST}",
                 *(changes if defence in CHANGING else ("", "", "")),
-                latency_of(waits[theft.target], defence),
+                "" if defence == NONE else f"{np.median(spent[defence]) - np.median(spent[NONE]):+.1f}",
             ]
+
+
+def _shown(defence: str) -> str:
+    return f"`{defence}`" if defence in RULES else defence
 
 
 def _percent(share: float) -> str:
@@ -393,12 +399,16 @@ def _percent(share: float) -> str:
 
 
 def panels(found: Figures, checkpoints: Sequence[int]) -> list[Panel]:
-    """Natural fidelity of the best thief: under no defence, under the response that costs most, and the ladder."""
+    """Natural fidelity of the best thief: under no defence, under the response that costs most, and the ladder; with a
+    budget, where that ends the theft earlier."""
     drawn = []
     for theft in THEFTS:
         best = {name: best_of(by_thief(theft, name, found))[1][:, 0] for name in DEFENCES}
         names = dict.fromkeys((NONE, min(CHANGING, key=lambda name: best[name][-1]), "ladder"))
-        drawn.append(Panel(theft.title, [_line(name, checkpoints, best[name]) for name in names]))
+        lines = [_line(name, checkpoints, best[name]) for name in names]
+        if not np.array_equal(best[BUDGETED], best["ladder"], equal_nan=True):
+            lines.append(_line("with budget", checkpoints, best[BUDGETED]))
+        drawn.append(Panel(theft.title, lines))
     return drawn
 
 
@@ -469,9 +479,11 @@ def main() -> None:
         *("theft", "defence", "answers"),
         *(f"{what} at {at:,}" for at in shown for what in ("natural", "uniform")),
         *("best thief", "honest accounts touched", "honest accuracy", "L1", "labels changed"),
-        "ms, median / p99",
+        "ms more",
     )
     print(table(columns, rows_of(found, effects, waits)))
+    columns = ("defence", "answers", "ms, median", "ms, p99", "median added", "p99 added")
+    print(table(columns, rows_of_waits(waits)))
     print(f"\n{time.monotonic() - started:.0f} s")
     if arguments.picture:
         text = picture(panels(found, checkpoints), "Natural fidelity of the best thief")

@@ -9,11 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from detector.contracts.codecs.records import encode
+from detector.contracts.codecs.records import HEARTBEAT_SECONDS, encode
 from detector.contracts.findings import Action, Command
 from detector.contracts.topics import partition_of
+from detector.serving import Gate
+from tests.chaos.workers import Worker
 from tests.conftest import Broker
 from tests.e2e.guarded import GuardedModel, guarded_model
 from tests.e2e.service import PARTITIONS, Service, running_service
@@ -108,3 +111,33 @@ def test_without_its_detector_open_models_obey_what_was_decided_and_closed_ones_
         assert until(lambda: model.ask("honest", model=CLOSED)[0] == 200)
         assert until(lambda: service.metric("weirguard_records_behind") == 0)
         assert until(lambda: 0 <= model.gate.gauges()["silence_seconds"] < silence)
+
+
+def test_workers_of_one_detector_stand_in_for_each_other_and_closed_models_stay_open(
+    broker: Broker, prefix: str, tmp_path: Path
+) -> None:
+    with (
+        running_service(broker, prefix, tmp_path) as service,
+        Gate(service.connection, when_stale="refuse", max_staleness_seconds=30.0) as gate,
+    ):
+        other = replace(service, worker=Worker("other", service.worker.environment, tmp_path / "other.log"))
+        other.worker.start()
+        try:
+            assert until(lambda: _partitions(other) == _partitions(service) == PARTITIONS / 2, 60)
+            assert until(lambda: 0 <= _silence(gate) < 2 * HEARTBEAT_SECONDS)
+            service.worker.kill_all()
+            assert until(lambda: _partitions(other) == PARTITIONS, 60)
+            taken_over = time.monotonic()
+            assert until(lambda: time.monotonic() - taken_over > 2 * HEARTBEAT_SECONDS)
+            assert until(lambda: _silence(gate) < 2 * HEARTBEAT_SECONDS), "who is left speaks for all partitions"
+            assert gate.check(CLOSED, "honest").allowed
+        finally:
+            other.worker.stop()
+
+
+def _partitions(service: Service) -> float:
+    return service.metric("weirguard_partitions_recovered")
+
+
+def _silence(gate: Gate) -> float:
+    return gate.gauges()["silence_seconds"]

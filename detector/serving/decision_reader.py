@@ -85,6 +85,7 @@ class DecisionReader(BackgroundThread):
     def _catch_up(self, topic: _Topic) -> None:
         """Reads to the ends seen at the start. Sets the kill switch last, so that no intermediate value takes
         effect."""
+        self._heard = {number: at for number, at in self._heard.items() if number in topic.numbers}
         switches = []
         while not topic.caught_up():
             for record in topic.poll():
@@ -145,10 +146,10 @@ class _Topic:
 
         self._consumer = consumer
         self._name = name
-        numbers = consumer.partitions_for_topic(name)
-        if not numbers:
+        self.numbers: frozenset[int] = frozenset(consumer.partitions_for_topic(name) or ())
+        if not self.numbers:
             raise TopicMissing(name)
-        self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
+        self._partitions = [TopicPartition(name, number) for number in sorted(self.numbers)]
         consumer.assign(self._partitions)
         self._ends = self._read_ends()
 
@@ -172,7 +173,7 @@ class _Topic:
         before, self._ends = self._ends, self._read_ends()
         if any(self._ends[partition] < end for partition, end in before.items()):
             raise BrokerError(f"records of {self._name} are gone, as after a loss of the broker; reading it again")
-        if self._consumer.partitions_for_topic(self._name) != {partition.partition for partition in self._partitions}:
+        if self._consumer.partitions_for_topic(self._name) != self.numbers:
             raise BrokerError(f"the partitions of {self._name} have changed; reading it again")
 
     def _position(self, partition: Any) -> int:

@@ -31,9 +31,9 @@ _LEAST_MARGIN = 1e-7
 
 _APART = 1e-8
 _TANGENTS = 40
-_BELOW, _ABOVE = (0.0, 0.5), (0.0, 0.1, 0.3, 1.0)
+_BELOW, _ABOVE = (0.0, 0.5), (0.0, 0.05, 0.1, 0.15, 0.3, 1.0)
 """Where the search begins: shares of the way from the least t to the model's own, and from there to the highest."""
-_BLOCK = 3_000
+_BLOCK = 2_000
 """Probabilities solved at once: what these need stays in the cache."""
 _FLAT = 1e-6
 """Slopes nearer to 0, which a step of ``_APART`` cannot tell from it, count as 0, and costs as near as equal."""

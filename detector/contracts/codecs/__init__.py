@@ -5,11 +5,12 @@ from __future__ import annotations
 from detector.contracts.codecs.json_queries import JSON_CONTENT_TYPE, decode_json, encode_json_query
 from detector.contracts.codecs.limits import PACKED_BYTES, REASONS, RECORD_BYTES
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, decode_packed, encode_packed
-from detector.contracts.codecs.records import KILL_SWITCH_KEY, decision_key, decode, encode
+from detector.contracts.codecs.records import HEARTBEAT_KEY, KILL_SWITCH_KEY, decision_key, decode, encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.queries import DecodedQueries
 
 __all__ = [
+    "HEARTBEAT_KEY",
     "JSON_CONTENT_TYPE",
     "KILL_SWITCH_KEY",
     "PACKED_BYTES",

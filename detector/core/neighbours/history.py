@@ -42,7 +42,8 @@ from detector.core.state.rows import StepRows
 
 _PARITIES = 2
 _AXES = 7
-"""The axes of a projection that are kept with a vector, and one number for the rest of it."""
+"""The axes of a projection that are kept with a vector, and one number for the rest of it: eight, as ``search`` reads
+them."""
 _FEWEST = 32
 """With fewer features than this a projection saves nothing."""
 _TOGETHER = 1_024

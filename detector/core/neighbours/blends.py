@@ -260,10 +260,9 @@ def _choose(rows: Rows, columns: Integers, count: int, left: int, compared: Comp
             row, dot, length = at.chosen[start + lane], np.float64(dots[lane]), np.float64(lengths[lane]) + 1e-30
             gain = dot * dot / length if dot > 0 else 0.0
             if gain * _TIE >= marks[1, _CANDIDATES - 1] and gain > 0:
-                _insert(best[1], marks[1], row, gain * _above_one(rows, row, columns))
+                _insert(rows, columns, best[1], marks[1], row, gain)
             if same[lane] > 0 and same[lane] + 1 > marks[0, _CANDIDATES - 1]:
-                mark = same[lane] + min(gain / along, _LESS_THAN_ONE)
-                _insert(best[0], marks[0], row, mark * _above_one(rows, row, columns))
+                _insert(rows, columns, best[0], marks[0], row, same[lane] + min(gain / along, _LESS_THAN_ONE))
 
 
 @compiled
@@ -283,6 +282,24 @@ def _probe(rows: Rows, start: int, lanes: int, at: Bench) -> None:
 
 
 @compiled
+def _insert(rows: Rows, columns: Integers, best: Integers, marks: Floats, row: int, mark: float) -> None:
+    """Inserts ``row`` in the order of ``marks``, highest first, and drops the last. Those of equal marks are ordered by
+    their values: that needs the rows themselves, which most others do not."""
+    at = _CANDIDATES
+    while at > 0 and marks[at - 1] <= mark * _TIE:
+        other = marks[at - 1]
+        if mark <= other * _TIE and best[at - 1] >= 0:
+            tie = _above_one(rows, row, columns)
+            if mark * tie <= other * _above_one(rows, best[at - 1], columns):
+                break
+        at -= 1
+    for back in range(_CANDIDATES - 1, at, -1):
+        marks[back], best[back] = marks[back - 1], best[back - 1]
+    if at < _CANDIDATES:
+        marks[at], best[at] = mark, row
+
+
+@compiled
 def _above_one(rows: Rows, row: int, columns: Integers) -> float:
     """Returns a number from 1 to ``_TIE`` that depends on the values of ``row``: it orders rows with equal marks, as
     their places must not, which are other ones after a recovery."""
@@ -291,18 +308,6 @@ def _above_one(rows: Rows, row: int, columns: Integers) -> float:
         mixed = 0.618 * mixed + np.float64(rows[row, columns[at]])
     mixed = abs(mixed) * 7919.0
     return 1.0 + (_TIE - 1.0) * (mixed - math.floor(mixed))
-
-
-@compiled
-def _insert(best: Integers, marks: Floats, row: int, mark: float) -> None:
-    """Inserts ``row`` in the order of ``marks``, highest first, and drops the last."""
-    at = _CANDIDATES
-    while at > 0 and marks[at - 1] < mark:
-        at -= 1
-    for back in range(_CANDIDATES - 1, at, -1):
-        marks[back], best[back] = marks[back - 1], best[back - 1]
-    if at < _CANDIDATES:
-        marks[at], best[at] = mark, row
 
 
 @compiled
@@ -329,8 +334,7 @@ def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: 
             for lane in range(max(start - first, 0), min(end - first, LANES)):
                 dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
                 if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
-                    tie = _above_one(arena.rows, first + lane, columns)
-                    _insert(best, marks, first + lane, dot * dot / length * tie)
+                    _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
             # Single precision is off by 20 units of the step's length at most.
             least = np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - 128 * UNIT32 * along)
             group += 1

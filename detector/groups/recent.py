@@ -78,7 +78,7 @@ class RecentQueries:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
-        pages, state = self._pages, _by_feature(state)
+        pages, state = self._pages, _by_row(state)
         same = all(len(state[name]) == len(getattr(pages, name)) for name in ("bucket", "newest"))
         if same and all(name in state and state[name].shape[1:] == getattr(pages, name).shape[1:] for name in _ROWS):
             for name in _Pages._fields:
@@ -106,8 +106,8 @@ def _width(axes: int) -> int:
 
 
 class _Pages(NamedTuple):
-    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``by_feature`` float32 (p,
-    d, 32); ``whose`` int32 (p, 32, 2): account and label.
+    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``features`` float32 (p,
+    32, d); ``whose`` int32 (p, 32, 2): account and label.
 
     Per page, int32 (p,): its ``bucket``, -1 if it is unused; how many rows it is ``filled`` with; the pages ``before``
     and ``after`` it in the order of their beginning, and the ``older`` and ``newer`` ones of its bucket. ``ends`` int32
@@ -115,7 +115,7 @@ class _Pages(NamedTuple):
     -1 stands for none."""
 
     leading: Rows
-    by_feature: Rows
+    features: Rows
     whose: Short
     bucket: Short
     filled: Short
@@ -137,7 +137,7 @@ class _Pages(NamedTuple):
         order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
         return cls(
             np.zeros((count, width, _LANES), np.float32),
-            np.zeros((count, dimension, _LANES), np.float32),
+            np.zeros((count, _LANES, dimension), np.float32),
             np.zeros((count, _LANES, 2), np.int32),
             nothing.copy(),
             np.zeros(count, np.int32),
@@ -152,15 +152,15 @@ class _Pages(NamedTuple):
         )
 
 
-_ROWS = ("leading", "by_feature", "whose")
+_ROWS = ("leading", "features", "whose")
 """The columns of pages that hold queries."""
 
 
-def _by_feature(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the dump ``state``; one of an older version holds ``features`` (p, 32, d)."""
-    if "features" not in state:
+def _by_row(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the dump ``state``; one of an older version holds ``by_feature`` (p, d, 32)."""
+    if "by_feature" not in state:
         return state
-    return {**state, "by_feature": state["features"].transpose(0, 2, 1)}
+    return {**state, "features": state["by_feature"].transpose(0, 2, 1)}
 
 
 @compiled
@@ -179,7 +179,7 @@ def _search(
                         features,
                         row,
                         whose[row, 0],
-                        kept.by_feature,
+                        kept.features,
                         kept.whose,
                         page,
                         kept.filled[page],
@@ -195,7 +195,7 @@ def _search(
             found.distance[row] = math.sqrt(best)
             found.partner[row], found.label[row] = kept.whose[page, lane, 0], kept.whose[page, lane, 1]
             for at in range(features.shape[1]):
-                found.step[row, at] = features[row, at] - kept.by_feature[page, at, lane]
+                found.step[row, at] = features[row, at] - kept.features[page, lane, at]
         if not known:
             _keep(features, leading, row, whose, places[0], kept)
 
@@ -244,7 +244,7 @@ def _nearest(
     rows: Rows,
     row: int,
     account: int,
-    by_feature: Rows,
+    features: Rows,
     whose: Short,
     page: int,
     filled: int,
@@ -257,18 +257,18 @@ def _nearest(
     """Returns the squared distance of ``row`` to the nearest of the ``filled`` queries on ``page`` of another account,
     and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (32,): lower
     bounds, but for rounding, which are used up."""
-    most = np.float32(best) * _ROUNDING + _TINY
-    if _count_open(near, whose, page, filled, account, most) > _SEVERAL:
-        most = np.float32(best) * _ROUGH + _TINY
-        if not _measure(rows, row, by_feature, page, most, near):
-            return best, chosen, known
-        _count_open(near, whose, page, filled, account, most)
+    for lane in range(filled):
+        if whose[page, lane, 0] == account:
+            near[lane] = np.inf
     for _ in range(filled):
-        lane = int(np.argmin(near))
-        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUGH + _TINY:
+        lane = 0
+        for at in range(1, filled):
+            if near[at] < near[lane]:
+                lane = at
+        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUNDING + _TINY:
             break
         near[lane] = np.inf
-        gap = _gap(rows, row, by_feature, page, lane, best)
+        gap = _gap(rows, row, features, page, lane, best)
         if gap <= same:
             known = True
         elif gap < best:
@@ -277,53 +277,23 @@ def _nearest(
 
 
 @compiled
-def _count_open(near: Rows, whose: Short, page: int, filled: int, account: int, most: np.float32) -> int:
-    """Returns how many of the ``filled`` queries of other accounts are ``near`` (32,), at most ``most``; sets all other
-    lanes to inf."""
-    count = 0
-    for lane in range(len(near)):
-        if lane >= filled or whose[page, lane, 0] == account:
-            near[lane] = np.inf
-        count += near[lane] <= most
-    return count
-
-
-@compiled
-def _measure(rows: Rows, row: int, by_feature: Rows, page: int, most: np.float32, near: Rows) -> bool:
-    """Fills ``near`` (32,) with squared distances of ``row`` to the rows of ``page``, but for rounding. Returns False
-    as soon as all exceed ``most``."""
-    lanes, width, last = len(near), rows.shape[1], rows.shape[1] - 3
-    for lane in range(lanes):
-        near[lane] = np.float32(0)
-    for at in range(0, last, 4):
-        p, q, r, s = rows[row, at], rows[row, at + 1], rows[row, at + 2], rows[row, at + 3]
-        for lane in range(lanes):
-            a, b = p - by_feature[page, at, lane], q - by_feature[page, at + 1, lane]
-            c, d = r - by_feature[page, at + 2, lane], s - by_feature[page, at + 3, lane]
-            near[lane] += (a * a + b * b) + (c * c + d * d)
-        if at % _STRETCH == _STRETCH - 4 and not _any_within(near, most):
-            return False
-    for at in range(width - width % 4, width):
-        for lane in range(lanes):
-            a = rows[row, at] - by_feature[page, at, lane]
-            near[lane] += a * a
-    return True
-
-
-@compiled
-def _gap(rows: Rows, row: int, by_feature: Rows, page: int, lane: int, most: float) -> float:
+def _gap(rows: Rows, row: int, features: Rows, page: int, lane: int, most: float) -> float:
     """Returns the squared distance of ``row`` to one on ``page``, or a part of it that is at least ``most``."""
-    gap, at, last = 0.0, 0, rows.shape[1] - 4
+    gap, at, last = 0.0, 0, rows.shape[1] - 8
     while at <= last and gap < most:
-        a = np.float64(rows[row, at]) - by_feature[page, at, lane]
-        b = np.float64(rows[row, at + 1]) - by_feature[page, at + 1, lane]
-        c = np.float64(rows[row, at + 2]) - by_feature[page, at + 2, lane]
-        d = np.float64(rows[row, at + 3]) - by_feature[page, at + 3, lane]
-        gap += (a * a + b * b) + (c * c + d * d)
-        at += 4
+        a = np.float64(rows[row, at]) - features[page, lane, at]
+        b = np.float64(rows[row, at + 1]) - features[page, lane, at + 1]
+        c = np.float64(rows[row, at + 2]) - features[page, lane, at + 2]
+        d = np.float64(rows[row, at + 3]) - features[page, lane, at + 3]
+        e = np.float64(rows[row, at + 4]) - features[page, lane, at + 4]
+        f = np.float64(rows[row, at + 5]) - features[page, lane, at + 5]
+        g = np.float64(rows[row, at + 6]) - features[page, lane, at + 6]
+        h = np.float64(rows[row, at + 7]) - features[page, lane, at + 7]
+        gap += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+        at += 8
     if gap < most:
         for column in range(at, rows.shape[1]):
-            side = np.float64(rows[row, column]) - by_feature[page, column, lane]
+            side = np.float64(rows[row, column]) - features[page, lane, column]
             gap += side * side
     return gap
 
@@ -340,7 +310,7 @@ def _keep(features: Rows, leading: Rows, row: int, whose: Short, bucket: int, ke
     for axis in range(leading.shape[1]):
         kept.leading[page, axis, lane] = leading[row, axis]
     for at in range(features.shape[1]):
-        kept.by_feature[page, at, lane] = features[row, at]
+        kept.features[page, lane, at] = features[row, at]
     kept.whose[page, lane, 0], kept.whose[page, lane, 1] = whose[row, 0], whose[row, 1]
     kept.filled[page] = lane + 1
 

@@ -27,7 +27,7 @@ from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
-from detector.groups.rarities import Rarities, chance_of
+from detector.groups.rarities import Rarities, chance_of, honest_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -230,7 +230,7 @@ class GroupWatch:
         """Compares accounts again, each as of its row."""
         accounts = self._accounts
         most, origin = accounts.reach(due.slot, due.number, due.distance)
-        rarity = self._crowd.rarity(due.number % WINDOW + 1, most)
+        rarity = self._crowd.rarity(np.minimum(due.number + 1, WINDOW), most)
         excused = self._compared_early(due, rarity)
         revisions = []
         told = np.isin(due.slot, due.slot[rarity <= _NOTABLE]) | self._clustered(due.slot)
@@ -366,7 +366,8 @@ class GroupWatch:
         among_all = self._rarity(cluster, present)
         if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        rarity, strangers = accounts.rarity[slots], present * among_all / np.arange(1, len(slots) + 1)
+        rarity, honest = accounts.rarity[slots], honest_of(present, len(self._cluster_of), _NOTABLE)
+        strangers = honest * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []

@@ -72,7 +72,7 @@ def test_a_dump_of_an_older_version_is_read(index: ReferenceIndex) -> None:
     live, restored = Linker(index.reference), Linker(index.reference)
     _link(live, index, features, account, label)
     dump = live.recent.dump()
-    restored.recent.load(dump | {"features": dump.pop("by_feature").transpose(0, 2, 1)})
+    restored.recent.load(dump | {"by_feature": dump.pop("features").transpose(0, 2, 1)})
     now, then = (_link(own, index, features[:50], account[:50] + 5, label[:50]) for own in (live, restored))
     np.testing.assert_array_equal(now.partner, then.partner)
     assert (then.partner >= 0).any()

@@ -16,6 +16,7 @@ from detector.contracts.batches import cut, take
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
+from detector.core.reference.standards import VOLUMES, Crowd, Floats, Integers
 from detector.groups import watch
 from detector.groups.watch import GroupRevision
 from detector.policy.config import Policy
@@ -71,6 +72,18 @@ def test_one_query_an_account_is_enough() -> None:
 @pytest.mark.parametrize("seed", [1_000, 2_000, 3_000])
 def test_honest_accounts_alone_are_no_group(seed: int) -> None:
     assert _watched(stream(others(80, seed)))[0] == []
+
+
+def test_an_account_of_more_than_256_queries_is_compared_with_those_of_256(monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes, rarity = list[int](), Crowd.rarity
+
+    def recorded(crowd: Crowd, at: Integers, distances: Floats) -> Floats:
+        volumes.extend(at.tolist())
+        return rarity(crowd, at, distances)
+
+    monkeypatch.setattr(Crowd, "rarity", recorded)
+    _watched(stream(others(1, rows=259)))
+    assert volumes == [*VOLUMES, 256, 256, 256]
 
 
 def test_an_office_that_scores_one_public_file_is_no_group() -> None:

@@ -43,6 +43,9 @@ def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], lis
     return revisions, ids, flagged
 
 
+_CONTENT = "features", "outputs"
+
+
 def _members(revisions: Sequence[GroupRevision]) -> set[str]:
     return {name for own in revisions for name in own.joined}
 
@@ -102,6 +105,25 @@ def test_resold_traffic_of_many_users_is_no_group() -> None:
     accounts = [replace(take(resold, np.arange(at, len(resold), 50)), principals=[f"user-{at}"]) for at in range(50)]
     accounts = [replace(own, principal_index=np.zeros(len(own), np.int32)) for own in accounts]
     assert _watched(stream([*others(30), *accounts]))[0] == []
+
+
+def test_jobs_that_repeat_a_file_are_no_group() -> None:
+    """Thirty accounts score one file again and again, each from another row on."""
+    file = honest("job", 8_000, 60)
+    jobs = [replace(take(file, (np.arange(180) + 7 * at) % 60), principals=[f"job-{at}"]) for at in range(30)]
+    assert _watched(stream([*others(40), *jobs]))[0] == []
+
+
+def test_examples_of_the_documentation_are_no_link() -> None:
+    """A hundred newcomers try the same examples before their own rows."""
+    examples, rng = honest("examples", 8_500, 6), np.random.default_rng(5)
+    accounts = []
+    for own in others(100, 9_000, 12):
+        features, outputs = (np.concatenate((getattr(examples, each), getattr(own, each))) for each in _CONTENT)
+        rows = np.concatenate((rng.permutation(6), np.arange(6, len(features))))
+        longer = take(own, np.zeros(len(features), np.int64))
+        accounts.append(replace(longer, features=features[rows], outputs=outputs[rows]))
+    assert _watched(stream([*others(40), *accounts]))[0] == []
 
 
 def test_any_cut_gives_the_same_groups() -> None:

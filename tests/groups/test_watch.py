@@ -18,7 +18,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.core.reference.standards import VOLUMES, Crowd, Floats, Integers
 from detector.groups import watch
-from detector.groups.watch import GroupRevision
+from detector.groups.watch import GroupRevision, GroupWatch
 from detector.policy.config import Policy
 from detector.replay.groups import GroupReplay
 from detector.replay.report import replay
@@ -252,3 +252,22 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     assert own.state_of(group).family == "structure"
     own._accounts.member[:] = False
     assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 1), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
+def test_clusters_that_have_become_alike_are_united_unless_both_are_groups(sizes: tuple[int, int], parts: int) -> None:
+    own = GroupWatch(calibrated())
+    own._accounts.slots(["a", "b", "c", "d"])
+    angles = np.radians([0, 60, 50, 45])
+    added = np.zeros((4, own._directions.shape[1]))
+    added[:, 0], added[:, 1] = np.cos(angles), np.sin(angles)
+    first, second = (own._join(slot, added[slot]) for slot in (0, 1))
+    assert own._united(second) is second is not first
+    for slot in (2, 3):
+        assert own._join(slot, added[slot]) is second
+    first.size, second.size = sizes
+    kept = own._united(second)
+    assert len(own._clusters) == len(own._directions) == len(own._named) == parts
+    assert kept is (first if sizes == (3, 0) else second)
+    assert {own._cluster_of[slot] for slot in kept.slots} == {kept}
+    assert own._directions.sum(axis=0) == pytest.approx(added.sum(axis=0))

@@ -175,17 +175,32 @@ def fidelities(curve: Sequence[Fidelity], queries: int) -> tuple[int, int]:
     return first, curve[-lasting].queries if lasting else queries
 
 
-def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryBatch]) -> list[Row]:
-    """One attack, dealt in each way."""
+def carried_out(target: str, attack: str) -> tuple[Account, list[Fidelity]]:
+    """The queries of an attack, and the clone's fidelity after more and more of them."""
     data, _, model = target.partition(":")
     dataset, victim = victim_of(data, model)
     plan = AttackPlan(attack, model, data, budget=BUDGET, seed=SEED)
     session = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, 0))
     session.run()
     trace = thief_trace(attack, session)
-    thief = account("thief", attack, trace.features, trace.outputs)
+    return account("thief", attack, trace.features, trace.outputs), session.curve
+
+
+def one_each(target: str, profile: Profile, others: Sequence[QueryBatch]) -> str:
+    """What is found of as many accounts as a linear model has unknowns, each with one query to solve its equations."""
+    queries = carried_out(target, "equation solving")[0].queries
+    count = queries.features.shape[1] + 1
+    own = judged(profile, others, dealt(cut(queries, 0, count), count, "turn"), count)
+    named = f"{own.caught(0.8) or 'never'}; found {len(own.found)} of {count}, and {own.honest} honest accounts"
+    return f"{count} accounts of one query that solve equations: 80% found as of query {named}"
+
+
+def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryBatch]) -> list[Row]:
+    """One attack, dealt in each way."""
+    data = target.partition(":")[0]
+    thief, curve = carried_out(target, attack)
     queries = thief.queries
-    late, too_late = fidelities(session.curve, len(queries))
+    late, too_late = fidelities(curve, len(queries))
     known, rows = [Account("", "", own) for own in others], list[Row]()
     apart = told_apart(replace(thief, queries=cut(queries, 0, late)), known, np.random.default_rng(0))
     for accounts in ACCOUNTS:
@@ -234,6 +249,8 @@ def of_target(target: str, progress: Progress) -> Iterator[Row]:
     alone = judged(profile, others, [], BUDGET)
     share = alone.cpu[1] / alone.cpu[0]
     print(f"{target}: {alone.honest} of {JUDGED} honest accounts in a group; CPU of groups {share:.0%} of the engine's")
+    if "equation solving" in TARGETS[target]:
+        print(one_each(target, profile, others))
     task = progress.add_task(f"campaigns on {target}", total=len(TARGETS[target]))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
         futures = [workers.submit(campaign, target, attack, profile, others) for attack in TARGETS[target]]

@@ -15,7 +15,7 @@ import msgspec
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ExemptionScope
 from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
-from detector.policy.activity import NOWHERE, Place, Section, decode_section
+from detector.policy.activity import UNAFFILIATED, Affiliation, Section, decode_section
 
 SCOPES: tuple[ExemptionScope, ...] = get_args(ExemptionScope)
 _REQUIRED = {"owner", "reason", "expires"}
@@ -52,9 +52,9 @@ class Exemption:
                 f"allowlist entry of {self.principal!r}: this is no network; write it like 203.0.113.0/24"
             )
 
-    def covers(self, principal: str, place: Place) -> bool:
-        """Returns whether ``principal``, whose last query came from ``place``, is meant."""
-        organisation, network = place
+    def covers(self, principal: str, affiliation: Affiliation) -> bool:
+        """Returns whether ``principal``, whose last query had this ``affiliation``, is meant."""
+        organisation, network = affiliation
         if self.scope == "principal":
             return principal == self.principal
         return organisation == self.principal if self.scope == "organisation" else _lies_in(network, self.principal)
@@ -99,20 +99,22 @@ class Allowlist:
                 self._wide.append(exemption)
 
     @property
-    def needs_places(self) -> bool:
+    def needs_affiliations(self) -> bool:
         """Whether an organisation or a network is exempt."""
         return bool(self._wide)
 
-    def covering(self, model: str, principal: str, now: float, place: Place = NOWHERE) -> Exemption | None:
+    def covering(
+        self, model: str, principal: str, now: float, affiliation: Affiliation = UNAFFILIATED
+    ) -> Exemption | None:
         """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        wide = [own for own in self._wide if own.covers(principal, place)]
+        wide = [exemption for exemption in self._wide if exemption.covers(principal, affiliation)]
         return longest([*self._by_principal.get(principal, ()), *wide], model, now)
 
 
 def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemption | None:
     """Returns the one of ``exemptions`` for ``model`` that lasts longest after ``now``, or None."""
-    current = [own for own in exemptions if own.model in (None, model) and own.expires_at > now]
-    return max(current, key=lambda own: own.expires_at, default=None)
+    current = [exemption for exemption in exemptions if exemption.model in (None, model) and exemption.expires_at > now]
+    return max(current, key=lambda exemption: exemption.expires_at, default=None)
 
 
 Subject = tuple[ExemptionScope, str, str | None]
@@ -140,30 +142,30 @@ class CommandedExemptions:
         return len(self._held)
 
     @property
-    def needs_places(self) -> bool:
+    def needs_affiliations(self) -> bool:
         """Whether an organisation or a network is exempt, so that it matters from where queries come."""
-        return bool(self._wide) or self._listed.needs_places
+        return bool(self._wide) or self._listed.needs_affiliations
 
-    def covering(self, model: str, principal: str, now: float, place: Place) -> Exemption | None:
-        """Returns the exemption of ``principal``, whose last query came from ``place``, for ``model`` that lasts
+    def covering(self, model: str, principal: str, now: float, affiliation: Affiliation) -> Exemption | None:
+        """Returns the exemption of ``principal``, whose last query had this ``affiliation``, for ``model`` that lasts
         longest after ``now``, or None."""
-        listed = self._listed.covering(model, principal, now, place)
-        held = self._by_principal.get(principal)
-        if held is None and not self._wide:
+        listed = self._listed.covering(model, principal, now, affiliation)
+        by_model = self._by_principal.get(principal)
+        if by_model is None and not self._wide:
             return listed
-        own = [*(held or {}).values(), *(own for own in self._wide if own.covers(principal, place))]
-        return longest([*own, *([listed] if listed is not None else [])], model, now)
+        wide = [exemption for exemption in self._wide if exemption.covers(principal, affiliation)]
+        return longest([*(by_model or {}).values(), *wide, *([] if listed is None else [listed])], model, now)
 
     def allow(self, exemption: Exemption, now: float) -> Section:
         """Adds an exemption, or replaces that of the same principal and model, and drops those that have expired.
         Raises ConfigurationError."""
         if not now < exemption.expires_at <= now + MOST_SECONDS:
             raise ConfigurationError(f"not allowed: an exemption lasts at most {MOST_SECONDS / 86_400:g} days")
-        expired = [subject for subject, own in self._held.items() if own.expires_at <= now]
+        expired = [subject for subject, exemption in self._held.items() if exemption.expires_at <= now]
         if len(self) - len(expired) >= MOST_EXEMPTIONS:
             raise ConfigurationError(f"not allowed: there are {MOST_EXEMPTIONS:,} exemptions; remove some first")
-        gone: list[Row] = [(*subject, None) for subject in expired]
-        return self._change([*gone, (exemption.scope, exemption.principal, exemption.model, exemption)])
+        dropped: list[Row] = [(*subject, None) for subject in expired]
+        return self._change([*dropped, (exemption.scope, exemption.principal, exemption.model, exemption)])
 
     def disallow(self, subject: Subject) -> tuple[Exemption, Section]:
         """Removes an exemption and returns it. Raises ConfigurationError if there is none by command."""
@@ -183,7 +185,7 @@ class CommandedExemptions:
 
     def dump(self) -> Section | None:
         """Returns all exemptions by command, None if there are none."""
-        rows = [(*subject, own) for subject, own in self._held.items()]
+        rows = [(*subject, exemption) for subject, exemption in self._held.items()]
         return (FORMAT, msgspec.msgpack.encode(rows)) if rows else None
 
     def _change(self, rows: list[Row]) -> Section:
@@ -197,11 +199,11 @@ class CommandedExemptions:
             else:
                 self._held.pop((scope, principal, model), None)
         self._by_principal, self._wide = {}, []
-        for (scope, principal, model), own in self._held.items():
+        for (scope, principal, model), exemption in self._held.items():
             if scope == "principal":
-                self._by_principal.setdefault(principal, {})[model] = own
+                self._by_principal.setdefault(principal, {})[model] = exemption
             else:
-                self._wide.append(own)
+                self._wide.append(exemption)
 
 
 def parse_allowlist(text: str) -> Allowlist:

@@ -92,7 +92,8 @@ class Policy:
         later += [] if self.allowlist.unreadable is None else ["allowlist unreadable"]
         later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
         later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
-        later += [["budgets", [astuple(own) for own in self.budgets], self.notice_percent]] if self.budgets else []
+        if self.budgets:
+            later += [["budgets", [astuple(budget) for budget in self.budgets], self.notice_percent]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:

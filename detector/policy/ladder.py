@@ -25,16 +25,16 @@ def strength(mode: Mode, action: Action) -> Strength:
     return mode == "enforce", HARSHNESS[name_of(action)], -math.inf if rate is None else -rate, parameters
 
 
-def is_harsher(one: Action, other: Action) -> bool:
-    """Returns whether ``one`` is harsher than ``other``, parameters of the same action apart."""
-    return strength("enforce", one)[:3] > strength("enforce", other)[:3]
+def is_harsher(action: Action, than: Action) -> bool:
+    """Returns whether ``action`` is harsher than ``than``, parameters of the same action apart."""
+    return strength("enforce", action)[:3] > strength("enforce", than)[:3]
 
 
 def encoded_action(action: Action) -> list[object]:
     """Returns ``action`` as the part of an id."""
     graded = action.graded
-    own = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
-    return [action.name, action.queries_per_second, *own]
+    parameters = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
+    return [action.name, action.queries_per_second, *parameters]
 
 
 @dataclass(frozen=True, slots=True)

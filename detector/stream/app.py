@@ -52,15 +52,15 @@ class StateStore(Store[bytes, bytes]):
                 self.manager.absorb(event.message.partition, event.message.offset, event.message.value)
 
     async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
-        work = partial(self.manager.reassigned, self._mine(revoked), self._mine(newly_assigned))
+        work = partial(self.manager.reassigned, self._of_state_log(revoked), self._of_state_log(newly_assigned))
         await _or_stop(work, "the fence could not be written")
 
     async def on_recovery_completed(self, active_tps: Any, standby_tps: Any) -> None:
         self.app.consumer.stop_flow()
         await faust_internals.stopped_flow(self.app)
-        await self.manager.recovered(self._mine(active_tps))
+        await self.manager.recovered(self._of_state_log(active_tps))
 
-    def _mine(self, partitions: Iterable[Any]) -> list[int]:
+    def _of_state_log(self, partitions: Iterable[Any]) -> list[int]:
         table: Any = self.table
         return [tp.partition for tp in partitions if tp.topic == table.changelog_topic_name]
 

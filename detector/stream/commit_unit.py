@@ -121,11 +121,11 @@ class CommitUnit:
         for piece in decoded.pieces:
             rows = slice(end, end := end + len(piece))
             repeats = int(np.count_nonzero(result.observation.repeats[rows]))
-            own = int(np.count_nonzero(taken[rows]))
-            self.count_answered(names.QUERIES, own - repeats, piece.model)
+            judged = int(np.count_nonzero(taken[rows]))
+            self.count_answered(names.QUERIES, judged - repeats, piece.model)
             self.count_answered(names.QUERIES_REPEATED, repeats, piece.model)
-            if own and result.profiles.get((piece.model, piece.model_version)) is None:
-                self.count(names.QUERIES_UNCALIBRATED, own, piece.model)
+            if judged and result.profiles.get((piece.model, piece.model_version)) is None:
+                self.count(names.QUERIES_UNCALIBRATED, judged, piece.model)
                 self.uncalibrated.add(f"{piece.model} {piece.model_version}")
 
     def _observe(self, observation: Observation, last: Sequence[int]) -> None:

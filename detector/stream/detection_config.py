@@ -69,7 +69,7 @@ def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
         cool_down_seconds=section.cool_down_seconds,
         unjudged_queries=section.unjudged_queries,
         allowlist=allowlist,
-        budgets=tuple(ExposureBudget(**own.model_dump()) for own in section.budgets),
+        budgets=tuple(ExposureBudget(**budget.model_dump()) for budget in section.budgets),
         notice_percent=section.notice_percent,
     )
 
@@ -127,9 +127,10 @@ def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
 
 def describe_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
     """Yields a line for people on each of ``profiles``."""
-    for own in profiles:
-        made = ", ".join(f"{name} {own.made[name]:g}" for name in ("accounts", "queries", "budget") if name in own.made)
-        yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
+    for profile in profiles:
+        made = profile.made
+        figures = ", ".join(f"{name} {made[name]:g}" for name in ("accounts", "queries", "budget") if name in made)
+        yield f"profile {profile.hash} of {profile.model} {profile.model_version}" + (f": {figures}" if figures else "")
 
 
 def uncalibrated_warning(what: str) -> str:

@@ -17,7 +17,7 @@ from detector.core.measures import MEASURES
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import FOLLOWING, families_of
-from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
+from detector.policy.activity import Activity, Affiliation, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -73,8 +73,9 @@ class Detector:
 
     def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
         """Returns the result of the policy for the engine's observation of ``queries``."""
-        places = places_of(queries.pieces) if self.ledger.exemptions.needs_places else None
-        activity = replace(_activity(queries, observation, places), families=self._families(observation))
+        affiliations = affiliations_of(queries.pieces) if self.ledger.exemptions.needs_affiliations else None
+        families = self._families(observation)
+        activity = replace(_activity(queries, observation), affiliations=affiliations, families=families)
         effects = self.ledger.observe(activity)
         sections = observation.sections | policy_sections(effects)
         judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
@@ -87,10 +88,10 @@ class Detector:
 
     def _families(self, observation: Observation) -> dict[int, Family]:
         """Returns the flagged rows of suspects for content alone at which evidence of another family counts."""
-        new = {(one.model, one.principal) for one in observation.findings if one.family == "content"}
-        held = [(key.model, key.principal) for key in observation.keys]
-        asked = np.array([key in new or self.ledger.by_content_alone(key) for key in held], np.bool_)
-        rows = np.flatnonzero(observation.flagged & asked[observation.key_index]) if asked.any() else NO_ROWS
+        new = {(finding.model, finding.principal) for finding in observation.findings if finding.family == "content"}
+        principals = [(key.model, key.principal) for key in observation.keys]
+        by_content = np.array([key in new or self.ledger.by_content_alone(key) for key in principals], np.bool_)
+        rows = np.flatnonzero(observation.flagged & by_content[observation.key_index]) if by_content.any() else NO_ROWS
         return later_families(observation, self.engine.config.judging, rows)
 
 
@@ -98,9 +99,9 @@ def later_families(observation: Observation, profiles: Sequence[Profile], rows: 
     """Returns those of ``rows`` at which evidence of another family than content counts, with that family."""
     found: dict[int, Family] = {}
     for profile in profiles if len(rows) else ():
-        key = (profile.model, profile.model_version)
-        own = [at for at, one in enumerate(observation.keys) if (one.model, one.model_version) == key]
-        of_profile = rows[np.isin(observation.key_index[rows], own)]
+        version = (profile.model, profile.model_version)
+        keys = [at for at, key in enumerate(observation.keys) if (key.model, key.model_version) == version]
+        of_profile = rows[np.isin(observation.key_index[rows], keys)]
         standards = profile.standards.aligned(FIGURES)
         scores = np.column_stack([observation.signals[f"suspicion.{name}"][of_profile] for name in FIGURES])
         families = zip(of_profile.tolist(), families_of(standards, scores), strict=True)
@@ -110,11 +111,14 @@ def later_families(observation: Observation, profiles: Sequence[Profile], rows: 
 
 def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
     """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
-    seen = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
-    return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
+    observations = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
+    return [
+        detector.decide(queries, observation)
+        for (detector, queries), observation in zip(work, observations, strict=True)
+    ]
 
 
-def _activity(queries: DetectionInput, observation: Observation, places: Sequence[Place] | None) -> Activity:
+def _activity(queries: DetectionInput, observation: Observation) -> Activity:
     refused = observation.refused
     versions = queries.versions([bad.row for bad in refused]) if refused else []
     return Activity(
@@ -131,17 +135,16 @@ def _activity(queries: DetectionInput, observation: Observation, places: Sequenc
         index=observation.index,
         exposure=exposure_of(observation),
         price=observation.signals.get(f"{EFFECTIVE_QUERIES}.{PRICE}"),
-        places=places,
     )
 
 
-def places_of(pieces: Sequence[QueryBatch]) -> list[Place]:
+def affiliations_of(pieces: Sequence[QueryBatch]) -> list[Affiliation]:
     """Returns organisation and network prefix of each row, empty where they were not logged."""
-    places: list[Place] = []
+    affiliations: list[Affiliation] = []
     for piece in pieces:
         unknown = [""] * len(piece)
-        places += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
-    return places
+        affiliations += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
+    return affiliations
 
 
 def exposure_of(observation: Observation) -> NDArray[np.float64]:

@@ -132,13 +132,13 @@ class Partition:
             ALLOWLIST_SECTION: ledger.exemptions.absorb,
             GROUPS_SECTION: self.groups.absorb,
         }
-        own = {name: sections.pop(name) for name in absorbing if name in sections}
+        of_policy = {name: sections.pop(name) for name in absorbing if name in sections}
         sources = sections.pop(source_checks.SECTION, None)
         if sections:
             (engine.load if replaces else engine.absorb)(sections)
         if sources is not None:
             self.identities = source_checks.decode_identities(sources)
-        for name, section in own.items():
+        for name, section in of_policy.items():
             absorbing[name](section)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:

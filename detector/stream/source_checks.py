@@ -98,7 +98,7 @@ class BrokerReads:
         if renewed:
             _log.error("topics were deleted; what stood there is lost to their readers", topics=sorted(renewed))
             topics.ensure(self._kafka)
-        return {name: one.identity for name, one in found.items()}
+        return {name: topic.identity for name, topic in found.items()}
 
     def cut(self, topic: str, partition: int, before: int) -> None:
         """Deletes the records of ``topic`` below offset ``before``; does nothing on the embedded broker."""
@@ -142,8 +142,10 @@ class TopicWatch:
         """
         absent = {shape.name for shape in self._shapes if shape.name not in found}
         gone, self._absent = absent & self._absent, absent
-        changed = {name for name, one in found.items() if self._identities.get(name, one.identity) != one.identity}
-        self._identities |= {name: one.identity for name, one in found.items()}
+        changed = {
+            name for name, topic in found.items() if self._identities.get(name, topic.identity) != topic.identity
+        }
+        self._identities |= {name: topic.identity for name, topic in found.items()}
         for shape in self._shapes:
             trouble = misfit(shape, found[shape.name]) if shape.name in found else None
             if trouble:

@@ -110,11 +110,11 @@ class Supervisor:
             _log.error("a record ends workers and goes to the dead letters", **where)
 
     def _run_once(self) -> int:
-        own = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
+        for_worker = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
         self._starts += 1
         self._in_flight.end()
         # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
-        environment = ALLOCATOR | _ONE_THREAD | os.environ | own
+        environment = ALLOCATOR | _ONE_THREAD | os.environ | for_worker
         worker = subprocess.Popen(self._command, env=environment, pass_fds=self._in_flight.descriptors, process_group=0)
         while not self._stopping:
             try:

@@ -56,25 +56,25 @@ class ProfiledRows:
 
     def divided(self, edges: Sequence[int]) -> list[ProfiledRows]:
         """Returns the rows from each of ``edges`` to the next, which may be none, counted from there."""
-        places = np.searchsorted(self.row, edges).tolist()
+        bounds = np.searchsorted(self.row, edges).tolist()
         return [
             self._between(start, end, edge)
-            for edge, start, end in zip(edges[:-1], places[:-1], places[1:], strict=True)
+            for edge, start, end in zip(edges[:-1], bounds[:-1], bounds[1:], strict=True)
         ]
 
     def _between(self, start: int, end: int, edge: int) -> ProfiledRows:
-        own = slice(start, end)
+        part = slice(start, end)
         return ProfiledRows(
             self.model,
             self.model_version,
-            self.row[own] - edge,
-            self.number[own],
-            self.repeats[own],
-            self.label[own],
-            self.features[own],
-            self.points[own],
-            self.residual[own],
-            self.cells[own],
+            self.row[part] - edge,
+            self.number[part],
+            self.repeats[part],
+            self.label[part],
+            self.features[part],
+            self.points[part],
+            self.residual[part],
+            self.cells[part],
         )
 
 

@@ -126,7 +126,7 @@ def detector_of(profile: Profile, limit: float) -> Detector:
 
 def decisions(account: QueryBatch, detector: Detector) -> set[str]:
     """The actions ever taken against the account."""
-    effects = detector.detect(DetectionInput([account], np.full(len(account), _START))).effects
+    effects = detector.detect(DetectionInput([account], np.full(len(account), _START)))[1]
     return {name_of(decision.action) for decision in effects.decisions}
 
 
@@ -149,7 +149,7 @@ def answers_of(rows: np.ndarray, model: Victim, profile: Profile, limit: float) 
             continue
         part = take(queries, np.array([answered]))
         answered += 1
-        for decision in detector.detect(DetectionInput([part], np.array([now]))).effects.decisions:
+        for decision in detector.detect(DetectionInput([part], np.array([now])))[1].decisions:
             name = name_of(decision.action)
             if name == "refuse":
                 return answered

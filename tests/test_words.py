@@ -23,7 +23,7 @@ NAMED = (
     *("cli", "contracts", "explain", "gateway", "lab", "notify", "replay", "runtime", "serving", "sources", "stream"),
     *("policy/" + name for name in ("accounting", "activity", "allowlist", "causes", "config", "entry", "ladder")),
     *("policy/" + name for name in ("ledger", "principal", "records", "timeline")),
-    *("core/" + name for name in ("configuration", "engine", "exposure", "forms", "odometer", "profile", "warm")),
+    *("core/" + name for name in ("configuration", "engine", "exposure", "forms", "profile", "warm")),
     *("core/" + name for name in ("owner_model", "pipeline", "reference", "state")),
 )
 """The packages and modules whose variables have no pronouns for names."""

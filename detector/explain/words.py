@@ -9,10 +9,10 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.odometer import Odometer
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.reference.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
+from detector.explain.odometer import Odometer
 
 UNIT = "standard deviations of honest accounts"
 

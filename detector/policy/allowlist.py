@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, get_args
 
@@ -88,33 +87,33 @@ class Allowlist:
 
     exemptions: tuple[Exemption, ...] = ()
     unreadable: str | None = None
-    _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _wide: list[Exemption] = field(init=False, repr=False, compare=False, default_factory=list)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _by_principal(self) -> dict[str, list[Exemption]]:
+        """The exemptions of each principal; those of organisations and networks under the empty name."""
+        found: dict[str, list[Exemption]] = {}
         for exemption in self.exemptions:
-            if exemption.scope == "principal":
-                self._by_principal.setdefault(exemption.principal, []).append(exemption)
-            else:
-                self._wide.append(exemption)
+            name = exemption.principal if exemption.scope == "principal" else ""
+            found.setdefault(name, []).append(exemption)
+        return found
 
     @property
     def needs_affiliations(self) -> bool:
-        """Whether an organisation or a network is exempt."""
-        return bool(self._wide)
+        """Whether an organisation or a network is exempt, so that it matters from where queries come."""
+        return "" in self._by_principal
 
     def covering(
         self, model: str, principal: str, now: float, affiliation: Affiliation = UNAFFILIATED
     ) -> Exemption | None:
-        """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        wide = [exemption for exemption in self._wide if exemption.covers(principal, affiliation)]
-        return longest([*self._by_principal.get(principal, ()), *wide], model, now)
-
-
-def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemption | None:
-    """Returns the one of ``exemptions`` for ``model`` that lasts longest after ``now``, or None."""
-    current = [exemption for exemption in exemptions if exemption.model in (None, model) and exemption.expires_at > now]
-    return max(current, key=lambda exemption: exemption.expires_at, default=None)
+        """Returns the exemption of ``principal``, whose last query had this ``affiliation``, for ``model`` that lasts
+        longest after ``now``, or None."""
+        wide = [exemption for exemption in self._by_principal.get("", ()) if exemption.covers(principal, affiliation)]
+        current = [
+            exemption
+            for exemption in (*self._by_principal.get(principal, ()), *wide)
+            if exemption.model in (None, model) and exemption.expires_at > now
+        ]
+        return max(current, key=lambda exemption: exemption.expires_at, default=None)
 
 
 Subject = tuple[ExemptionScope, str, str | None]
@@ -134,27 +133,20 @@ class CommandedExemptions:
 
     def __init__(self, listed: Allowlist) -> None:
         self._listed = listed
+        self._all = listed
         self._held: dict[Subject, Exemption] = {}
-        self._by_principal: dict[str, dict[str | None, Exemption]] = {}
-        self._wide: list[Exemption] = []
 
     def __len__(self) -> int:
         return len(self._held)
 
     @property
     def needs_affiliations(self) -> bool:
-        """Whether an organisation or a network is exempt, so that it matters from where queries come."""
-        return bool(self._wide) or self._listed.needs_affiliations
+        """As in ``Allowlist``."""
+        return self._all.needs_affiliations
 
     def covering(self, model: str, principal: str, now: float, affiliation: Affiliation) -> Exemption | None:
-        """Returns the exemption of ``principal``, whose last query had this ``affiliation``, for ``model`` that lasts
-        longest after ``now``, or None."""
-        listed = self._listed.covering(model, principal, now, affiliation)
-        by_model = self._by_principal.get(principal)
-        if by_model is None and not self._wide:
-            return listed
-        wide = [exemption for exemption in self._wide if exemption.covers(principal, affiliation)]
-        return longest([*(by_model or {}).values(), *wide, *([] if listed is None else [listed])], model, now)
+        """As in ``Allowlist``; of equal ends, one by command counts."""
+        return self._all.covering(model, principal, now, affiliation)
 
     def allow(self, exemption: Exemption, now: float) -> Section:
         """Adds an exemption, or replaces that of the same principal and model, and drops those that have expired.
@@ -198,12 +190,7 @@ class CommandedExemptions:
                 self._held[scope, principal, model] = exemption
             else:
                 self._held.pop((scope, principal, model), None)
-        self._by_principal, self._wide = {}, []
-        for (scope, principal, model), exemption in self._held.items():
-            if scope == "principal":
-                self._by_principal.setdefault(principal, {})[model] = exemption
-            else:
-                self._wide.append(exemption)
+        self._all = Allowlist((*self._held.values(), *self._listed.exemptions))
 
 
 def parse_allowlist(text: str) -> Allowlist:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -48,17 +48,6 @@ class DetectionInput:
         return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 
 
-@dataclass(frozen=True, slots=True)
-class DetectionResult:
-    """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
-    model and version that was judged, the hash of the profile it was judged by; None without one."""
-
-    observation: Observation
-    effects: Effects
-    sections: Sections
-    profiles: Mapping[tuple[str, str], str | None]
-
-
 class Detector:
     """Holds the engine and the ledger of one partition, or of one replayed log."""
 
@@ -67,24 +56,26 @@ class Detector:
         self.ledger = ledger
         self._fitting = ProfileMatcher(engine.config.judging)
 
-    def detect(self, queries: DetectionInput) -> DetectionResult:
-        """Returns the verdicts and decisions for ``queries``."""
+    def detect(self, queries: DetectionInput) -> tuple[Observation, Effects]:
+        """Returns the verdicts on ``queries`` and what follows from them."""
         return detect_together([(self, queries)])[0]
 
-    def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
-        """Returns the result of the policy for the engine's observation of ``queries``."""
+    def decide(self, queries: DetectionInput, observation: Observation) -> Effects:
+        """Returns what follows from the engine's observation of ``queries``."""
         affiliations = affiliations_of(queries.pieces) if self.ledger.exemptions.needs_affiliations else None
         families = self._families(observation)
         activity = replace(_activity(queries, observation), affiliations=affiliations, families=families)
-        effects = self.ledger.observe(activity)
-        sections = observation.sections | policy_sections(effects)
-        judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
-        profiles = {
+        return self.ledger.observe(activity)
+
+    def profiles_of(self, pieces: Sequence[QueryBatch]) -> dict[tuple[str, str], str | None]:
+        """Returns, for each model and version of ``pieces`` that is judged, the hash of the profile that it is judged
+        by; None without one."""
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in pieces]
+        return {
             (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
             for piece, version in judged
             if version is not None
         }
-        return DetectionResult(observation, effects, sections, profiles)
 
     def _families(self, observation: Observation) -> dict[int, Family]:
         """Returns the flagged rows of suspects for content alone at which evidence of another family counts."""
@@ -109,11 +100,12 @@ def later_families(observation: Observation, profiles: Sequence[Profile], rows: 
     return found
 
 
-def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
-    """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
+def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[tuple[Observation, Effects]]:
+    """Returns what each detector observes in its queries, and what follows, in one call of their engines, which are
+    siblings."""
     observations = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
     return [
-        detector.decide(queries, observation)
+        (observation, detector.decide(queries, observation))
         for (detector, queries), observation in zip(work, observations, strict=True)
     ]
 

@@ -30,10 +30,9 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.data import Dataset
-from detector.lab.experiment import victim_of
+from detector.lab.experiment import queries_of, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
-from detector.lab.shadow import queries_of
 from detector.policy.budgets import BUDGET, ExposureBudget
 from detector.policy.config import Policy
 from detector.policy.ladder import LadderRule, Rung

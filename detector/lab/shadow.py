@@ -7,7 +7,7 @@ natural rows that they have not sent yet, and stops when these are used up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.lab.answers import Answers, Classifier
 from detector.lab.data import Examples
-from detector.lab.experiment import AttackPlan, victim_of
+from detector.lab.experiment import AttackPlan, queries_of, victim_of
 from detector.lab.honest import population
 from detector.lab.honest.habit import Rows
 from detector.lab.wrappers.disguises import SentQueries
@@ -45,29 +45,6 @@ _GROWTH = 1.25
 _NATURAL_AT_ONCE = 8
 
 NewClone = Callable[[], Classifier]
-
-
-def queries_of(
-    model: str, output_kind: OutputKind, accounts: Sequence[str], features: Rows, outputs: NDArray[np.float64]
-) -> QueryBatch:
-    """Returns queries of ``accounts`` (n,) to version 1 of ``model``, a second apart; NaN in ``features`` (n, d) is a
-    feature left out, ``outputs`` (n, k) are probabilities."""
-    names = sorted(set(accounts))
-    numbers = {name: number for number, name in enumerate(names)}
-    absent = np.isnan(features)
-    logged = outputs.argmax(axis=1)[:, None] if output_kind == "label" else outputs
-    return QueryBatch(
-        model=model,
-        model_version="1",
-        output_kind=output_kind,
-        event_ids=[""] * len(features),
-        occurred_at=np.arange(len(features), dtype=np.float64),
-        principals=names,
-        principal_index=np.array([numbers[account] for account in accounts], np.int32),
-        features=np.where(absent, np.float32(0), features),
-        outputs=np.asarray(logged, np.float32),
-        missing=absent if absent.any() else None,
-    )
 
 
 @lru_cache(maxsize=8)

@@ -14,6 +14,7 @@ from detector.core.engine import EngineConfig, PradaConfig
 from detector.lab.evaluation.results import AttackResult, Evaluation, HonestResult
 from detector.lab.fidelity import Fidelity
 from detector.lab.query_log import DUMMY, Mark, QueryLog, Run, read_run, write_query_log
+from detector.sources import LogReader
 from detector.sources.parquet import read_parquet
 from tests.contracts.batches import make_batch, principals_of
 
@@ -79,7 +80,7 @@ def read_query_log(path: Path) -> QueryLog:
 
     run = read_run(path)
     marks = pq.read_table(path, columns=["label", "kind"]).to_pylist()
-    parts = list(read_parquet(path))
+    parts = list(read_parquet(path, LogReader()))
     if any(part.bad_rows for part in parts):
         raise LabError(f"{path}: has rows that are no queries")
     batches = list(concatenate(part.batch for part in parts if part.batch is not None))

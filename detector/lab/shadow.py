@@ -41,7 +41,7 @@ _LENGTHS = (300, 500, 120)
 _SHADOW = "shadow"
 _FEWEST_ROWS = 10
 _GROWTH = 1.25
-"""The clone that foretells answers is trained again when the thief has this many times the queries."""
+"""The clone that predicts answers is trained again when the thief has this many times the queries."""
 _NATURAL_AT_ONCE = 8
 
 NewClone = Callable[[], Classifier]

@@ -67,7 +67,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class LadderRule:
     """``rungs`` for the cases that match all fields; an empty one matches any case, but ``signals`` that of a budget:
-    whoever has learned much is no thief for that.
+    to have learned much does not make a thief.
 
     ``group_size`` and ``exposure``, percent, are the least; ``calibrated`` None matches both. ``mode``: observe keeps
     gates from acting. ``review``: decisions ask for a reviewer.

@@ -188,7 +188,7 @@ class Ledger:
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
         joined = Membership(group, command.issued_at, command.group_size or 0, family=command.family)
         changed = principal.join(joined, now)
-        return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
+        return f"joined the group {group}" if changed else f"unchanged: a later command of the group {group} holds"
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:
         """Changes the exemptions of a principal, and what follows from that for those of them who are suspects."""

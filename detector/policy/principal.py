@@ -353,7 +353,7 @@ class PrincipalPolicy:
 
     def _start_episode(self, now: float) -> int:
         """Returns the number of a new episode: at least the policy time in seconds, so that none repeats after an entry
-        is dropped. The ladder begins anew if nothing else holds against the principal."""
+        is dropped. The ladder starts again if nothing else holds against the principal."""
         entry = self.entry
         others = flagging(entry) or any(active.automatic for active in entry.active_causes)
         if not others and now >= entry.cools_at:

@@ -100,7 +100,7 @@ def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
                 await app.weirguard_manager.process(messages)
             except SourceGap as error:
                 stop_now(Exit.SOURCE_GAP, str(error))
-            except Exception as error:  # noqa: BLE001 - Faust would acknowledge and go on
+            except Exception as error:  # noqa: BLE001 - Faust would acknowledge and continue
                 stop_now(Exit.STATE_NOT_WRITTEN, "a micro-batch could not be finished", error)
             for message in messages:
                 message.ack(app.consumer)
@@ -134,7 +134,7 @@ async def _or_stop(work: Callable[[], Awaitable[None]], why: str) -> None:
     """Does ``work``. Ends the process if it fails, whatever the error."""
     try:
         await work()
-    except Exception as error:  # noqa: BLE001 - Faust would log and go on
+    except Exception as error:  # noqa: BLE001 - Faust would log and continue
         stop_now(Exit.STATE_NOT_WRITTEN, why, error)
 
 

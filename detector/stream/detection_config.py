@@ -43,7 +43,7 @@ def policy_config(settings: Settings) -> Policy:
 
 def cautious_policy(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``, with the reason in it if the allowlist cannot be read: nothing is then
-    enforced automatically, but the detector goes on. Raises ConfigurationError for the mode of an unknown signal."""
+    enforced automatically, but the detector runs. Raises ConfigurationError for the mode of an unknown signal."""
     try:
         allowlist = _allowlist(settings.policy.allowlist)
     except ConfigurationError as error:

@@ -34,7 +34,7 @@ class Exit(IntEnum):
     PROCESSING = 76, "records could not be processed; if they end the next worker too, they are taken one by one"
     UNEXPECTED = 77, "an error that should not happen; see the log line before"
     NEWER_STATE_LOG = 78, "the state log was written by a later version; a restart would not help"
-    REFUSED = 79, "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong"
+    REFUSED = 79, "Kafka permanently refuses what must be written or read: a right or a topic's setting is wrong"
 
 
 FINAL = frozenset({Exit.CLEAN, Exit.CONFIGURATION, Exit.NEWER_STATE_LOG})

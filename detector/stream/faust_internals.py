@@ -55,7 +55,7 @@ _original_highwaters = driver.AIOKafkaConsumerThread._highwaters
 
 
 class Application(faust.App):
-    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
+    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and continue. It
     writes to no disk."""
 
     weirguard_manager: PartitionManager

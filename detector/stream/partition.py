@@ -229,7 +229,7 @@ class Partition:
             command = decode_record(Command, record.value)
         except InvalidRecord as error:
             return self._reject(record, error.reason, error.detail)
-        except Exception as error:  # noqa: BLE001 - decoding changes nothing, so that nothing is in doubt
+        except Exception as error:  # noqa: BLE001 - decoding changes no state, so that the state can be trusted
             return self._reject(record, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         self.applied["commands"] = record.offset
         self.policy_time = max(self.policy_time, record.timestamp)

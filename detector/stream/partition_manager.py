@@ -1,6 +1,6 @@
 """All partitions of this worker: joins the pure ``Partition`` to Faust's consumer, producer and recovery.
 
-Errors end the process (``exit_codes``), since Faust would acknowledge, log and go on.
+Errors end the process (``exit_codes``), since Faust would acknowledge, log and continue.
 """
 
 from __future__ import annotations

@@ -39,13 +39,13 @@ class Reporter:
         self._answered_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """Counts a failure outside the stream, which goes on, and logs each kind once."""
+        """Counts a failure outside the stream, which continues, and logs each kind once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
         if self._is_new(f"{where} {type(error).__name__}"):
-            _log.error("an internal error; it goes on", where=where, exc_info=error)
+            _log.error("an internal error; the worker continues", where=where, exc_info=error)
 
     def left_out(self, topic: str) -> None:
-        """Counts a message to ``topic`` that was refused for good."""
+        """Counts a message to ``topic`` that was permanently refused."""
         self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:

@@ -96,7 +96,7 @@ class BrokerReads:
         found = topics.existing(self._kafka)
         renewed = self._watch.check(found)
         if renewed:
-            _log.error("topics were deleted; what stood there is lost to their readers", topics=sorted(renewed))
+            _log.error("topics were deleted; records that had not been read are lost", topics=sorted(renewed))
             topics.ensure(self._kafka)
         return {name: topic.identity for name, topic in found.items()}
 
@@ -231,6 +231,6 @@ def _remedy(topics: Topics, name: str) -> str:
         else "its records would be taken for those that were applied, and left out"
     )
     return (
-        f"{lost}. Bring it back as it was. Or begin anew, knowing nothing of the accounts: stop all workers, delete "
+        f"{lost}. Bring it back as it was. Or start again, knowing nothing of the accounts: stop all workers, delete "
         f"the topics {others} and start; or use another kafka.prefix"
     )

@@ -60,7 +60,7 @@ class Backoff:
 
 
 class Supervisor:
-    """Starts ``command`` again and again until it stops for good or a signal arrives.
+    """Starts ``command`` again and again until it stops permanently or a signal arrives.
 
     A worker that does not stop within ``patience`` seconds is killed; the state log makes that harmless.
     """
@@ -98,7 +98,7 @@ class Supervisor:
         return Exit.CLEAN
 
     def _last_word(self, code: int) -> int:
-        _log.info("worker stopped for good", why=meaning(code), exit=code)
+        _log.info("worker stopped permanently", why=meaning(code), exit=code)
         return Exit.CLEAN if self._stopping else code
 
     def _look_for_poison(self, code: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.contracts.topics import Topics, watch_partition
 from detector.core.engine import Observation
-from detector.core.pipeline.profiled import ProfiledRows
+from detector.core.pipeline.run import ProfiledRows
 from detector.core.profile import Profile
 from detector.groups.judged_record import JudgedRecord, Source, encode_judged
 from detector.groups.links import sampled_cells

@@ -212,7 +212,7 @@ class _AccountCounts:
     def entry(self) -> dict[str, Any]:
         return {
             "queries": self.queries,
-            "first_flagged": None if self.first_flagged is None else self.first_flagged + COUNTED_FROM,
+            "first_flagged": self.first_flagged,
             "first_flagged_query": None if self.first_flagged is None else self.first_flagged + 1,
             "unjudged": dict(self.unjudged),
         }

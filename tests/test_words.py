@@ -60,9 +60,14 @@ def test_a_forbidden_word_is_found_alone_and_across_a_line_end() -> None:
 
 
 def _variables(source: str) -> set[str]:
-    """Returns the names that ``source`` assigns."""
-    nodes = ast.walk(ast.parse(source))
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    """Returns the names that ``source`` gives to variables, attributes and parameters, without underscores around."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.arg):
+            names.add(node.arg.strip("_"))
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add((node.id if isinstance(node, ast.Name) else node.attr).strip("_"))
+    return names
 
 
 def _modules(named: Path) -> list[Path]:
@@ -75,6 +80,7 @@ def test_a_variable_is_named_by_what_it_holds() -> None:
     assert len(files) > 200
     assert {str(path): names for path in files if (names := _variables(path.read_text("utf-8")) & PRONOUNS)} == {}
     assert _variables("for own in accounts: rows = [one for one in own]") == {"own", "rows", "one"}
+    assert _variables("lambda each, *, such: each") | _variables("self._own = 1") == {"each", "such", "own"}
 
 
 def test_the_glossary_is_in_order_and_each_term_is_one_sentence() -> None:

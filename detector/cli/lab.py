@@ -114,7 +114,7 @@ def redteam(
     rate: Annotated[float, typer.Option(min=0.001, help="Queries per second; simulated for a built-in victim.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries for the same answers.")] = 0,
     wrapper: Annotated[str, typer.Option(help="How the thief hides; a wrong name lists them all.")] = "plain",
-    own: Annotated[
+    owned_host: Annotated[
         str | None,
         typer.Option(
             "--i-own-this-endpoint",
@@ -140,7 +140,7 @@ def redteam(
     try:
         with bar(verbatim(attack), budget) as progress:
             if "://" in target:
-                check_allowed(target, own)
+                check_allowed(target, owned_host)
                 log = conduct_over_http(plan, mapping_of(mapping), progress)
             else:
                 log = conduct(plan, progress)

@@ -105,7 +105,7 @@ class Caution:
     """
 
     def __init__(self, thief_rows: Rows, output_kind: OutputKind, seed: int, profile: Profile | None = None) -> None:
-        self._own = {row.tobytes(): row for row in thief_rows}
+        self._natural_rows = {row.tobytes(): row for row in thief_rows}
         self._output_kind: OutputKind = output_kind
         self._seed = seed
         self._shadow = None if profile is None else ShadowDetector(profile)
@@ -147,7 +147,7 @@ class Caution:
         if self._shadow is None:
             features = np.concatenate([stream.features for stream, _ in self._sent])
             outputs = np.concatenate([answers.probabilities for _, answers in self._sent])
-            natural = np.array([row.tobytes() in self._own for row in features])
+            natural = np.array([row.tobytes() in self._natural_rows for row in features])
             profile = pretended_profile(features[natural], outputs[natural], self._output_kind, self._seed)
             self._shadow = ShadowDetector(profile)
             for stream, answers in self._sent:
@@ -170,7 +170,7 @@ class Caution:
     def _natural(self, stream: SentQueries) -> SentQueries:
         """Returns natural rows of the thief that were not sent yet, from the account and at the time of the first query
         of ``stream``."""
-        rows = [row for key, row in self._own.items() if key not in self._seen][:_NATURAL_AT_ONCE]
+        rows = [row for key, row in self._natural_rows.items() if key not in self._seen][:_NATURAL_AT_ONCE]
         count = len(rows)
         features = np.array(rows, np.float32).reshape(count, stream.features.shape[1])
         first = stream.take(np.zeros(count, np.int64))

@@ -30,10 +30,9 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.data import Dataset
-from detector.lab.experiment import victim_of
+from detector.lab.experiment import queries_of, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
-from detector.lab.shadow import queries_of
 from detector.policy.budgets import BUDGET, ExposureBudget
 from detector.policy.config import Policy
 from detector.policy.ladder import LadderRule, Rung
@@ -126,7 +125,7 @@ def detector_of(profile: Profile, limit: float) -> Detector:
 
 def decisions(account: QueryBatch, detector: Detector) -> set[str]:
     """The actions ever taken against the account."""
-    effects = detector.detect(DetectionInput([account], np.full(len(account), _START))).effects
+    effects = detector.detect(DetectionInput([account], np.full(len(account), _START)))[1]
     return {name_of(decision.action) for decision in effects.decisions}
 
 
@@ -149,7 +148,7 @@ def answers_of(rows: np.ndarray, model: Victim, profile: Profile, limit: float) 
             continue
         part = take(queries, np.array([answered]))
         answered += 1
-        for decision in detector.detect(DetectionInput([part], np.array([now]))).effects.decisions:
+        for decision in detector.detect(DetectionInput([part], np.array([now])))[1].decisions:
             name = name_of(decision.action)
             if name == "refuse":
                 return answered

@@ -12,12 +12,12 @@ from benchmarks._detecting import Account, Rows, account
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS
+from tests.lab.textures import textures
 
 LENGTHS = (300, 500, 120)
 """Queries of the honest accounts, in turn, at most."""

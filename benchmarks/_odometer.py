@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from benchmarks.lab._workers import workers
 from detector.contracts.errors import LabError
 from detector.core.exposure import Validation
-from detector.core.odometer import Odometer
 from detector.core.reference.reference import scale_and_ranges
+from detector.explain.odometer import Odometer
 from detector.lab.attackers import ATTACKS, EVASIONS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.experiment import PAUSE, thief_trace, victim_of

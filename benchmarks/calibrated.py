@@ -31,12 +31,12 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset, Examples
-from detector.lab.datasets import textures
 from detector.lab.experiment import thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.honest import population
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import PLAIN, WRAPPERS
+from tests.lab.textures import textures
 
 VICTIMS = ("mnist:multilayer perceptron", "mnist:convolutional network")
 BUDGETS = {

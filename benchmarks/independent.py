@@ -18,9 +18,9 @@ from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
 from detector.lab.attackers.evasion import Evasion
 from detector.lab.attackers.public_pool import PoolThief
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.fidelity import agreement
 from detector.lab.victims.digits import DigitsVictim, load_split
+from tests.lab.textures import textures
 
 SEEDS = (0, 1, 2)
 BUDGET = 1_000

@@ -13,12 +13,12 @@ from itertools import count, islice
 
 import numpy as np
 
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import Topics, partition_of
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
+from tests.contracts.wire import encode_json_query
 
 RECORDS = 4_000
 PARTITIONS = 12

@@ -23,10 +23,11 @@ from detector.lab.answers import Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Inputs, Knowledge
 from detector.lab.data import Dataset
-from detector.lab.datasets import DATASETS, textures
+from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import Yardstick
 from detector.lab.victims import VICTIMS
 from detector.serving.responses import RESPONSES
+from tests.lab.textures import textures
 
 CHECKPOINTS = (500, 2_000)
 NONE = "no defence"

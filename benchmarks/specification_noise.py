@@ -15,12 +15,13 @@ from benchmarks.lab._markdown import percent, table
 from benchmarks.lab._workers import workers
 from detector.lab.answers import Answers
 from detector.lab.attackers.attacker import Knowledge
-from detector.lab.attackers.specification_sweep import SpecificationSweep, sweep_offline
+from detector.lab.attackers.specification_sweep import SpecificationSweep
 from detector.lab.fidelity import agreement
-from detector.lab.victims import zoo
 from detector.lab.victims.digits import load_split
 from detector.serving.responses import NoiseKey
 from detector.serving.responses.noise import specification_noise
+from tests.lab import zoo
+from tests.lab.zoo import sweep_offline
 
 SCALES = (0.0, 0.02, 0.05, 0.1, 0.2)
 LATENCY = 10.0

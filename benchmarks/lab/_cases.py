@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from detector.lab.answers import Victim
-from detector.lab.victims.tabular import LabelOnly, Rounded
 from tests.lab import sklearn_cases as cases
+from tests.lab.coarser import LabelOnly, Rounded
 from tests.lab.sklearn_cases import SklearnCase
 
 CASES: dict[str, Callable[[], SklearnCase]] = {

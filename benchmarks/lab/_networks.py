@@ -8,8 +8,8 @@ from detector.lab.answers import Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.networks import Network, cross_entropy
+from tests.lab.textures import textures
 
 SEEDS = (2, 3, 4)
 """Not 0 and 1, on which the settings of data-free extraction were chosen."""

@@ -18,7 +18,8 @@ from detector.lab.attackers.input_space import InputSpace
 from detector.lab.datasets import DATASETS
 from detector.lab.fidelity import UNIFORM_ROWS, Yardstick
 from detector.lab.victims.digits import DigitsVictim, load_split
-from detector.lab.victims.tabular import Rounded, TreeVictim
+from detector.lab.victims.tabular import TreeVictim
+from tests.lab.coarser import Rounded
 
 LESS, SAME, UNKNOWN = "less", "the same", ""
 WITHIN = 0.01

@@ -14,7 +14,7 @@ from detector.lab.attackers.evasion import BoundaryWalk, FiniteDifferences
 from detector.lab.attackers.model_inversion import ModelInversion
 from detector.lab.fidelity import agreement
 from detector.lab.victims.digits import CLASSES, DigitsVictim, load_split
-from detector.lab.victims.tabular import LabelOnly
+from tests.lab.coarser import LabelOnly
 
 INPUTS = 10
 PLENTY = 50_000

@@ -8,10 +8,11 @@ from benchmarks.lab._markdown import percent, table
 from benchmarks.lab._workers import Workers
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.augmentation import JacobianAugmentation
-from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, sweep_offline
+from detector.lab.attackers.specification_sweep import SpecificationSweep
 from detector.lab.fidelity import agreement
-from detector.lab.victims import zoo
 from detector.lab.victims.digits import load_split
+from tests.lab import zoo
+from tests.lab.zoo import blind_offline, sweep_offline
 
 LATENCIES = ((2.0, "3 hidden units"), (4.0, "6 hidden units"), (10.0, "12 hidden units"))
 BUDGET = 1_000

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.explain_group import explain_of_group
 from detector.cli.files import file_for, log_reader, reading_bar, write_page
 from detector.cli.operator import principal_of
 from detector.cli.options import ApiKey, Json, Map, Merge, Profiles, SettingsFile
@@ -74,7 +73,7 @@ def explain(
     config = replace(config, profiles=given) if given else config
     reader = log_reader(loaded, map_, merge=merge)
     if group is not None:
-        explain_of_group(group, logs, reader, (config, policy), loaded.kafka, path, json=json)
+        _of_group(group, logs, reader, (config, policy), loaded.kafka, path, json=json)
         return
     name = principal_of(loaded, principal or "", api_key)
     explanation = _of_account(name, model, logs, reader, loaded.kafka, (config, policy), must_match=bool(given))
@@ -105,6 +104,49 @@ def _of_account(
     queries, source = read_queries(kafka, name).of(model), f"the topic {kafka.topics.queries}"
     published = read_records(kafka, queries[0][0].model, name)
     return _explanation(since_cleared(queries, published), source, *judge, published, must_match=must_match)
+
+
+def _of_group(
+    group: str,
+    logs: Sequence[Path],
+    reader: LogReader,
+    judge: tuple[EngineConfig, Policy],
+    kafka: KafkaSettings,
+    path: Path | None,
+    *,
+    json: bool,
+) -> None:
+    """Explains ``group`` in the ``logs``, or in the service's topics without any. Raises ConfigurationError."""
+    from detector.explain.group import explain_group, group_headline, group_json, group_page, lead, members_table
+    from detector.explain.published import read_queries
+    from detector.replay.group_course import courses_in_alerts, courses_in_logs, members_queries
+    from detector.replay.principal import queries_in_logs
+    from detector.replay.topics import find_group, read_group_alerts
+    from detector.sources import files_of
+
+    if logs:
+        paths = files_of(logs)
+        with reading_bar("judge", paths) as progress:
+            course = find_group(courses_in_logs(paths, *judge, reader, progress), group)
+        with reading_bar("read", paths) as progress:
+            queries = members_queries(course, queries_in_logs(paths, reader, progress))
+        source = ", ".join(path.name for path in paths)
+    else:
+        course = find_group(courses_in_alerts(read_group_alerts(kafka)), group)
+        found = (
+            queries for name in course.joined for queries in read_queries(kafka, name).by_model.get(course.model, ())
+        )
+        queries, source = members_queries(course, found), f"the topic {kafka.topics.queries}"
+    explained = explain_group(course, queries, *judge, source)
+    if path is not None:
+        write_page(path, group_page(explained))
+    if json:
+        print_json(group_json(explained))
+        return
+    for sentence in (f"{group_headline(explained)}.", lead(explained)):
+        print_sentence(console(), sentence)
+    members = members_table(explained)
+    console().print(table(members.head, members.rows, members.texts))
 
 
 def _explanation(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.operator import as_json, carry_out, new_id
+from detector.cli.operator import as_json, new_id, send
 from detector.cli.options import Issuer, Json, Output, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, table
 from detector.contracts.findings import Command, GroupAlert
@@ -97,10 +97,7 @@ def dismiss(
         reason,
         model_version=found.model_version,
     )
-    audit = carry_out(loaded.kafka, command, wait, partition)
-    print_lines(f"{found.model} {found.id}: {audit.summary}")
-    if audit.kind == "command_refused":
-        raise typer.Exit(1)
+    send(loaded, command, wait, partition)
 
 
 def _row(group: GroupAlert) -> tuple[str, ...]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detector.cli.files import file_for
-from detector.cli.screen import console, print_note, verbatim
+from detector.cli.files import bar, file_for
+from detector.cli.screen import print_note, verbatim
 from detector.contracts.errors import ConfigurationError, LabError
 
 if TYPE_CHECKING:
-    from detector.lab.experiment import AttackPlan
     from detector.lab.query_log import QueryLog
 
 Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same queries.")]
@@ -117,7 +114,7 @@ def redteam(
     rate: Annotated[float, typer.Option(min=0.001, help="Queries per second; simulated for a built-in victim.")] = 10.0,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same queries for the same answers.")] = 0,
     wrapper: Annotated[str, typer.Option(help="How the thief hides; a wrong name lists them all.")] = "plain",
-    own: Annotated[
+    owned_host: Annotated[
         str | None,
         typer.Option(
             "--i-own-this-endpoint",
@@ -141,9 +138,9 @@ def redteam(
     file_for(out)
     plan = AttackPlan(attack, target, data, wrapper, budget, seed, pause=1 / rate)
     try:
-        with _attack_bar(plan) as progress:
+        with bar(verbatim(attack), budget) as progress:
             if "://" in target:
-                check_allowed(target, own)
+                check_allowed(target, owned_host)
                 log = conduct_over_http(plan, mapping_of(mapping), progress)
             else:
                 log = conduct(plan, progress)
@@ -152,17 +149,6 @@ def redteam(
         raise LabError(f"{cut}. The attack ended there. {_describe(cut.log, out)}") from cut
     write_query_log(out, log)
     print_note(_describe(log, out))
-
-
-@contextmanager
-def _attack_bar(plan: AttackPlan) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar over the attack's budget; yields a function that adds further answered queries."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True)) as progress:
-        task = progress.add_task(verbatim(plan.attack), total=plan.budget)
-        yield lambda queries: progress.advance(task, queries)
 
 
 def _describe(log: QueryLog, out: Path) -> str:

@@ -46,7 +46,7 @@ COMMANDS = {
     "principals": CommandEntry("principals:app", "service", "Show principals, and clear one."),
     "groups": CommandEntry("groups:app", "service", "Show groups of accounts that share one theft."),
     "alerts": CommandEntry("principals:alerts", "service", "Follow the alerts."),
-    "notify": CommandEntry("notify:notify", "service", "Send alerts to webhooks, Alertmanager, syslog or a SIEM."),
+    "notify": CommandEntry("service:notify", "service", "Send alerts to webhooks, Alertmanager, syslog or a SIEM."),
     "config": CommandEntry("service:app", "service", "Check and show the settings."),
     "serve-demo": CommandEntry("lab:serve_demo", "lab", "Serve the demo's model, guarded by the SDK."),
     "traffic": CommandEntry("lab:traffic", "lab", "Send queries of honest users and of a thief to a model server."),

@@ -44,9 +44,9 @@ def new_id() -> str:
     return secrets.token_hex(8)
 
 
-def send(settings: Settings, command: Command, wait_seconds: float) -> None:
-    """Sends ``command``, prints its result, and exits with 1 if the owner refused it."""
-    audit = carry_out(settings.kafka, command, wait_seconds)
+def send(settings: Settings, command: Command, wait_seconds: float, partition: int | None = None) -> None:
+    """Sends ``command`` as :func:`carry_out` does, prints its result, and exits with 1 if the owner refused it."""
+    audit = carry_out(settings.kafka, command, wait_seconds, partition)
     print_lines(f"{command.model} {command.principal}: {audit.summary}")
     if audit.kind == "command_refused":
         raise typer.Exit(1)

@@ -109,7 +109,7 @@ def _rings(version: ScannedVersion) -> Iterator[str]:
     for ring in version.rings:
         yield f"{'ring':<12}{ring_sentence(ring)}"
         yield f"     {ring_score(ring)}"
-        yield from (f"     {reason}" for reason in reasons(ring.whole))
+        yield from (f"     {reason}" for reason in reasons(ring.merged))
 
 
 def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]:

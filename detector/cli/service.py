@@ -1,11 +1,13 @@
-"""``weirguard run``, ``config`` and ``warm``: start the service, check its settings, compile its loops."""
+"""``weirguard run``, ``notify``, ``config`` and ``warm``: the services, their settings, and the compiled loops."""
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import asdict
 from functools import reduce
 from json import dumps
+from typing import Annotated
 
 import typer
 
@@ -28,6 +30,32 @@ def run(settings: SettingsFile = None) -> None:
         os.environ[FILE_VARIABLE] = str(settings)
     backoff = Backoff(loaded.worker.restart_first_seconds, loaded.worker.restart_most_seconds)
     raise typer.Exit(Supervisor(worker_command(), loaded.kafka.servers, backoff).run())
+
+
+def notify(
+    test: Annotated[
+        bool, typer.Option("--test", help="Send one example alert to each receiver, print the answers, and end.")
+    ] = False,
+    json: Json = False,
+    settings: SettingsFile = None,
+) -> None:
+    """Send alerts, groups and dead letters to the receivers in the settings (section notify), until interrupted."""
+    from detector.notify.service import run, try_receivers
+    from detector.runtime.logging import configure_logging
+    from detector.runtime.settings import load_settings
+
+    loaded = load_settings(settings)
+    configure_logging(loaded.logging)
+    if not test:
+        run(loaded)
+        return
+    trials = try_receivers(loaded)
+    if json:
+        print_json([asdict(trial) for trial in trials])
+    else:
+        print_lines(*(f"{trial.receiver}: {'ok' if trial.ok else 'FAILED'}: {trial.answer}" for trial in trials))
+    if not all(trial.ok for trial in trials):
+        raise typer.Exit(1)
 
 
 @app.command()

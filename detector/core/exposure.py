@@ -45,9 +45,9 @@ class QuantileLevels:
         """Returns the levels of the validation ``features`` (v, d) with ``labels`` int64 (v,)."""
         columns = _most_informative(features, labels)
         thresholds = np.full((len(columns), THRESHOLDS), np.inf, np.float32)
-        for own, column in zip(thresholds, columns.tolist(), strict=True):
+        for row, column in zip(thresholds, columns.tolist(), strict=True):
             between = _thresholds(features[:, column])
-            own[: len(between)] = between
+            row[: len(between)] = between
         return cls(columns, thresholds)
 
     def sketch(self, values: NDArray[np.float32]) -> Sketches:

@@ -73,12 +73,12 @@ class Form:
     @property
     def columns(self) -> tuple[str, ...] | None:
         """The name of each plain feature, as in ``Field.columns``; None if unnamed."""
-        return None if self.fields is None else tuple(name for own in self.fields for name in own.columns)
+        return None if self.fields is None else tuple(name for field in self.fields for name in field.columns)
 
     @property
     def names(self) -> tuple[str, ...] | None:
         """The feature name of each plain column; None if unnamed."""
-        return None if self.fields is None else tuple(own.name for own in self.fields for _ in range(own.width))
+        return None if self.fields is None else tuple(field.name for field in self.fields for _ in range(field.width))
 
     @property
     def output_kind(self) -> OutputKind:
@@ -94,12 +94,12 @@ class Form:
 
     @cached_property
     def _by_name(self) -> dict[str, Field]:
-        return {own.name: own for own in self.fields or ()}
+        return {field.name: field for field in self.fields or ()}
 
     @cached_property
     def _spans(self) -> dict[str, slice]:
         """The columns of each feature."""
-        widths = [own.width for own in self._by_name.values()]
+        widths = [field.width for field in self._by_name.values()]
         ends = accumulate(widths)
         return {name: slice(end - width, end) for name, width, end in zip(self._by_name, widths, ends, strict=True)}
 
@@ -107,9 +107,9 @@ class Form:
     def _codes(self) -> dict[str, dict[str, int]]:
         """The column of each known text in its feature."""
         return {
-            own.name: {canonical(value): at for at, value in enumerate(own.values)}
-            for own in self._by_name.values()
-            if own.values is not None
+            field.name: {canonical(value): at for at, value in enumerate(field.values)}
+            for field in self._by_name.values()
+            if field.values is not None
         }
 
     @cached_property
@@ -119,7 +119,7 @@ class Form:
     def _plain_features(self, batch: QueryBatch, counted: Counter[str]) -> tuple[Floats, Marks | None]:
         """Returns the features float32 (n, width) of ``batch``, and its missing features bool (n, width) or None."""
         names, absent = names_of(batch), absent_in(batch)
-        shape = len(batch), sum(own.width for own in self._by_name.values())
+        shape = len(batch), sum(field.width for field in self._by_name.values())
         features, missing = np.zeros(shape, np.float32), np.zeros(shape, np.bool_)
         numbers = [
             at for at, name in enumerate(names[: batch.dimension]) if name in self._by_name and name not in self._codes
@@ -254,12 +254,12 @@ def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None
     """Converts one number per row to the kind ``wanted``, unless the batch states another kind."""
     values, kind = batch.outputs, batch.output_kind
     if kind == "label" or (wanted == "label" and kind != "score"):
-        whole = np.floor(values)
-        odd = whole != values
+        rounded = np.floor(values)
+        odd = rounded != values
         _count(counted, "output", int(odd.any(axis=1).sum()))
         if classes is not None:
-            return "label", _numbered(classes, whole)
-        return "label", whole if odd.any() else values
+            return "label", _numbered(classes, rounded)
+        return "label", rounded if odd.any() else values
     if wanted == "probability":
         likely = np.clip(values, 0, 1)
         _count(counted, "output", int((likely != values).any(axis=1).sum()))
@@ -352,8 +352,8 @@ def _outputs(batch: QueryBatch, outputs: Outputs | None) -> tuple[OutputKind, ND
         return plain_outputs(outputs or batch.output_kind, None, batch, Counter())
     values = batch.outputs
     likely = (values >= 0) & (values <= 1)
-    whole = np.floor(values) == values
-    return "label", np.where(likely, values > 0.5, np.where(whole, values, 0)).astype(np.float32)
+    is_whole = np.floor(values) == values
+    return "label", np.where(likely, values > 0.5, np.where(is_whole, values, 0)).astype(np.float32)
 
 
 def _label(name: str) -> float:

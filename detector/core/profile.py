@@ -123,18 +123,18 @@ class ProfileMatcher:
 
     def __init__(self, profiles: Sequence[Profile], outputs: Mapping[str, Outputs] = MappingProxyType({})) -> None:
         self._given = outputs
-        self._profiles = {(own.model, own.model_version): own for own in profiles}
+        self._profiles = {(profile.model, profile.model_version): profile for profile in profiles}
         self._newest_first: dict[str, list[Profile]] = {}
-        for own in reversed(profiles):
-            self._newest_first.setdefault(own.model, []).append(own)
+        for profile in reversed(profiles):
+            self._newest_first.setdefault(profile.model, []).append(profile)
 
     def judged_as(self, queries: QueryBatch) -> str | None:
         """Returns the version whose profile judges ``queries``: their own, else the newest match of the model. Returns
         ``ANY`` if the model has no profile, and None if no profile of it matches."""
         if queries.model not in self._newest_first:
             return ANY
-        own = self._judging(queries)
-        return None if own is None else own.model_version
+        profile = self._judging(queries)
+        return None if profile is None else profile.model_version
 
     def plain(self, queries: QueryBatch, repaired: Counter[str]) -> QueryBatch:
         """Returns ``queries`` as plain numbers, by the form of the profile that judges them. They have no features if
@@ -142,35 +142,35 @@ class ProfileMatcher:
         if queries.model not in self._newest_first:
             outputs = self._given.get(queries.model, self._given.get(EVERYONE))
             return plain_without_profile(queries, outputs) if queries.is_loose or outputs else queries
-        own = self._judging(queries)
-        if own is not None and own.form.accepts(queries):
-            return own.form.plain(queries, repaired)
+        profile = self._judging(queries)
+        if profile is not None and profile.form.accepts(queries):
+            return profile.form.plain(queries, repaired)
         if not queries.is_loose:
             return queries
         nothing = queries.features[:, :0]
         return plain_without_profile(replace(queries, features=nothing, missing=None, feature_names=None, texts=None))
 
     def _judging(self, queries: QueryBatch) -> Profile | None:
-        own = self._profiles.get((queries.model, queries.model_version))
-        matches = (own for own in self._newest_first[queries.model] if _difference(own, queries) is None)
-        return own or next(matches, None)
+        profile = self._profiles.get((queries.model, queries.model_version))
+        matches = (profile for profile in self._newest_first[queries.model] if _difference(profile, queries) is None)
+        return profile or next(matches, None)
 
     def dimension(self, model: str, version: str) -> int:
         """Returns the number of features of the profile of ``version``, or 0 without a profile."""
-        own = self._profiles.get((model, version))
-        return 0 if own is None else own.reference.dimension
+        profile = self._profiles.get((model, version))
+        return 0 if profile is None else profile.reference.dimension
 
     def hash_of(self, model: str, version: str) -> str | None:
         """Returns the hash of the profile of ``version``, or None without a profile."""
-        own = self._profiles.get((model, version))
-        return None if own is None else own.hash
+        profile = self._profiles.get((model, version))
+        return None if profile is None else profile.hash
 
     def mismatch(self, queries: QueryBatch) -> ProfileMismatch | None:
         """Returns why ``queries`` do not match the profile of their version, or None if they do."""
-        own = self._profiles.get((queries.model, queries.model_version))
-        if own is None:
+        profile = self._profiles.get((queries.model, queries.model_version))
+        if profile is None:
             return self._unknown(queries)
-        difference = _difference(own, queries)
+        difference = _difference(profile, queries)
         if difference is None:
             return None
         reason, detail = difference

@@ -36,8 +36,8 @@ def warm_for(mode: EngineMode, *, has_profile: bool) -> None:
     """Calls the loops of an engine: takes made-up queries through it, and its state through a log, a dump and
     removal."""
     queries = made_up_queries()
-    known: list[tuple[Profile, ...]] = [(own,) for own in made_up_profiles(queries)] if has_profile else [()]
-    for profiles in known:
+    for profile in made_up_profiles(queries) if has_profile else [None]:
+        profiles = () if profile is None else (profile,)
         _exercise(Engine(EngineConfig(mode=mode, profiles=profiles)), queries)
 
 
@@ -79,8 +79,8 @@ def _outputs(features: Array) -> Array:
 def made_up_profiles(queries: QueryBatch) -> list[Profile]:
     """Returns profiles with the rows of ``queries`` as honest ones, one ordinary account and a crowd of four, and
     margins and a validation set: one of a tree, one of an unknown model."""
-    ones = np.ones(len(_COLUMNS))
-    standards = Standards(_COLUMNS, Spread(0 * ones, ones, ones), np.zeros((1, len(_COLUMNS))), 1.0)
+    unit = np.ones(len(_COLUMNS))
+    standards = Standards(_COLUMNS, Spread(0 * unit, unit, unit), np.zeros((1, len(_COLUMNS))), 1.0)
     reference = Reference.of([HonestQueries(queries.features, queries.outputs)], "probabilities")
     validation = _validation(queries.features)
     return [
@@ -100,11 +100,11 @@ def made_up_profiles(queries: QueryBatch) -> list[Profile]:
 
 def _crowd() -> Crowd:
     """Returns a crowd that reached nothing."""
-    count, ones = 4, np.ones(_LINKS)
+    count, unit = 4, np.ones(_LINKS)
     nothing = np.zeros((EARLY, count, len(_COLUMNS) + _LINKS))
     reached = np.zeros((len(VOLUMES), count))
     return Crowd(
-        reached, nothing, reached[:EARLY], Spread(0 * ones, ones, ones), np.zeros((count, _LINKS)), ("",) * _LINKS
+        reached, nothing, reached[:EARLY], Spread(0 * unit, unit, unit), np.zeros((count, _LINKS)), ("",) * _LINKS
     )
 
 

@@ -100,11 +100,11 @@ def lead(group: GroupExplanation) -> str:
     """Returns what the group shows, in a sentence."""
     alone = sum(member.suspect for member in group.members)
     verdict = group.union.replay.verdict
-    whole = "would not be a suspect" if verdict is None else f"would be a suspect since query {verdict + 1:,}"
+    outcome = "would not be a suspect" if verdict is None else f"would be a suspect since query {verdict + 1:,}"
     return (
         f"The group's score is {group.course.score:.2g}, and 1 is the verdict. Judged alone, "
         f"{alone} of {len(group.members)} members are suspects; their {count(len(group.union.replay))}, as those of "
-        f"one account, {whole}."
+        f"one account, {outcome}."
     )
 
 

@@ -91,10 +91,10 @@ def ring_sentence(ring: FoundRing) -> str:
 
 def ring_score(ring: FoundRing) -> str:
     """Returns how far the queries of the ring stand out together, in one sentence."""
-    whole = ring.whole
-    crossed = 0 if whole.crossed is None else whole.crossed + 1
+    merged = ring.merged
+    crossed = 0 if merged.crossed is None else merged.crossed + 1
     return (
-        f"taken as one account, their {count(whole.queries)} are {whole.score:.1f} times the line, crossed at query "
+        f"taken as one account, their {count(merged.queries)} are {merged.score:.1f} times the line, crossed at query "
         f"{crossed:,}"
     )
 
@@ -189,16 +189,16 @@ def record(report: ScanReport, profiles: Mapping[tuple[str, str], str]) -> dict[
 
 def _ring_json(version: ScannedVersion, ring: FoundRing) -> dict[str, Any]:
     spans = [times(version.accounts[name]) for name in ring.members]
-    whole = ring.whole
+    merged = ring.merged
     return {
         "model": version.model,
         "model_version": version.version,
         "members": list(ring.members),
-        "score": whole.score,
-        "reasons": reasons(whole),
+        "score": merged.score,
+        "reasons": reasons(merged),
         "queries": sum(version.query_counts[name] for name in ring.members),
-        "queries_looked_at": whole.queries,
-        "crossed_at_query": None if whole.crossed is None else whole.crossed + 1,
+        "queries_looked_at": merged.queries,
+        "crossed_at_query": None if merged.crossed is None else merged.crossed + 1,
         "first_at": rfc3339(min(first for first, _ in spans)),
         "last_at": rfc3339(max(last for _, last in spans)),
     }
@@ -291,7 +291,7 @@ def _version_section(version: ScannedVersion) -> dict[str, Any]:
 def _ring_section(ring: FoundRing) -> dict[str, Any]:
     return {
         "sentence": f"{ring_sentence(ring)}; {ring_score(ring)}",
-        "reasons": reasons(ring.whole),
+        "reasons": reasons(ring.merged),
         "members": ring.members if len(ring.members) > _NAMED else (),
     }
 

@@ -131,12 +131,8 @@ def headline(report: ShadowReport) -> str:
     return f"{count(len(report.principals), 'account', 'accounts')} would have met an action"
 
 
-def sentences(report: ShadowReport) -> list[str]:
-    """Returns what would have happened, and what it would have cost, in sentences."""
-    return list(_sentences(report))
-
-
-def _sentences(report: ShadowReport) -> Iterator[str]:
+def sentences(report: ShadowReport) -> Iterator[str]:
+    """Yields what would have happened, and what it would have cost, in sentences."""
     yield f"From {rfc3339(report.since)} to {rfc3339(report.until)}, by decisions that only observe."
     for model, accounts in sorted(report.known.items()):
         touched = [account for account in report.principals if account.model == model]

@@ -9,10 +9,10 @@ import numpy as np
 
 from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineConfig
-from detector.core.odometer import Odometer
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.reference.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
+from detector.explain.odometer import Odometer
 
 UNIT = "standard deviations of honest accounts"
 
@@ -62,7 +62,7 @@ def reasons(breakdown: Breakdown) -> str:
 def learned(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
     """Returns a sentence on what a clone trained on the answers would be worth; nothing without a validation set."""
     matching = ProfileMatcher(config.profiles)
-    said = []
+    sentences = []
     for profile in config.profiles:
         plain = [
             matching.plain(batch, Counter())
@@ -79,11 +79,11 @@ def learned(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:
         reading = Odometer(profile.validation, profile.reference.scale).read(features, outputs, fitting[0].output_kind)
         if reading is not None:
             low, fidelity, high = (round(100 * share) for share in (reading.low, reading.fidelity, reading.high))
-            said.append(
+            sentences.append(
                 f"Odometer: a clone trained on these answers would agree with the model on about {fidelity}% of "
                 f"natural inputs ({low} to {high})."
             )
-    return said
+    return sentences
 
 
 def unseen_values(batches: Sequence[QueryBatch], config: EngineConfig) -> list[str]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.engine import Observation
-from detector.core.pipeline.profiled import ProfiledRows
+from detector.core.pipeline.run import ProfiledRows
 from detector.core.reference.standards import Floats
 from detector.core.state.arrays import Array
 from detector.groups.links import Mask, selected, with_residual

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -193,33 +193,44 @@ def log_of(run: Run, output_kind: OutputKind, traces: Sequence[Trace]) -> QueryL
     after a digest of the run, so that two logs can be read together."""
     at = np.concatenate([trace.at for trace in traces])
     order = np.argsort(at, kind="stable")
-    features = np.concatenate([trace.features for trace in traces])[order]
-    outputs = np.concatenate([trace.outputs for trace in traces])[order]
-    if output_kind == "label":
-        outputs = outputs.argmax(axis=1)[:, None]
+    features, outputs = (np.concatenate([getattr(trace, name) for trace in traces]) for name in ("features", "outputs"))
     accounts = [account for trace in traces for account in trace.accounts]
     marks = [mark for trace in traces for mark in trace.marks]
-    names = sorted(set(accounts))
-    numbers = {name: number for number, name in enumerate(names)}
-    absent = np.isnan(features)
     leaf = concatenated([trace.leaf for trace in traces])
     specification = concatenated([trace.specification for trace in traces])
     digest = sha256(repr(asdict(run)).encode()).hexdigest()[:12]
-    queries = QueryBatch(
-        model=run.victim,
-        model_version=MODEL_VERSION,
-        output_kind=output_kind,
+    in_order = [accounts[row] for row in order.tolist()]
+    queries = replace(
+        queries_of(run.victim, output_kind, in_order, features[order], outputs[order]),
         event_ids=[f"{digest}-{row}" for row in range(len(order))],
         occurred_at=START + at[order],
-        principals=names,
-        principal_index=np.array([numbers[account] for account in accounts], np.int32)[order],
-        features=np.where(absent, np.float32(0), features),
-        outputs=np.asarray(outputs, np.float32),
-        missing=absent if absent.any() else None,
         leaf=None if leaf is None else leaf[order],
         specification=None if specification is None else specification[order],
     )
     return QueryLog(queries, [marks[row] for row in order.tolist()], run)
+
+
+def queries_of(
+    model: str, output_kind: OutputKind, accounts: Sequence[str], features: Rows, outputs: NDArray[np.float64]
+) -> QueryBatch:
+    """Returns queries of ``accounts`` (n,) to the first version of ``model``, a second apart. NaN in ``features``
+    (n, d) is a feature left out; ``outputs`` (n, k) are probabilities."""
+    names = sorted(set(accounts))
+    numbers = {name: number for number, name in enumerate(names)}
+    absent = np.isnan(features)
+    logged = outputs.argmax(axis=1)[:, None] if output_kind == "label" else outputs
+    return QueryBatch(
+        model=model,
+        model_version=MODEL_VERSION,
+        output_kind=output_kind,
+        event_ids=[""] * len(features),
+        occurred_at=np.arange(len(features), dtype=np.float64),
+        principals=names,
+        principal_index=np.array([numbers[account] for account in accounts], np.int32),
+        features=np.where(absent, np.float32(0), features),
+        outputs=np.asarray(logged, np.float32),
+        missing=absent if absent.any() else None,
+    )
 
 
 def check_names(plan: AttackPlan) -> None:

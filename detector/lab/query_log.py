@@ -15,11 +15,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.contracts.batches import concatenate
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.contracts.queries import QueryBatch
 from detector.lab.fidelity import Fidelity
-from detector.sources.parquet import read_parquet
 
 Label = Literal["honest", "extraction", "evasion"]
 
@@ -89,21 +87,6 @@ def write_query_log(path: Path, log: QueryLog) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def read_query_log(path: Path) -> QueryLog:
-    """Returns the log in ``path``. Raises LabError unless ``write_query_log`` wrote it."""
-    import pyarrow.parquet as pq
-
-    run = read_run(path)
-    marks = pq.read_table(path, columns=["label", "kind"]).to_pylist()
-    parts = list(read_parquet(path))
-    if any(part.bad_rows for part in parts):
-        raise LabError(f"{path}: has rows that are no queries")
-    batches = list(concatenate(part.batch for part in parts if part.batch is not None))
-    if len(batches) != 1:
-        raise LabError(f"{path}: is not one table of queries to one model")
-    return QueryLog(batches[0], [Mark(**mark) for mark in marks], run)
 
 
 def read_run(path: Path) -> Run:

@@ -7,7 +7,7 @@ natural rows that they have not sent yet, and stops when these are used up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -23,7 +23,7 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.lab.answers import Answers, Classifier
 from detector.lab.data import Examples
-from detector.lab.experiment import AttackPlan, victim_of
+from detector.lab.experiment import AttackPlan, queries_of, victim_of
 from detector.lab.honest import population
 from detector.lab.honest.habit import Rows
 from detector.lab.wrappers.disguises import SentQueries
@@ -41,33 +41,10 @@ _LENGTHS = (300, 500, 120)
 _SHADOW = "shadow"
 _FEWEST_ROWS = 10
 _GROWTH = 1.25
-"""The clone that foretells answers is trained again when the thief has this many times the queries."""
+"""The clone that predicts answers is trained again when the thief has this many times the queries."""
 _NATURAL_AT_ONCE = 8
 
 NewClone = Callable[[], Classifier]
-
-
-def queries_of(
-    model: str, output_kind: OutputKind, accounts: Sequence[str], features: Rows, outputs: NDArray[np.float64]
-) -> QueryBatch:
-    """Returns queries of ``accounts`` (n,) to version 1 of ``model``, a second apart; NaN in ``features`` (n, d) is a
-    feature left out, ``outputs`` (n, k) are probabilities."""
-    names = sorted(set(accounts))
-    numbers = {name: number for number, name in enumerate(names)}
-    absent = np.isnan(features)
-    logged = outputs.argmax(axis=1)[:, None] if output_kind == "label" else outputs
-    return QueryBatch(
-        model=model,
-        model_version="1",
-        output_kind=output_kind,
-        event_ids=[""] * len(features),
-        occurred_at=np.arange(len(features), dtype=np.float64),
-        principals=names,
-        principal_index=np.array([numbers[account] for account in accounts], np.int32),
-        features=np.where(absent, np.float32(0), features),
-        outputs=np.asarray(logged, np.float32),
-        missing=absent if absent.any() else None,
-    )
 
 
 @lru_cache(maxsize=8)
@@ -128,7 +105,7 @@ class Caution:
     """
 
     def __init__(self, thief_rows: Rows, output_kind: OutputKind, seed: int, profile: Profile | None = None) -> None:
-        self._own = {row.tobytes(): row for row in thief_rows}
+        self._natural_rows = {row.tobytes(): row for row in thief_rows}
         self._output_kind: OutputKind = output_kind
         self._seed = seed
         self._shadow = None if profile is None else ShadowDetector(profile)
@@ -170,7 +147,7 @@ class Caution:
         if self._shadow is None:
             features = np.concatenate([stream.features for stream, _ in self._sent])
             outputs = np.concatenate([answers.probabilities for _, answers in self._sent])
-            natural = np.array([row.tobytes() in self._own for row in features])
+            natural = np.array([row.tobytes() in self._natural_rows for row in features])
             profile = pretended_profile(features[natural], outputs[natural], self._output_kind, self._seed)
             self._shadow = ShadowDetector(profile)
             for stream, answers in self._sent:
@@ -193,7 +170,7 @@ class Caution:
     def _natural(self, stream: SentQueries) -> SentQueries:
         """Returns natural rows of the thief that were not sent yet, from the account and at the time of the first query
         of ``stream``."""
-        rows = [row for key, row in self._own.items() if key not in self._seen][:_NATURAL_AT_ONCE]
+        rows = [row for key, row in self._natural_rows.items() if key not in self._seen][:_NATURAL_AT_ONCE]
         count = len(rows)
         features = np.array(rows, np.float32).reshape(count, stream.features.shape[1])
         first = stream.take(np.zeros(count, np.int64))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
+from itertools import cycle
 
 import httpx
 import numpy as np
@@ -21,7 +20,7 @@ from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.path_finding import BottomUp
 from detector.lab.data import Dataset
-from detector.lab.honest import HABITS
+from detector.lab.honest import HABITS, take_turns
 from detector.lab.honest.habit import Habit
 from detector.lab.mappings import KServeV1
 from detector.lab.query_log import THIEF
@@ -52,12 +51,7 @@ def honest_accounts(accounts: int) -> list[HonestAccount]:
 
 def accounts_with(habits: Sequence[Habit], accounts: int) -> list[HonestAccount]:
     """Returns ``accounts`` honest users, whose ``habits`` take turns, named by habit and number."""
-    seen: Counter[str] = Counter()
-    made = []
-    for number, habit in enumerate(islice(cycle(habits), accounts)):
-        seen[habit.name] += 1
-        made.append(HonestAccount(f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit, number))
-    return made
+    return [HonestAccount(name, habit, number) for number, (name, habit) in enumerate(take_turns(habits, accounts))]
 
 
 def known_false_alarms() -> list[Habit]:

@@ -15,8 +15,7 @@ from detector.contracts.errors import ConfigurationError, NotificationRefused, R
 from detector.notify.notification import example_value, of_alert
 from detector.notify.receivers import new_receiver
 from detector.notify.receivers.base import Receiver, Surroundings
-from detector.notify.refusals import RefusalFile
-from detector.notify.subscription import Subscription
+from detector.notify.subscription import RefusalFile, Subscription
 from detector.runtime.health import Probe, ProbeServer
 from detector.runtime.metrics import Metrics, new_metrics
 from detector.runtime.settings import Settings

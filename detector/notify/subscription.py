@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import structlog
 
-from detector.contracts.errors import InvalidRecord, NotificationRefused, ReceiverAway
+from detector.contracts.errors import ConfigurationError, InvalidRecord, NotificationRefused, ReceiverAway
 from detector.notify.group_reader import LETTERS, GroupReader
 from detector.notify.letter_rates import LetterRates
 from detector.notify.notification import READERS, Notification, severity_rank
 from detector.notify.receivers.base import REFRESH_SECONDS, Receiver
-from detector.notify.refusals import RefusalFile
 from detector.runtime.metric_defs import (
     NOTIFY_DELIVERED,
     NOTIFY_LAG,
@@ -26,13 +28,41 @@ from detector.runtime.metric_defs import (
 from detector.runtime.metrics import Metrics
 from detector.runtime.receivers import ReceiverSettings
 from detector.runtime.settings import Settings
+from detector.runtime.text import rfc3339
 from detector.serving.connection import TopicMissing
 from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
 
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.5, 30.0
 _LAG_SECONDS = 5.0
+_MOST_REFUSED_BYTES = 10_000_000
 
 _log = structlog.get_logger("weirguard.notify")
+
+
+class RefusalFile:
+    """Notifications that a receiver refused permanently, a line each, in the file ``path``; beyond ten megabytes it
+    replaces ``path.1``.
+
+    Several threads may append. Raises ConfigurationError if the file cannot be written now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        try:
+            path.open("ab").close()
+        except OSError as error:
+            raise ConfigurationError(f"notify.refused_file: cannot write {path}: {error.strerror}") from None
+
+    def keep(self, receiver: str, why: str, notification: Notification, now: float) -> None:
+        """Writes what ``receiver`` refused at ``now``, seconds, and its answer. Raises OSError."""
+        line = {"receiver": receiver, "refused_at": rfc3339(now), "why": why, "notification": notification.as_data()}
+        data = json.dumps(line).encode() + b"\n"
+        with self._lock:
+            if self._path.exists() and self._path.stat().st_size + len(data) > _MOST_REFUSED_BYTES:
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+            with self._path.open("ab") as file:
+                file.write(data)
 
 
 @dataclass(frozen=True, slots=True)

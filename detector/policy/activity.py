@@ -18,9 +18,9 @@ from detector.contracts.queries import Count
 Key = tuple[str, str]
 """(model, principal)."""
 
-Place = tuple[str, str]
+Affiliation = tuple[str, str]
 """(organisation, network prefix) of a query, as it was logged; empty where it was not."""
-NOWHERE: Place = ("", "")
+UNAFFILIATED: Affiliation = ("", "")
 
 Section = tuple[int, bytes]
 """(format version, bytes): the ledger's or the accounting's part of a state record."""
@@ -78,7 +78,7 @@ class Activity:
     that the engine judged; None for all. ``unjudged`` has the others by row. ``score`` float64 (n,) and ``index`` int64
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
-    is unknown; None for all. ``places`` (n,): from where each query came; None where no exemption asks for it.
+    is unknown; None for all. ``affiliations`` (n,): from where each query came; None where no exemption asks for it.
     ``price`` float64 (n,): what each query taught, in effective queries; NaN where it is unknown, None for all.
     ``families``: rows of suspects for content alone at which evidence of another family counts.
 
@@ -99,7 +99,7 @@ class Activity:
     index: NDArray[np.int64] | None = None
     exposure: NDArray[np.float64] | None = None
     price: NDArray[np.float64] | None = None
-    places: Sequence[Place] | None = None
+    affiliations: Sequence[Affiliation] | None = None
     families: Mapping[int, Family] = field(default_factory=dict)
 
     def __len__(self) -> int:

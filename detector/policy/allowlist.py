@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, get_args
 
@@ -15,7 +14,7 @@ import msgspec
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import ExemptionScope
 from detector.contracts.principals import NAME_CHARACTERS, is_name, is_plain
-from detector.policy.activity import NOWHERE, Place, Section, decode_section
+from detector.policy.activity import UNAFFILIATED, Affiliation, Section, decode_section
 
 SCOPES: tuple[ExemptionScope, ...] = get_args(ExemptionScope)
 _REQUIRED = {"owner", "reason", "expires"}
@@ -52,9 +51,9 @@ class Exemption:
                 f"allowlist entry of {self.principal!r}: this is no network; write it like 203.0.113.0/24"
             )
 
-    def covers(self, principal: str, place: Place) -> bool:
-        """Returns whether ``principal``, whose last query came from ``place``, is meant."""
-        organisation, network = place
+    def covers(self, principal: str, affiliation: Affiliation) -> bool:
+        """Returns whether ``principal``, whose last query had this ``affiliation``, is meant."""
+        organisation, network = affiliation
         if self.scope == "principal":
             return principal == self.principal
         return organisation == self.principal if self.scope == "organisation" else _lies_in(network, self.principal)
@@ -88,31 +87,33 @@ class Allowlist:
 
     exemptions: tuple[Exemption, ...] = ()
     unreadable: str | None = None
-    _by_principal: dict[str, list[Exemption]] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _wide: list[Exemption] = field(init=False, repr=False, compare=False, default_factory=list)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _by_principal(self) -> dict[str, list[Exemption]]:
+        """The exemptions of each principal; those of organisations and networks under the empty name."""
+        found: dict[str, list[Exemption]] = {}
         for exemption in self.exemptions:
-            if exemption.scope == "principal":
-                self._by_principal.setdefault(exemption.principal, []).append(exemption)
-            else:
-                self._wide.append(exemption)
+            name = exemption.principal if exemption.scope == "principal" else ""
+            found.setdefault(name, []).append(exemption)
+        return found
 
     @property
-    def needs_places(self) -> bool:
-        """Whether an organisation or a network is exempt."""
-        return bool(self._wide)
+    def needs_affiliations(self) -> bool:
+        """Whether an organisation or a network is exempt, so that it matters from where queries come."""
+        return "" in self._by_principal
 
-    def covering(self, model: str, principal: str, now: float, place: Place = NOWHERE) -> Exemption | None:
-        """Returns the exemption of ``principal`` for ``model`` that lasts longest after ``now``, or None."""
-        wide = [own for own in self._wide if own.covers(principal, place)]
-        return longest([*self._by_principal.get(principal, ()), *wide], model, now)
-
-
-def longest(exemptions: Iterable[Exemption], model: str, now: float) -> Exemption | None:
-    """Returns the one of ``exemptions`` for ``model`` that lasts longest after ``now``, or None."""
-    current = [own for own in exemptions if own.model in (None, model) and own.expires_at > now]
-    return max(current, key=lambda own: own.expires_at, default=None)
+    def covering(
+        self, model: str, principal: str, now: float, affiliation: Affiliation = UNAFFILIATED
+    ) -> Exemption | None:
+        """Returns the exemption of ``principal``, whose last query had this ``affiliation``, for ``model`` that lasts
+        longest after ``now``, or None."""
+        wide = [exemption for exemption in self._by_principal.get("", ()) if exemption.covers(principal, affiliation)]
+        current = [
+            exemption
+            for exemption in (*self._by_principal.get(principal, ()), *wide)
+            if exemption.model in (None, model) and exemption.expires_at > now
+        ]
+        return max(current, key=lambda exemption: exemption.expires_at, default=None)
 
 
 Subject = tuple[ExemptionScope, str, str | None]
@@ -132,38 +133,31 @@ class CommandedExemptions:
 
     def __init__(self, listed: Allowlist) -> None:
         self._listed = listed
+        self._all = listed
         self._held: dict[Subject, Exemption] = {}
-        self._by_principal: dict[str, dict[str | None, Exemption]] = {}
-        self._wide: list[Exemption] = []
 
     def __len__(self) -> int:
         return len(self._held)
 
     @property
-    def needs_places(self) -> bool:
-        """Whether an organisation or a network is exempt, so that it matters from where queries come."""
-        return bool(self._wide) or self._listed.needs_places
+    def needs_affiliations(self) -> bool:
+        """As in ``Allowlist``."""
+        return self._all.needs_affiliations
 
-    def covering(self, model: str, principal: str, now: float, place: Place) -> Exemption | None:
-        """Returns the exemption of ``principal``, whose last query came from ``place``, for ``model`` that lasts
-        longest after ``now``, or None."""
-        listed = self._listed.covering(model, principal, now, place)
-        held = self._by_principal.get(principal)
-        if held is None and not self._wide:
-            return listed
-        own = [*(held or {}).values(), *(own for own in self._wide if own.covers(principal, place))]
-        return longest([*own, *([listed] if listed is not None else [])], model, now)
+    def covering(self, model: str, principal: str, now: float, affiliation: Affiliation) -> Exemption | None:
+        """As in ``Allowlist``; of equal ends, one by command counts."""
+        return self._all.covering(model, principal, now, affiliation)
 
     def allow(self, exemption: Exemption, now: float) -> Section:
         """Adds an exemption, or replaces that of the same principal and model, and drops those that have expired.
         Raises ConfigurationError."""
         if not now < exemption.expires_at <= now + MOST_SECONDS:
             raise ConfigurationError(f"not allowed: an exemption lasts at most {MOST_SECONDS / 86_400:g} days")
-        expired = [subject for subject, own in self._held.items() if own.expires_at <= now]
+        expired = [subject for subject, exemption in self._held.items() if exemption.expires_at <= now]
         if len(self) - len(expired) >= MOST_EXEMPTIONS:
             raise ConfigurationError(f"not allowed: there are {MOST_EXEMPTIONS:,} exemptions; remove some first")
-        gone: list[Row] = [(*subject, None) for subject in expired]
-        return self._change([*gone, (exemption.scope, exemption.principal, exemption.model, exemption)])
+        dropped: list[Row] = [(*subject, None) for subject in expired]
+        return self._change([*dropped, (exemption.scope, exemption.principal, exemption.model, exemption)])
 
     def disallow(self, subject: Subject) -> tuple[Exemption, Section]:
         """Removes an exemption and returns it. Raises ConfigurationError if there is none by command."""
@@ -183,7 +177,7 @@ class CommandedExemptions:
 
     def dump(self) -> Section | None:
         """Returns all exemptions by command, None if there are none."""
-        rows = [(*subject, own) for subject, own in self._held.items()]
+        rows = [(*subject, exemption) for subject, exemption in self._held.items()]
         return (FORMAT, msgspec.msgpack.encode(rows)) if rows else None
 
     def _change(self, rows: list[Row]) -> Section:
@@ -196,12 +190,7 @@ class CommandedExemptions:
                 self._held[scope, principal, model] = exemption
             else:
                 self._held.pop((scope, principal, model), None)
-        self._by_principal, self._wide = {}, []
-        for (scope, principal, model), own in self._held.items():
-            if scope == "principal":
-                self._by_principal.setdefault(principal, {})[model] = own
-            else:
-                self._wide.append(own)
+        self._all = Allowlist((*self._held.values(), *self._listed.exemptions))
 
 
 def parse_allowlist(text: str) -> Allowlist:

@@ -53,7 +53,7 @@ def plan_of(policy: Policy, model: str, entry: Entry, latch: Latch, learning: bo
     rule = policy.rule_of(case)
     if rule is None:
         return None
-    active = next((one for one in entry.active_causes if one.cause.origin == latch.origin), None)
+    active = next((active for active in entry.active_causes if active.cause.origin == latch.origin), None)
     rung, mode = rule.rung_after(entry.queries * weight_of(latch)), policy.mode_for(case, rule)
     if rule is NOTICE_RULE:
         rung = replace(rung, action=make_action(NOTICE, {LEFT: float(entry.budget_left)}))

@@ -35,8 +35,8 @@ class Policy:
     """The policy of a deployment. Of the modes that apply, ``observe`` wins.
 
     ``enforce_uncalibrated``: whether verdicts without a profile of honest traffic may enforce. ``decision_seconds``:
-    how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``:
-    whoever becomes a suspect again within this time after their last decision continues at the rung where they were.
+    how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``: a
+    principal who becomes a suspect again within this time after their last decision continues at the rung of then.
     ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Of ``budgets`` the first that covers
     an account holds; from ``notice_percent`` of it on the account is told. Raises ConfigurationError for an invalid
     ladder, budget, mode or number.
@@ -92,7 +92,8 @@ class Policy:
         later += [] if self.allowlist.unreadable is None else ["allowlist unreadable"]
         later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
         later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
-        later += [["budgets", [astuple(own) for own in self.budgets], self.notice_percent]] if self.budgets else []
+        if self.budgets:
+            later += [["budgets", [astuple(budget) for budget in self.budgets], self.notice_percent]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:

@@ -17,7 +17,7 @@ from detector.contracts.findings import (
     Family,
     Mode,
 )
-from detector.policy.activity import NOWHERE, Key, Place, Section, decode_section
+from detector.policy.activity import UNAFFILIATED, Affiliation, Key, Section, decode_section
 
 FORMAT = 4
 """Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert, the evidence of groups and the
@@ -111,8 +111,8 @@ class Entry(msgspec.Struct, array_like=True):
     ``decision``: the last one published, until it expires. ``queries``: the principal's queries as a suspect, up to
     the last rung of the ladder. ``episode``: the number of the last latch. ``seen``: the time of their last query as a
     suspect, to the day. ``exposure``: the largest that rules ask for which the suspect has reached.
-    ``cools_at``: from then on a new suspicion begins at the first rung. ``place``: from where their last query as a
-    suspect came, while an exemption asks for that. ``budget_left``: percent of the exposure budget. The parts are
+    ``cools_at``: from then on a new suspicion begins at the first rung. ``affiliation``: that of their last query as a
+    suspect, while an exemption asks for it. ``budget_left``: percent of the exposure budget. The parts are
     immutable, so that a shallow copy is enough.
     """
 
@@ -125,7 +125,7 @@ class Entry(msgspec.Struct, array_like=True):
     groups: tuple[Membership, ...] = ()
     exposure: float = 0.0
     cools_at: float = -math.inf
-    place: Place = NOWHERE
+    affiliation: Affiliation = UNAFFILIATED
     budget_left: int = 100
 
     @property

@@ -25,16 +25,16 @@ def strength(mode: Mode, action: Action) -> Strength:
     return mode == "enforce", HARSHNESS[name_of(action)], -math.inf if rate is None else -rate, parameters
 
 
-def is_harsher(one: Action, other: Action) -> bool:
-    """Returns whether ``one`` is harsher than ``other``, parameters of the same action apart."""
-    return strength("enforce", one)[:3] > strength("enforce", other)[:3]
+def is_harsher(action: Action, than: Action) -> bool:
+    """Returns whether ``action`` is harsher than ``than``, parameters of the same action apart."""
+    return strength("enforce", action)[:3] > strength("enforce", than)[:3]
 
 
 def encoded_action(action: Action) -> list[object]:
     """Returns ``action`` as the part of an id."""
     graded = action.graded
-    own = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
-    return [action.name, action.queries_per_second, *own]
+    parameters = [] if graded is None else [graded.name, sorted(graded.parameters.items())]
+    return [action.name, action.queries_per_second, *parameters]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Case:
 @dataclass(frozen=True, slots=True)
 class LadderRule:
     """``rungs`` for the cases that match all fields; an empty one matches any case, but ``signals`` that of a budget:
-    whoever has learned much is no thief for that.
+    to have learned much does not make a thief.
 
     ``group_size`` and ``exposure``, percent, are the least; ``calibrated`` None matches both. ``mode``: observe keeps
     gates from acting. ``review``: decisions ask for a reviewer.

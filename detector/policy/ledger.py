@@ -55,7 +55,7 @@ class Ledger:
         ]
         accounted, spent = self.accounting.take(activity), self.budgets.take(activity)
         accusations = {
-            position: [own[position] for own in (accounted.accusations, spent.accusations) if position in own]
+            position: [made[position] for made in (accounted.accusations, spent.accusations) if position in made]
             for position in accounted.accusations | spent.accusations
         }
         changes: Changes = {}
@@ -64,7 +64,7 @@ class Ledger:
             emitted += principal.run(timeline)
             if principal.entry != principal.before:
                 changes[timeline.key] = principal.entry
-        emitted.sort(key=lambda placed: placed[0])
+        emitted.sort(key=lambda emission: emission[0])
         effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
         effects.accounting, effects.excused = accounted.section, accounted.excused
         effects.budgets, effects.forgotten = spent.section, accounted.forgotten + spent.forgotten
@@ -188,7 +188,7 @@ class Ledger:
             return f"left the group {group}" if changed else f"unchanged: no member of the group {group} as of then"
         joined = Membership(group, command.issued_at, command.group_size or 0, family=command.family)
         changed = principal.join(joined, now)
-        return f"joined the group {group}" if changed else f"unchanged: the group {group} has said so, or more, before"
+        return f"joined the group {group}" if changed else f"unchanged: a later command of the group {group} holds"
 
     def _change_allowlist(self, command: Command, now: float) -> Effects:
         """Changes the exemptions of a principal, and what follows from that for those of them who are suspects."""
@@ -206,7 +206,7 @@ class Ledger:
             return self._conclude([command_audit(command, now, str(refusal), refused=True)], {}, now)
         records: list[Record] = [command_audit(command, now, summary, refused=False)]
         changes: Changes = {}
-        meant = [key for key, own in self._entries.items() if exempt.covers(key[1], own.place)]
+        meant = [key for key, entry in self._entries.items() if exempt.covers(key[1], entry.affiliation)]
         for key in (key for key in meant if model in (None, key[0])):
             principal = self._principal(key)
             principal.reconsider(now)

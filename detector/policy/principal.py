@@ -30,7 +30,7 @@ from detector.contracts.findings import (
     Finding,
     Mode,
 )
-from detector.policy.activity import Accusation, Key, Place
+from detector.policy.activity import Accusation, Affiliation, Key
 from detector.policy.allowlist import CommandedExemptions, Exemption
 from detector.policy.budgets import BUDGET, STEPS
 from detector.policy.causes import Plan, flagging, plan_of, weight_of
@@ -76,17 +76,17 @@ class PrincipalPolicy:
     def run(self, timeline: Timeline) -> list[tuple[int, Record]]:
         """Applies the events that can change the state, counts the others, and returns the records with the positions
         of their events."""
-        placed: list[tuple[int, Record]] = []
+        emitted: list[tuple[int, Record]] = []
         at = 0 if self.before is not None else self._next_event(timeline, 0)
         while at < len(timeline):
             event, already = timeline.event(at), len(self.emitted)
             self._observe(event)
-            placed += [(event.position, record) for record in self.emitted[already:]]
+            emitted += [(event.position, record) for record in self.emitted[already:]]
             following = self._next_event(timeline, at + 1)
             if self.entry.is_suspect:
                 self._count(int(timeline.events["queries"][at + 1 : following].sum()))
             at = following
-        return placed
+        return emitted
 
     def expire(self, now: float) -> None:
         """Drops causes, decision, cool-down, latches and memberships that have expired at ``now``."""
@@ -188,8 +188,8 @@ class PrincipalPolicy:
     def _observe(self, event: PolicyEvent) -> None:
         self.expire(event.time)
         suspect_before = self.entry.is_suspect
-        if event.place is not None and (suspect_before or event.accuses):
-            self.entry.place = event.place
+        if event.affiliation is not None and (suspect_before or event.accuses):
+            self.entry.affiliation = event.affiliation
         self._update_latches(event)
         if event.family is not None:
             self._add_family(event.model_version, event.family, event.time)
@@ -225,7 +225,7 @@ class PrincipalPolicy:
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
-            matters |= self._climbs(rest) | self._moves(timeline.places, rest["place"])
+            matters |= self._climbs(rest) | self._changes_affiliation(timeline.affiliations, rest["affiliation"])
         if self.entry.by_content_alone:
             matters |= timeline.has_family[start:]
         if self._awaits_enforcement():
@@ -236,7 +236,7 @@ class PrincipalPolicy:
         """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
         entry = self.entry
         most = min(self._left_to_climb(weight) for weight in {1, *map(weight_of, entry.members)})
-        exposure = next((own for own in self._policy.exposures if own > entry.exposure), math.inf)
+        exposure = next((step for step in self._policy.exposures if step > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
 
@@ -245,11 +245,12 @@ class PrincipalPolicy:
         step = self._policy.next_step(self.entry.queries * weight)
         return math.inf if step is None else math.ceil(step / weight) - self.entry.queries
 
-    def _moves(self, places: list[Place], place: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns which events come from another place than the last."""
-        known = places.index(self.entry.place) if self.entry.place in places else len(places)
-        moves: NDArray[np.bool_] = (place >= 0) & (place != known)
-        return moves
+    def _changes_affiliation(self, known: list[Affiliation], index: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Returns which events have another affiliation than the last; ``index`` into the ``known`` ones, -1 for
+        none."""
+        last = known.index(self.entry.affiliation) if self.entry.affiliation in known else len(known)
+        changes: NDArray[np.bool_] = (index >= 0) & (index != last)
+        return changes
 
     def _rising_scores(self) -> dict[str, float]:
         """Returns, by model version with a latched verdict of the engine, the score that raises an alert's severity."""
@@ -308,7 +309,7 @@ class PrincipalPolicy:
         for latch in latches:
             if latch.model_version == version and latch.family == "content":
                 changed = msgspec.structs.replace(latch, later_family=family)
-                self.entry.latches = tuple(changed if one is latch else one for one in self.entry.latches)
+                self.entry.latches = tuple(changed if old is latch else old for old in self.entry.latches)
                 self.emitted.append(family_audit(self.key, latch.signal, latch.episode, family, now))
 
     def _apply_accusation(self, accusation: Accusation, now: float) -> None:
@@ -318,15 +319,15 @@ class PrincipalPolicy:
         if finding is None:
             self._release(signal, now)
             return
-        told = signal == BUDGET and finding.score < 1
+        is_notice = signal == BUDGET and finding.score < 1
         if signal == BUDGET:
             self.entry.budget_left = max(0, 100 - math.floor(finding.score * STEPS) * 100 // STEPS)
-            if latch is not None and told == (latch.alert is not None):
+            if latch is not None and is_notice == (latch.alert is not None):
                 self._release(signal, now)
                 latch = None
         if latch is not None:
             self._raise_alert(latch, finding.score, finding.query_index, finding.evidence, now)
-        elif told:
+        elif is_notice:
             self._latch(finding.model_version, signal, now)
         else:
             self._publish_first_alert(finding, self._latch(finding.model_version, signal, now), now)
@@ -335,7 +336,9 @@ class PrincipalPolicy:
         """Removes latch and cause of ``signal``, whose alert is over."""
         self._release_alerts({SIGNAL_ORIGIN + signal}, "policy", now)
         self._set_latches(tuple(latch for latch in self.entry.latches if latch.signal != signal))
-        self._keep_causes(one for one in self.entry.active_causes if one.cause.origin != SIGNAL_ORIGIN + signal)
+        self._keep_causes(
+            active for active in self.entry.active_causes if active.cause.origin != SIGNAL_ORIGIN + signal
+        )
 
     def _set_latches(self, latches: tuple[LatchedAlert, ...]) -> None:
         self.entry.latches = latches
@@ -350,7 +353,7 @@ class PrincipalPolicy:
 
     def _start_episode(self, now: float) -> int:
         """Returns the number of a new episode: at least the policy time in seconds, so that none repeats after an entry
-        is dropped. The ladder begins anew if nothing else holds against the principal."""
+        is dropped. The ladder starts again if nothing else holds against the principal."""
         entry = self.entry
         others = flagging(entry) or any(active.automatic for active in entry.active_causes)
         if not others and now >= entry.cools_at:
@@ -379,7 +382,7 @@ class PrincipalPolicy:
 
     def _publish_alert(self, latch: LatchedAlert, alert: Alert) -> None:
         published = msgspec.structs.replace(latch, alert=alert)
-        self.entry.latches = tuple(published if one is latch else one for one in self.entry.latches)
+        self.entry.latches = tuple(published if old is latch else old for old in self.entry.latches)
         self.emitted.append(alert)
 
     def _audit_if_withheld(self, signal: str, now: float) -> None:
@@ -392,7 +395,7 @@ class PrincipalPolicy:
         return None if exemption is None else str(exemption)
 
     def _exemption(self, now: float) -> Exemption | None:
-        return self._exemptions.covering(*self.key, now, self.entry.place)
+        return self._exemptions.covering(*self.key, now, self.entry.affiliation)
 
     # -- the causes that follow from them
 

@@ -91,8 +91,8 @@ def shortened(text: str) -> str:
 def decision_audit(decision: Decision) -> Audit:
     """Records that ``decision`` was published."""
     release, name = is_release(decision.action), name_of(decision.action)
-    said = f"{describe_action(decision.action)} ({decision.mode}) for "
-    said += ", ".join(cause.origin for cause in decision.causes)
+    summary = f"{describe_action(decision.action)} ({decision.mode}) for "
+    summary += ", ".join(cause.origin for cause in decision.causes)
     detail: dict[str, str | float] = {}
     if decision.action.graded is not None:
         detail |= {**decision.action.graded.parameters, "fallback": decision.action.name}
@@ -113,7 +113,7 @@ def decision_audit(decision: Decision) -> Audit:
         model=decision.model,
         principal=decision.principal,
         actor="policy",
-        summary="released" if release else shortened(said),
+        summary="released" if release else shortened(summary),
         detail=detail,
     )
 
@@ -169,17 +169,17 @@ def missing_audit(counted: Counted) -> Audit:
 
 def _particulars(command: Command, now: float) -> dict[str, str | float]:
     """Returns the parts of ``command`` about a group, and about an exemption."""
-    said: dict[str, str | float | None] = {
+    particulars: dict[str, str | float | None] = {
         "group": command.group,
         "group_size": command.group_size,
         "model_version": command.model_version,
         "family": command.family,
     }
     if command.kind in ("allow", "disallow"):
-        said["scope"] = command.scope
+        particulars["scope"] = command.scope
     if command.kind == "allow":
-        said |= {"owner": command.owner, "until": now + (command.duration_seconds or 0.0)}
-    return {name: value for name, value in said.items() if value is not None}
+        particulars |= {"owner": command.owner, "until": now + (command.duration_seconds or 0.0)}
+    return {name: value for name, value in particulars.items() if value is not None}
 
 
 def command_audit(command: Command, now: float, summary: str, refused: bool) -> Audit:

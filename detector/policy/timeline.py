@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Family, Finding
-from detector.policy.activity import Accusation, Activity, Key, Place
+from detector.policy.activity import Accusation, Activity, Affiliation, Key
 
 _COLUMNS = np.dtype(
     [
@@ -22,7 +23,7 @@ _COLUMNS = np.dtype(
         ("score", np.float64),
         ("query_index", np.int64),
         ("exposure", np.float64),
-        ("place", np.int64),
+        ("affiliation", np.int64),
     ]
 )
 
@@ -42,7 +43,7 @@ class PolicyEvent:
     score: float
     query_index: int
     exposure: float
-    place: Place | None
+    affiliation: Affiliation | None
     family: Family | None
 
     @property
@@ -56,14 +57,14 @@ class Timeline:
     """The ``m`` events of one principal of one model, in log order.
 
     ``events``: structured array (m,). Its field ``version`` is an index into ``versions``, or -1 without a verdict;
-    ``score`` and ``exposure`` are NaN without one, and ``place``, an index into ``places``, is -1.
+    ``score`` and ``exposure`` are NaN without one, and ``affiliation``, an index into ``affiliations``, is -1.
     ``findings`` and ``accusations`` of the micro-batch, by position. ``has_finding`` bool (m,): events with one of
     these. ``has_family`` bool (m,): events with one of ``families``.
     """
 
     key: Key
     versions: list[str]
-    places: list[Place]
+    affiliations: list[Affiliation]
     events: NDArray[np.void]
     has_finding: NDArray[np.bool_]
     has_family: NDArray[np.bool_]
@@ -79,7 +80,7 @@ class Timeline:
         position, time, version, *others, number = self.events[at].item()
         model_version = None if version < 0 else self.versions[version]
         findings, accusations = self.findings.get(position, ()), self.accusations.get(position, ())
-        others += [None if number < 0 else self.places[number], self.families.get(position)]
+        others += [None if number < 0 else self.affiliations[number], self.families.get(position)]
         return PolicyEvent(position, time, model_version, findings, accusations, *others)
 
 
@@ -88,11 +89,11 @@ def timelines(
 ) -> Iterator[Timeline]:
     """Yields a timeline for each principal that is flagged at a row, has ``accusations``, or is ``known`` and
     active. ``accusations`` by position."""
-    suspects = _suspects(activity) | {accusation.key for own in accusations.values() for accusation in own}
+    suspects = _suspects(activity) | {accusation.key for accusation in chain.from_iterable(accusations.values())}
     members, counts = _members(activity, suspects, known) if suspects or known else ({}, {})
     if not members:
         return
-    positions, (places, place_of) = activity.row_positions(), _places(activity)
+    positions, (affiliations, affiliation_of) = activity.row_positions(), _affiliations(activity)
     families = {int(positions[row]): family for row, family in activity.families.items()}
     findings: dict[int, list[Finding]] = {}
     for finding in activity.findings:
@@ -102,13 +103,13 @@ def timelines(
     bounds = np.searchsorted(activity.key_index[by_key], np.arange(len(activity.keys) + 1))
     for key, indices in members.items():
         rows_of = [by_key[bounds[at] : bounds[at + 1]] for at in indices]
-        events = _events(activity, positions, place_of, rows_of, counts.get(key, []))
+        events = _events(activity, positions, affiliation_of, rows_of, counts.get(key, []))
         has_finding = (
             np.isin(events["position"], with_finding) if len(with_finding) else np.zeros(len(events), np.bool_)
         )
         has_family = np.isin(events["position"], [*families]) if families else np.zeros(len(events), np.bool_)
         versions = [activity.keys[at].model_version for at in indices]
-        yield Timeline(key, versions, places, events, has_finding, has_family, families, findings, accusations)
+        yield Timeline(key, versions, affiliations, events, has_finding, has_family, families, findings, accusations)
 
 
 def _members(
@@ -141,24 +142,24 @@ def _key(activity: Activity, at: int) -> Key:
     return activity.keys[at].model, activity.keys[at].principal
 
 
-def _places(activity: Activity) -> tuple[list[Place], NDArray[np.int64]]:
-    """Returns the places of the rows, each once, and int64 (n,): which one each row has, -1 for none."""
-    if activity.places is None:
+def _affiliations(activity: Activity) -> tuple[list[Affiliation], NDArray[np.int64]]:
+    """Returns the affiliations of the rows, each once, and int64 (n,): which one each row has, -1 for none."""
+    if activity.affiliations is None:
         return [], np.full(len(activity), -1)
-    numbers: dict[Place, int] = {}
-    place_of = [numbers.setdefault(place, len(numbers)) for place in activity.places]
-    return list(numbers), np.array(place_of, np.int64)
+    numbers: dict[Affiliation, int] = {}
+    affiliation_of = [numbers.setdefault(affiliation, len(numbers)) for affiliation in activity.affiliations]
+    return list(numbers), np.array(affiliation_of, np.int64)
 
 
 def _events(
     activity: Activity,
     positions: NDArray[np.int64],
-    place_of: NDArray[np.int64],
+    affiliation_of: NDArray[np.int64],
     rows_of: Sequence[NDArray[np.int64]],
     counts: Sequence[int],
 ) -> NDArray[np.void]:
     """Returns the events of a principal: the rows of each model version, and the ``counts`` of these indices.
-    ``positions`` and places of all rows."""
+    ``positions`` and affiliations of all rows."""
     rows = np.concatenate([np.empty(0, np.int64), *rows_of])
     events = np.empty(len(rows) + len(counts), _COLUMNS)
     of_rows = events[: len(rows)]
@@ -172,10 +173,11 @@ def _events(
     of_rows["queries"] = 1
     of_rows["score"] = np.nan if activity.score is None else activity.score[rows]
     of_rows["query_index"] = 0 if activity.index is None else activity.index[rows]
-    of_rows["place"] = place_of[rows]
+    of_rows["affiliation"] = affiliation_of[rows]
     of_rows["exposure"] = np.nan if activity.exposure is None else activity.exposure[rows]
     for row, at in enumerate(counts, start=len(rows)):
-        one = activity.counts[at]
-        events[row] = (one.at_row + at, one.time, -1, False, one.learning, one.count.queries, np.nan, 0, np.nan, -1)
+        counted = activity.counts[at]
+        queries = counted.count.queries
+        events[row] = (counted.at_row + at, counted.time, -1, False, counted.learning, queries, np.nan, 0, np.nan, -1)
     ordered: NDArray[np.void] = events[np.argsort(events["position"])]
     return ordered

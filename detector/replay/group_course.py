@@ -90,8 +90,8 @@ def merged_queries(queries: dict[str, list[TimedQueries]], name: str) -> list[Ti
         raise ConfigurationError("no query of a member is still kept")
     times = np.concatenate([piece_times for _, piece_times in pieces])
     order = np.argsort(times, kind="stable")
-    [whole] = concatenate([_renamed(batch, name) for batch, _ in pieces])
-    return [(take(whole, order), times[order])]
+    [merged] = concatenate([_renamed(batch, name) for batch, _ in pieces])
+    return [(take(merged, order), times[order])]
 
 
 def _renamed(batch: QueryBatch, name: str) -> QueryBatch:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.engine import Observation
-from detector.core.pipeline.profiled import ProfiledRows
+from detector.core.pipeline.run import ProfiledRows
 from detector.core.profile import Profile
 from detector.groups.links import sampled_cells
 from detector.groups.queries import selected_queries

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from detector.contracts.batches import concatenate, cut
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
-from detector.core.engine import Engine, EngineConfig
+from detector.core.engine import Engine, EngineConfig, Observation
 from detector.core.profile import Profile, ProfileMatcher
-from detector.policy.activity import Counted
+from detector.policy.activity import Counted, Effects
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.replay.groups import GroupReplay, GroupsInBatch
 from detector.sources import LogReader, open_logs
 from detector.sources.merge import Portion, one_after_another
 from detector.sources.merge import merge as by_time
-from detector.stream.detector import DetectionInput, DetectionResult, Detector
+from detector.stream.detector import DetectionInput, Detector
 from detector.stream.intake import count_of
 
 QUERIES_AT_ONCE = 512
@@ -146,9 +146,12 @@ def _check_fit(batches: Iterable[LogBatch], matcher: ProfileMatcher) -> Iterator
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The results for one micro-batch: of its accounts, and of their groups."""
+    """The results for one micro-batch: of its accounts, and of their groups. ``profiles`` as in
+    ``Detector.profiles_of``."""
 
-    accounts: DetectionResult
+    observation: Observation
+    effects: Effects
+    profiles: dict[tuple[str, str], str | None]
     groups: GroupsInBatch
 
 
@@ -165,5 +168,5 @@ def _detect(
         times = np.minimum(times, not_after)
         counts = [Counted(count, float(times[row]), row) for row, count in batch.unread]
         latest = float(times[-1])
-        result = detector.detect(DetectionInput(pieces, times[1:], counts))
-        yield batch, ReplayResult(result, groups.observe(result.observation))
+        observation, effects = detector.detect(DetectionInput(pieces, times[1:], counts))
+        yield batch, ReplayResult(observation, effects, detector.profiles_of(pieces), groups.observe(observation))

@@ -29,7 +29,7 @@ from detector.policy.ledger import Ledger
 from detector.replay.judging import portions_of
 from detector.sources import LogReader
 from detector.sources.merge import Portion
-from detector.stream.detector import exposure_of, later_families, places_of
+from detector.stream.detector import affiliations_of, exposure_of, later_families
 from detector.stream.intake import RecordDecoder
 from detector.stream.source_records import SourceRecord
 
@@ -228,7 +228,7 @@ def _policy_by_row(
     """Yields each row with its findings and the policy's effects. Policy gets one row at a time, so that the row of
     each record is known."""
     versions = [piece.model_version for piece in pieces for _ in range(len(piece))]
-    places, start = places_of(pieces), 0
+    affiliations, start = affiliations_of(pieces), 0
     for observation in seen:
         exposure, families = (
             exposure_of(observation),
@@ -249,7 +249,7 @@ def _policy_by_row(
                 score=observation.score[only],
                 index=observation.index[only],
                 exposure=exposure[only],
-                places=places[start + row : start + row + 1],
+                affiliations=affiliations[start + row : start + row + 1],
                 families={0: families[row]} if row in families else {},
             )
             yield start + row, findings, ledger.observe(activity)

@@ -102,15 +102,14 @@ class ReplayReport:
     def add(self, batch: LogBatch, judged: ReplayResult | None) -> None:
         """Writes one micro-batch."""
         if judged is not None:
-            judgement = judged.accounts
             self._add_groups(judged)
-            self._profiles.update(judgement.profiles)
+            self._profiles.update(judged.profiles)
             self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
             self._add_observation(batch, judged)
-            for alert in judgement.effects.alerts:
+            for alert in judged.effects.alerts:
                 self._counts["alerts"] += alert.revision == 1
                 self._alerts.write(encode(alert) + b"\n")
-            for decision in judgement.effects.decisions:
+            for decision in judged.effects.decisions:
                 self._counts["decisions"] += 1
                 self._decisions.write(encode(decision) + b"\n")
         for log, bad in batch.bad_rows:
@@ -146,7 +145,7 @@ class ReplayReport:
         return summary
 
     def _add_groups(self, judged: ReplayResult) -> None:
-        index = judged.accounts.observation.index
+        index = judged.observation.index
         for model, version, revision in judged.groups.revisions:
             row = self._counts["queries"] + int((index[: revision.row] >= 0).sum())
             first = self._groups.get(revision.id, {"row": row, "members": {}})
@@ -163,7 +162,7 @@ class ReplayReport:
         self._revisions.write(json.dumps(record).encode() + b"\n")
 
     def _add_observation(self, batch: LogBatch, judged: ReplayResult) -> None:
-        observation = judged.accounts.observation
+        observation = judged.observation
         self._counts["evicted"] += observation.evicted
         self._repaired += observation.repaired
         if observation.refused:
@@ -213,7 +212,7 @@ class _AccountCounts:
     def entry(self) -> dict[str, Any]:
         return {
             "queries": self.queries,
-            "first_flagged": None if self.first_flagged is None else self.first_flagged + COUNTED_FROM,
+            "first_flagged": self.first_flagged,
             "first_flagged_query": None if self.first_flagged is None else self.first_flagged + 1,
             "unjudged": dict(self.unjudged),
         }

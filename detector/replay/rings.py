@@ -37,11 +37,11 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True, slots=True)
 class FoundRing:
-    """Accounts that look like one thief: ``members``, by name, and ``whole``, the result of all their queries as those
+    """Accounts that look like one thief: ``members``, by name, and ``merged``, the result of all their queries as those
     of one account."""
 
     members: tuple[str, ...]
-    whole: ScannedAccount
+    merged: ScannedAccount
 
 
 def find_rings(
@@ -54,9 +54,9 @@ def find_rings(
     if len(accounts) < ENOUGH + FEWEST:
         return found
     with stage(len(accounts)) as progress:
-        whole = calibrate_screened(accounts, budget, (), progress).calibration
+        calibration = calibrate_screened(accounts, budget, (), progress).calibration
     taken: set[str] = set()
-    for candidate in _candidates(whole, accounts):
+    for candidate in _candidates(calibration, accounts):
         if taken.isdisjoint(candidate):
             for ring in _groups_without(accounts, {*candidate, *taken}, budget, stage):
                 if taken.isdisjoint(ring.members):
@@ -113,9 +113,11 @@ def _groups_without(
         for _, _, revision in groups.observe(observation).revisions:
             members.setdefault(revision.id, {}).update(dict.fromkeys(revision.joined))
     for names in members.values():
-        whole = judge_as_one(_by_time([account for account in accounts if account.principals[0] in names]), calibration)
-        if whole.score > 1:
-            yield FoundRing(tuple(sorted(names)), whole)
+        merged = judge_as_one(
+            _by_time([account for account in accounts if account.principals[0] in names]), calibration
+        )
+        if merged.score > 1:
+            yield FoundRing(tuple(sorted(names)), merged)
 
 
 def _by_time(accounts: Sequence[QueryBatch]) -> QueryBatch:

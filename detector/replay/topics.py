@@ -195,8 +195,8 @@ def read_decisions(settings: KafkaSettings, now: float) -> CurrentDecisions:
 
 def read_scores(settings: KafkaSettings) -> dict[Key, Score]:
     """Returns the latest score of each principal."""
-    scores = (score for _, score in _read(settings, settings.topics.scores, Score))
-    return {(score.model, score.principal): score for score in scores if score is not None}
+    scores = _records(settings, settings.topics.scores, Score)
+    return {(score.model, score.principal): score for score in scores}
 
 
 def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
@@ -207,7 +207,7 @@ def read_groups(settings: KafkaSettings) -> list[GroupAlert]:
 
 def read_group_alerts(settings: KafkaSettings) -> list[GroupAlert]:
     """Returns all revisions of all groups that the topic holds."""
-    return [alert for _, alert in _read(settings, settings.topics.groups, GroupAlert) if alert is not None]
+    return list(_records(settings, settings.topics.groups, GroupAlert))
 
 
 def find_group(groups: Sequence[G], prefix: str) -> G:
@@ -223,8 +223,8 @@ def find_group(groups: Sequence[G], prefix: str) -> G:
 def read_gates(settings: KafkaSettings) -> list[GateReport]:
     """Returns the latest report of each gate that reported within the last days, in order of their ids."""
     latest: dict[str, GateReport] = {}
-    for _, report in _read(settings, settings.topics.gates, GateReport):
-        if report is not None and (report.gate not in latest or report.occurred_at >= latest[report.gate].occurred_at):
+    for report in _records(settings, settings.topics.gates, GateReport):
+        if report.gate not in latest or report.occurred_at >= latest[report.gate].occurred_at:
             latest[report.gate] = report
     return [latest[gate] for gate in sorted(latest)]
 
@@ -248,21 +248,19 @@ def newest(alerts: Iterable[Alert]) -> list[Alert]:
 
 def read_audits(settings: KafkaSettings, model: str, principal: str) -> list[Audit]:
     """Returns all audit records of one principal in the topic, each once, in order of time."""
-    read = (audit for _, audit in _read(settings, settings.topics.audit, Audit))
-    audits = {
-        audit.id: audit for audit in read if audit is not None and (audit.model, audit.principal) == (model, principal)
-    }
+    read = _records(settings, settings.topics.audit, Audit)
+    audits = {audit.id: audit for audit in read if (audit.model, audit.principal) == (model, principal)}
     return sorted(audits.values(), key=lambda audit: audit.occurred_at)
 
 
 def audits_since(settings: KafkaSettings, since: float) -> Iterator[Audit]:
     """Yields the audit records of all principals that were written at ``since``, seconds UTC, or later."""
-    return (audit for _, audit in _read(settings, settings.topics.audit, Audit, since) if audit is not None)
+    return _records(settings, settings.topics.audit, Audit, since)
 
 
 def alerts_since(settings: KafkaSettings, since: float) -> Iterator[Alert]:
     """Yields the alerts of all principals that were written at ``since``, seconds UTC, or later."""
-    return (alert for _, alert in _read(settings, settings.topics.alerts, Alert, since) if alert is not None)
+    return _records(settings, settings.topics.alerts, Alert, since)
 
 
 def known_keys(settings: KafkaSettings) -> set[Key]:
@@ -300,6 +298,11 @@ def _read(settings: KafkaSettings, name: str, kind: type[R], since: float = -inf
     with Topic(settings, name) as topic:
         for record in topic.until_now(since):
             yield record, _readable(kind, record) if record.value else None
+
+
+def _records(settings: KafkaSettings, name: str, kind: type[R], since: float = -inf) -> Iterator[R]:
+    """Yields the contents of the records of a topic that can be read."""
+    return (content for _, content in _read(settings, name, kind, since) if content is not None)
 
 
 def _readable(kind: type[R], record: Any) -> R | None:

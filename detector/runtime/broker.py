@@ -163,11 +163,6 @@ class EmbeddedBroker:
             self._process.kill()
             self._forget()
 
-    def restart(self) -> None:
-        """Stops and starts on the same port; topics, records and committed offsets are lost."""
-        self.stop()
-        self.start()
-
     def _spawn(self) -> subprocess.Popen[bytes]:
         url = f"tcp://{self.bootstrap}"
         command = [_binary(), "broker", "--listener-url", url, "--advertised-listener-url", url]

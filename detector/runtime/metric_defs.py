@@ -279,30 +279,3 @@ NOTIFY_LAG = Metric(
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of the above, in their order."""
-
-
-def document() -> str:
-    """Returns the text of docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Made from `detector/runtime/metric_defs.py` by `make generate`; do not edit.",
-        "",
-        "`weirguard notify` serves the metrics that begin with `weirguard_notify_`, `weirguard run` the others, on",
-        "`/metrics` of the metrics port. No principal is ever a label. A label without a list of values has a bounded",
-        "number of values and counts the rest under `other`.",
-        "",
-        "| metric | type | unit | labels | meaning |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| `{metric.full_name}` | {metric.kind} | {metric.unit} | {_labels(metric)} | {metric.help} |"
-        for metric in METRICS
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _labels(metric: Metric) -> str:
-    return "; ".join(
-        f"`{label.name}`" + (f" ({', '.join(label.values)})" if label.values else "") for label in metric.labels
-    )

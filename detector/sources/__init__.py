@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import DecodedQueries
@@ -23,10 +22,8 @@ from detector.sources.separated import read_separated
 __all__ = ["FORMATS", "Format", "LogReader", "files_of", "format_of", "open_logs"]
 
 
-class Read(Protocol):
-    """Yields the queries in the file at ``path``. ``reader`` maps its columns; by default they are found by name."""
-
-    def __call__(self, path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]: ...
+Read = Callable[[Path, LogReader], Iterator[DecodedQueries]]
+"""Yields the queries in a file; the reader maps its columns."""
 
 
 @dataclass(frozen=True, slots=True)

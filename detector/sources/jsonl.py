@@ -31,9 +31,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BASE64_CHARACTERS, _BASE64 = 16, re.compile(r"[A-Za-z0-9+/]+={0,2}")
 
 
-def read_jsonl(path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]:
+def read_jsonl(path: Path, reader: LogReader) -> Iterator[DecodedQueries]:
     """Yields the queries in the JSON lines file at ``path``, without blank lines. Raises ConfigurationError."""
-    reader = reader or LogReader()
     plan, is_query = None, True
     with opened(path) as file:
         if file.peek(1)[:1] == b"[":  # type: ignore[attr-defined]

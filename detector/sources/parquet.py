@@ -23,11 +23,10 @@ _ROWS, _SAMPLE = 4096, 1000
 _BYTES = 16 << 20
 
 
-def read_parquet(path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]:
+def read_parquet(path: Path, reader: LogReader) -> Iterator[DecodedQueries]:
     """Yields the queries in the Parquet file at ``path``. Raises ConfigurationError for other files."""
     import pyarrow.parquet as pq
 
-    reader = reader or LogReader()
     with _errors_named(path), pq.ParquetFile(path, coerce_int96_timestamp_unit="us") as file:
         typed = [field.name for field in file.schema_arrow if str(field.type) != "null"]
         plan = reader.plan(path, lambda: _kinds(file, typed), typed)

@@ -24,10 +24,9 @@ _BLOCK, _LARGEST = 4 << 20, 8 << 20
 """Bytes to read at once, and maximum bytes of a row."""
 
 
-def read_separated(path: Path, reader: LogReader | None = None) -> Iterator[DecodedQueries]:
+def read_separated(path: Path, reader: LogReader) -> Iterator[DecodedQueries]:
     """Yields the queries in the CSV or TSV file at ``path``, one per row; rows count without the line of names. Raises
     ConfigurationError."""
-    reader = reader or LogReader()
     with opened(path) as file:
         names, separator = _header(path, file)
         start = 0

@@ -53,15 +53,15 @@ class StateStore(Store[bytes, bytes]):
                 self.manager.absorb(event.message.partition, event.message.offset, event.message.value)
 
     async def on_rebalance(self, assigned: Any, revoked: Any, newly_assigned: Any, generation_id: int = 0) -> None:
-        work = partial(self.manager.reassigned, self._mine(revoked), self._mine(newly_assigned))
+        work = partial(self.manager.reassigned, self._of_state_log(revoked), self._of_state_log(newly_assigned))
         await _or_stop(work, "the fence could not be written")
 
     async def on_recovery_completed(self, active_tps: Any, standby_tps: Any) -> None:
         self.app.consumer.stop_flow()
         await faust_internals.stopped_flow(self.app)
-        await self.manager.recovered(self._mine(active_tps))
+        await self.manager.recovered(self._of_state_log(active_tps))
 
-    def _mine(self, partitions: Iterable[Any]) -> list[int]:
+    def _of_state_log(self, partitions: Iterable[Any]) -> list[int]:
         table: Any = self.table
         return [tp.partition for tp in partitions if tp.topic == table.changelog_topic_name]
 
@@ -101,7 +101,7 @@ def _add_agent(app: faust_internals.Application, settings: Settings) -> None:
                 await app.weirguard_manager.process(messages)
             except SourceGap as error:
                 stop_now(Exit.SOURCE_GAP, str(error))
-            except Exception as error:  # noqa: BLE001 - Faust would acknowledge and go on
+            except Exception as error:  # noqa: BLE001 - Faust would acknowledge and continue
                 stop_now(Exit.STATE_NOT_WRITTEN, "a micro-batch could not be finished", error)
             for message in messages:
                 message.ack(app.consumer)
@@ -142,7 +142,7 @@ async def _or_stop(work: Callable[[], Awaitable[None]], why: str) -> None:
     """Does ``work``. Ends the process if it fails, whatever the error."""
     try:
         await work()
-    except Exception as error:  # noqa: BLE001 - Faust would log and go on
+    except Exception as error:  # noqa: BLE001 - Faust would log and continue
         stop_now(Exit.STATE_NOT_WRITTEN, why, error)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isnan
 
@@ -18,7 +18,6 @@ from detector.core.exposure import EXPOSURES
 from detector.groups.owner import GroupEffects
 from detector.policy.activity import Effects
 from detector.runtime import metric_defs as names
-from detector.stream.detector import DetectionResult
 from detector.stream.intake import DecodedRecords
 from detector.stream.state_log import Kind, Message, Position
 
@@ -76,10 +75,11 @@ class CommitUnit:
         self.count(metric, queries, model, *labels)
         self.count(names.QUERIES_ANSWERED, queries, model)
 
-    def count_batch(self, decoded: DecodedRecords, result: DetectionResult, last: Sequence[int]) -> None:
-        """Counts what ``decoded`` held and what became of it; ``last``: the last row of each principal."""
-        observation, effects = result.observation, result.effects
-        self._count_judged(decoded, result)
+    def count_batch(
+        self, decoded: DecodedRecords, observation: Observation, effects: Effects, last: Sequence[int]
+    ) -> None:
+        """Counts what ``decoded`` held and what became of it, judged queries apart; ``last``: the last row of each
+        principal."""
         for bad in (row for rows in decoded.rejected.values() for row in rows):
             self.count(names.DEAD_LETTERS, 1, bad.reason)
             self.count_answered(names.QUERIES_UNJUDGED, bad.queries, bad.model or UNKNOWN, bad.reason)
@@ -116,16 +116,19 @@ class CommitUnit:
         for alert in (alert for alert in effects.alerts if alert.revision == 1):
             self.count(names.GROUP_ALERTS, 1, alert.model, alert.severity)
 
-    def _count_judged(self, decoded: DecodedRecords, result: DetectionResult) -> None:
-        end, taken = 0, result.observation.index >= 0
+    def count_judged(
+        self, decoded: DecodedRecords, observation: Observation, profiles: Mapping[tuple[str, str], str | None]
+    ) -> None:
+        """Counts the judged queries and repeats of ``decoded``; ``profiles`` as in ``Detector.profiles_of``."""
+        end, taken = 0, observation.index >= 0
         for piece in decoded.pieces:
             rows = slice(end, end := end + len(piece))
-            repeats = int(np.count_nonzero(result.observation.repeats[rows]))
-            own = int(np.count_nonzero(taken[rows]))
-            self.count_answered(names.QUERIES, own - repeats, piece.model)
+            repeats = int(np.count_nonzero(observation.repeats[rows]))
+            judged = int(np.count_nonzero(taken[rows]))
+            self.count_answered(names.QUERIES, judged - repeats, piece.model)
             self.count_answered(names.QUERIES_REPEATED, repeats, piece.model)
-            if own and result.profiles.get((piece.model, piece.model_version)) is None:
-                self.count(names.QUERIES_UNCALIBRATED, own, piece.model)
+            if judged and profiles.get((piece.model, piece.model_version)) is None:
+                self.count(names.QUERIES_UNCALIBRATED, judged, piece.model)
                 self.uncalibrated.add(f"{piece.model} {piece.model_version}")
 
     def _observe(self, observation: Observation, last: Sequence[int]) -> None:

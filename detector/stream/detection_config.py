@@ -43,7 +43,7 @@ def policy_config(settings: Settings) -> Policy:
 
 def cautious_policy(settings: Settings) -> Policy:
     """Returns the policy of ``settings.policy``, with the reason in it if the allowlist cannot be read: nothing is then
-    enforced automatically, but the detector goes on. Raises ConfigurationError for the mode of an unknown signal."""
+    enforced automatically, but the detector runs. Raises ConfigurationError for the mode of an unknown signal."""
     try:
         allowlist = _allowlist(settings.policy.allowlist)
     except ConfigurationError as error:
@@ -69,7 +69,7 @@ def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
         cool_down_seconds=section.cool_down_seconds,
         unjudged_queries=section.unjudged_queries,
         allowlist=allowlist,
-        budgets=tuple(ExposureBudget(**own.model_dump()) for own in section.budgets),
+        budgets=tuple(ExposureBudget(**budget.model_dump()) for budget in section.budgets),
         notice_percent=section.notice_percent,
     )
 
@@ -127,9 +127,10 @@ def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
 
 def describe_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
     """Yields a line for people on each of ``profiles``."""
-    for own in profiles:
-        made = ", ".join(f"{name} {own.made[name]:g}" for name in ("accounts", "queries", "budget") if name in own.made)
-        yield f"profile {own.hash} of {own.model} {own.model_version}" + (f": {made}" if made else "")
+    for profile in profiles:
+        made = profile.made
+        figures = ", ".join(f"{name} {made[name]:g}" for name in ("accounts", "queries", "budget") if name in made)
+        yield f"profile {profile.hash} of {profile.model} {profile.model_version}" + (f": {figures}" if figures else "")
 
 
 def uncalibrated_warning(what: str) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from detector.core.measures import MEASURES
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.signals import WEIGHED
 from detector.core.signals.suspicion import FOLLOWING, families_of
-from detector.policy.activity import Activity, Counted, Effects, Place, UnjudgedRow
+from detector.policy.activity import Activity, Affiliation, Counted, Effects, UnjudgedRow
 from detector.policy.ledger import Ledger
 
 POLICY_SECTION = "policy"
@@ -48,17 +48,6 @@ class DetectionInput:
         return [self.pieces[at].model_version for at in np.searchsorted(ends, rows, side="right").tolist()]
 
 
-@dataclass(frozen=True, slots=True)
-class DetectionResult:
-    """The engine's observation, the policy's effects, and both changes of state for the log. ``profiles``: for each
-    model and version that was judged, the hash of the profile it was judged by; None without one."""
-
-    observation: Observation
-    effects: Effects
-    sections: Sections
-    profiles: Mapping[tuple[str, str], str | None]
-
-
 class Detector:
     """Holds the engine and the ledger of one partition, or of one replayed log."""
 
@@ -67,30 +56,33 @@ class Detector:
         self.ledger = ledger
         self._fitting = ProfileMatcher(engine.config.judging)
 
-    def detect(self, queries: DetectionInput) -> DetectionResult:
-        """Returns the verdicts and decisions for ``queries``."""
+    def detect(self, queries: DetectionInput) -> tuple[Observation, Effects]:
+        """Returns the verdicts on ``queries`` and what follows from them."""
         return detect_together([(self, queries)])[0]
 
-    def decide(self, queries: DetectionInput, observation: Observation) -> DetectionResult:
-        """Returns the result of the policy for the engine's observation of ``queries``."""
-        places = places_of(queries.pieces) if self.ledger.exemptions.needs_places else None
-        activity = replace(_activity(queries, observation, places), families=self._families(observation))
-        effects = self.ledger.observe(activity)
-        sections = observation.sections | policy_sections(effects)
-        judged = [(piece, self._fitting.judged_as(piece)) for piece in queries.pieces]
-        profiles = {
+    def decide(self, queries: DetectionInput, observation: Observation) -> Effects:
+        """Returns what follows from the engine's observation of ``queries``."""
+        affiliations = affiliations_of(queries.pieces) if self.ledger.exemptions.needs_affiliations else None
+        families = self._families(observation)
+        activity = replace(_activity(queries, observation), affiliations=affiliations, families=families)
+        return self.ledger.observe(activity)
+
+    def profiles_of(self, pieces: Sequence[QueryBatch]) -> dict[tuple[str, str], str | None]:
+        """Returns, for each model and version of ``pieces`` that is judged, the hash of the profile that it is judged
+        by; None without one."""
+        judged = [(piece, self._fitting.judged_as(piece)) for piece in pieces]
+        return {
             (piece.model, piece.model_version): self._fitting.hash_of(piece.model, version)
             for piece, version in judged
             if version is not None
         }
-        return DetectionResult(observation, effects, sections, profiles)
 
     def _families(self, observation: Observation) -> dict[int, Family]:
         """Returns the flagged rows of suspects for content alone at which evidence of another family counts."""
-        new = {(one.model, one.principal) for one in observation.findings if one.family == "content"}
-        held = [(key.model, key.principal) for key in observation.keys]
-        asked = np.array([key in new or self.ledger.by_content_alone(key) for key in held], np.bool_)
-        rows = np.flatnonzero(observation.flagged & asked[observation.key_index]) if asked.any() else NO_ROWS
+        new = {(finding.model, finding.principal) for finding in observation.findings if finding.family == "content"}
+        principals = [(key.model, key.principal) for key in observation.keys]
+        by_content = np.array([key in new or self.ledger.by_content_alone(key) for key in principals], np.bool_)
+        rows = np.flatnonzero(observation.flagged & by_content[observation.key_index]) if by_content.any() else NO_ROWS
         return later_families(observation, self.engine.config.judging, rows)
 
 
@@ -98,9 +90,9 @@ def later_families(observation: Observation, profiles: Sequence[Profile], rows: 
     """Returns those of ``rows`` at which evidence of another family than content counts, with that family."""
     found: dict[int, Family] = {}
     for profile in profiles if len(rows) else ():
-        key = (profile.model, profile.model_version)
-        own = [at for at, one in enumerate(observation.keys) if (one.model, one.model_version) == key]
-        of_profile = rows[np.isin(observation.key_index[rows], own)]
+        version = (profile.model, profile.model_version)
+        keys = [at for at, key in enumerate(observation.keys) if (key.model, key.model_version) == version]
+        of_profile = rows[np.isin(observation.key_index[rows], keys)]
         standards = profile.standards.aligned(FIGURES)
         scores = np.column_stack([observation.signals[f"suspicion.{name}"][of_profile] for name in FIGURES])
         families = zip(of_profile.tolist(), families_of(standards, scores), strict=True)
@@ -108,13 +100,17 @@ def later_families(observation: Observation, profiles: Sequence[Profile], rows: 
     return found
 
 
-def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[DetectionResult]:
-    """Returns the result of each detector for its queries, in one call of their engines, which are siblings."""
-    seen = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
-    return [detector.decide(queries, observation) for (detector, queries), observation in zip(work, seen, strict=True)]
+def detect_together(work: Sequence[tuple[Detector, DetectionInput]]) -> list[tuple[Observation, Effects]]:
+    """Returns what each detector observes in its queries, and what follows, in one call of their engines, which are
+    siblings."""
+    observations = observe_together([(detector.engine, list(queries.pieces)) for detector, queries in work])
+    return [
+        (observation, detector.decide(queries, observation))
+        for (detector, queries), observation in zip(work, observations, strict=True)
+    ]
 
 
-def _activity(queries: DetectionInput, observation: Observation, places: Sequence[Place] | None) -> Activity:
+def _activity(queries: DetectionInput, observation: Observation) -> Activity:
     refused = observation.refused
     versions = queries.versions([bad.row for bad in refused]) if refused else []
     return Activity(
@@ -131,17 +127,16 @@ def _activity(queries: DetectionInput, observation: Observation, places: Sequenc
         index=observation.index,
         exposure=exposure_of(observation),
         price=observation.signals.get(f"{EFFECTIVE_QUERIES}.{PRICE}"),
-        places=places,
     )
 
 
-def places_of(pieces: Sequence[QueryBatch]) -> list[Place]:
+def affiliations_of(pieces: Sequence[QueryBatch]) -> list[Affiliation]:
     """Returns organisation and network prefix of each row, empty where they were not logged."""
-    places: list[Place] = []
+    affiliations: list[Affiliation] = []
     for piece in pieces:
         unknown = [""] * len(piece)
-        places += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
-    return places
+        affiliations += zip(piece.organisation or unknown, piece.network_prefix or unknown, strict=True)
+    return affiliations
 
 
 def exposure_of(observation: Observation) -> NDArray[np.float64]:

@@ -18,9 +18,9 @@ class Exit(IntEnum):
     meaning: str
 
     def __new__(cls, code: int, meaning: str) -> Self:
-        own = int.__new__(cls, code)
-        own._value_, own.meaning = code, meaning
-        return own
+        member = int.__new__(cls, code)
+        member._value_, member.meaning = code, meaning
+        return member
 
     CLEAN = 0, "stopped cleanly"
     CONFIGURATION = 2, "the configuration is wrong; a restart would not help"
@@ -34,7 +34,7 @@ class Exit(IntEnum):
     PROCESSING = 76, "records could not be processed; if they end the next worker too, they are taken one by one"
     UNEXPECTED = 77, "an error that should not happen; see the log line before"
     NEWER_STATE_LOG = 78, "the state log was written by a later version; a restart would not help"
-    REFUSED = 79, "Kafka refuses for good what must be written or read: a right or a topic's setting is wrong"
+    REFUSED = 79, "Kafka permanently refuses what must be written or read: a right or a topic's setting is wrong"
 
 
 FINAL = frozenset({Exit.CLEAN, Exit.CONFIGURATION, Exit.NEWER_STATE_LOG})
@@ -53,7 +53,7 @@ def meaning(code: int) -> str:
     """Returns a sentence for any exit status of a worker, as ``subprocess`` reports it."""
     if code < 0:
         return f"killed by signal {-code}"
-    return next((own.meaning for own in Exit if own == code), f"exit status {code}")
+    return next((status.meaning for status in Exit if status == code), f"exit status {code}")
 
 
 def stop_now(code: Exit, why: str, error: BaseException | None = None) -> NoReturn:

@@ -56,7 +56,7 @@ _original_highwaters = driver.AIOKafkaConsumerThread._highwaters
 
 
 class Application(faust.App):
-    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and go on. It
+    """A Faust app in which an agent's error ends the process, since Faust would acknowledge the event and continue. It
     writes to no disk."""
 
     weirguard_manager: PartitionManager
@@ -179,10 +179,10 @@ async def _seek_to_state(self: Any) -> Mapping[TP, int]:
     self.app.weirguard_delivered.clear()
 
     async def seek() -> dict[TP, int]:
-        mine = {tp: offset for tp, offset in wanted.items() if tp in consumer.assignment()}
-        for tp, offset in mine.items():
+        assigned = {tp: offset for tp, offset in wanted.items() if tp in consumer.assignment()}
+        for tp, offset in assigned.items():
             consumer.seek(aiokafka.TopicPartition(*tp), offset)
-        return mine
+        return assigned
 
     return {**committed, **await self.call_thread(seek)}
 
@@ -195,8 +195,8 @@ async def stopped_flow(app: Any) -> None:
 async def commit(app: Any, offsets: Mapping[TP, int]) -> dict[TP, int]:
     """Commits ``offsets`` of the partitions that are ours, and returns those that the group took: none while it
     rebalances. Waits while no coordinator answers."""
-    mine = {tp: offset for tp, offset in offsets.items() if offset > 0 and tp in app.consumer.assignment()}
-    return mine if mine and await app.consumer._commit(mine) else {}
+    assigned = {tp: offset for tp, offset in offsets.items() if offset > 0 and tp in app.consumer.assignment()}
+    return assigned if assigned and await app.consumer._commit(assigned) else {}
 
 
 def fetch_states(app: Any) -> dict[TP, FetchState]:
@@ -223,7 +223,7 @@ def _stable_end(state: Any) -> int:
 def any_connection(app: Any) -> bool:
     """Returns whether the consumer has a connection to some broker."""
     consumer = app._consumer and app.consumer._thread._consumer
-    return bool(consumer) and any(one.connected() for one in list(consumer._client._conns.values()))
+    return bool(consumer) and any(connection.connected() for connection in list(consumer._client._conns.values()))
 
 
 def committed_offsets(app: Any) -> dict[TP, int]:

@@ -83,8 +83,8 @@ class DecodedRecords(DetectionInput):
         the rows of others were sent on. ``clocks`` float64 and ``learning`` bool (records,): as of each record."""
         counts = self.reported
         if self.rejected:
-            own = [one for one in self._unjudged() if is_home(one[1].principal)]
-            counts = sorted([*own, *counts], key=lambda one: (one[0], one[2]))
+            unjudged = [reported for reported in self._unjudged() if is_home(reported[1].principal)]
+            counts = sorted([*unjudged, *counts], key=lambda reported: (reported[0], reported[2]))
         return [Counted(count, float(clocks[at]), row, bool(learning[at])) for at, count, row in counts]
 
     def _unjudged(self) -> Iterator[tuple[int, Count, int]]:
@@ -273,8 +273,8 @@ class RecordDecoder:
             raise InvalidRecord("partition", "a re-keyed record arrived in a partition that is not its principal's")
         if record.packed and not unreadable:
             return list(self._repacked(record))
-        own = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
-        headers = (*headers_within(own, _HEADER_BYTES), (ORIGIN, self._origin(record)))
+        others = ((name, data) for name, data in record.headers.items() if name != ORIGIN)
+        headers = (*headers_within(others, _HEADER_BYTES), (ORIGIN, self._origin(record)))
         key = record.key if len(record.key or b"") <= _HEADER_BYTES else None
         return [Message(self.topics.rekeyed, home, key, record.value or b"", headers, record.timestamp)]
 
@@ -306,7 +306,7 @@ class RecordDecoder:
         counts: dict[int, list[Count]] = {}
         for count in (*decoded.counts, *summed):
             counts.setdefault(self._home(count.principal), []).append(count)
-        return {home: own for home, own in counts.items() if home != self.partition}
+        return {home: of_home for home, of_home in counts.items() if home != self.partition}
 
     def _origin(self, record: SourceRecord) -> bytes:
         return f"{self.partition}:{record.offset}".encode()

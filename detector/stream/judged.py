@@ -10,7 +10,7 @@ import numpy as np
 
 from detector.contracts.topics import Topics, watch_partition
 from detector.core.engine import Observation
-from detector.core.pipeline.profiled import ProfiledRows
+from detector.core.pipeline.run import ProfiledRows
 from detector.core.profile import Profile
 from detector.groups.judged_record import JudgedRecord, Source, encode_judged
 from detector.groups.links import sampled_cells
@@ -27,16 +27,16 @@ class JudgedQueriesOutlet:
         self._partition = partition
         self._partitions = partitions
         self._known = {
-            (own.model, own.model_version): (own.hash, sampled_cells(own.reference))
-            for own in profiles
-            if own.crowd is not None
+            (profile.model, profile.model_version): (profile.hash, sampled_cells(profile.reference))
+            for profile in profiles
+            if profile.crowd is not None
         }
 
     def messages(self, decoded: DecodedRecords, observation: Observation) -> Iterator[Message]:
         """Yields the messages about ``observation`` of ``decoded``, to the owners of their model versions."""
         by_version: dict[tuple[str, str], list[ProfiledRows]] = {}
-        for own in observation.profiled:
-            by_version.setdefault((own.model, own.model_version), []).append(own)
+        for part in observation.profiled:
+            by_version.setdefault((part.model, part.model_version), []).append(part)
         for (model, version), parts in by_version.items():
             home = watch_partition(model, version, self._partitions)
             for value in encode_judged(self._record(decoded, parts, observation)):

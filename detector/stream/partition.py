@@ -15,6 +15,7 @@ from detector.contracts.codecs.records import decode as decode_record
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import Command
 from detector.contracts.queries import BadRow
+from detector.core.engine import Observation
 from detector.core.profile import ProfileMatcher
 from detector.groups.judged_record import JudgedRecord, decode_judged
 from detector.groups.owner import SECTION as GROUPS_SECTION
@@ -30,7 +31,6 @@ from detector.stream.detector import (
     ALLOWLIST_SECTION,
     BUDGETS_SECTION,
     POLICY_SECTION,
-    DetectionResult,
     Detector,
     detect_together,
     policy_sections,
@@ -132,13 +132,13 @@ class Partition:
             ALLOWLIST_SECTION: ledger.exemptions.absorb,
             GROUPS_SECTION: self.groups.absorb,
         }
-        own = {name: sections.pop(name) for name in absorbing if name in sections}
+        of_policy = {name: sections.pop(name) for name in absorbing if name in sections}
         sources = sections.pop(source_checks.SECTION, None)
         if sections:
             (engine.load if replaces else engine.absorb)(sections)
         if sources is not None:
             self.identities = source_checks.decode_identities(sources)
-        for name, section in own.items():
+        for name, section in of_policy.items():
             absorbing[name](section)
 
     def takeover(self, fence: int, end_of_queries: int) -> list[Message]:
@@ -205,17 +205,19 @@ class Partition:
         self.policy_time = decoded.policy_time
         return decoded
 
-    def commit(self, decoded: DecodedRecords, result: DetectionResult) -> CommitUnit:
-        """Returns the state record of ``decoded`` and its ``result``, and all that must precede and follow it."""
-        for bad in result.observation.refused:
+    def commit(self, decoded: DecodedRecords, observation: Observation, effects: Effects) -> CommitUnit:
+        """Returns the state record of ``decoded`` and what came of it, and all that must precede and follow it."""
+        for bad in observation.refused:
             decoded.reject(bad)
-        records, last = decoded.records, last_rows(result.observation)
+        records, last = decoded.records, last_rows(observation)
         self.applied[records[0].source] = records[-1].offset
-        unit = self._commit_unit("delta", result.effects, result.sections, records, len(decoded))
+        sections = observation.sections | policy_sections(effects)
+        unit = self._commit_unit("delta", effects, sections, records, len(decoded))
         self._bury(unit, records, decoded.rejected)
-        unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, result.observation)]
-        unit.after.extend(self._scores.due(result.observation, last, decoded))
-        unit.count_batch(decoded, result, last)
+        unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, observation)]
+        unit.after.extend(self._scores.due(observation, last, decoded))
+        unit.count_batch(decoded, observation, effects, last)
+        unit.count_judged(decoded, observation, self.detector.profiles_of(decoded.pieces))
         for misfit in self._fitting.mismatches(decoded.pieces):
             unit.count(names.MISFITS, misfit.queries, misfit.model, misfit.reason)
             unit.warnings.append(misfit.detail)
@@ -227,7 +229,7 @@ class Partition:
             command = decode_record(Command, record.value)
         except InvalidRecord as error:
             return self._reject(record, error.reason, error.detail)
-        except Exception as error:  # noqa: BLE001 - decoding changes nothing, so that nothing is in doubt
+        except Exception as error:  # noqa: BLE001 - decoding changes no state, so that the state can be trusted
             return self._reject(record, POISON, f"the decoder failed: {error!r}"[:_ERROR_CHARACTERS])
         self.applied["commands"] = record.offset
         self.policy_time = max(self.policy_time, record.timestamp)
@@ -356,4 +358,4 @@ class Partition:
 def commit_together(work: Sequence[tuple[Partition, DecodedRecords]]) -> list[CommitUnit]:
     """Judges what each partition decoded, in one call of their engines, which are siblings, and commits it."""
     results = detect_together([(partition.detector, decoded) for partition, decoded in work])
-    return [partition.commit(decoded, result) for (partition, decoded), result in zip(work, results, strict=True)]
+    return [partition.commit(decoded, *result) for (partition, decoded), result in zip(work, results, strict=True)]

@@ -1,6 +1,6 @@
 """All partitions of this worker: joins the pure ``Partition`` to Faust's consumer, producer and recovery.
 
-Errors end the process (``exit_codes``), since Faust would acknowledge, log and go on.
+Errors end the process (``exit_codes``), since Faust would acknowledge, log and continue.
 """
 
 from __future__ import annotations
@@ -142,7 +142,9 @@ class PartitionManager:
     async def recovered(self, numbers: Iterable[int]) -> None:
         """Becomes the live owner once recovery has read to the end: checks the sources, and publishes what may be
         missing."""
-        restored = [one for number in numbers if (one := self.partitions.get(number)) and not one.ready]
+        restored = [
+            partition for number in numbers if (partition := self.partitions.get(number)) and not partition.ready
+        ]
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(partition, ends[partition.number]) for partition in restored))
@@ -188,8 +190,8 @@ class PartitionManager:
     def _after(self, offsets: Mapping[int, Mapping[str, int]]) -> dict[TP, int]:
         """Returns the offsets after ``offsets``, the last of each source by partition."""
         return {
-            TP(getattr(self._topics, source), number): own.get(source, -1) + 1
-            for number, own in offsets.items()
+            TP(getattr(self._topics, source), number): last.get(source, -1) + 1
+            for number, last in offsets.items()
             for source in SOURCES
         }
 
@@ -209,7 +211,9 @@ class PartitionManager:
         states = faust_internals.fetch_states(self._app)
         answered_at = max((state.answered_at for state in states.values()), default=None)
         self.reporter.broker_answered(answered_at, faust_internals.any_connection(self._app))
-        applied = {(source, one.number): one.applied.get(source, -1) for source in SOURCES for one in ready}
+        applied = {
+            (source, partition.number): partition.applied.get(source, -1) for source in SOURCES for partition in ready
+        }
         fetched = {place: state for place, state in self._by_source(states).items() if place in applied}
         try:
             self._end_check.check({place: state.end for place, state in fetched.items()}, applied)
@@ -263,8 +267,8 @@ class PartitionManager:
             if number in self.partitions
         ]
         while work := [due for flow in flows if (due := await anext(flow, None)) is not None]:
-            alone = any(self._batching.quarantine.is_suspect(*own[:3]) for own in _offset_ranges(work))
-            for group in [[one] for one in work] if alone else [work]:
+            alone = any(self._batching.quarantine.is_suspect(*records[:3]) for records in _offset_ranges(work))
+            for group in [[batch] for batch in work] if alone else [work]:
                 await self._perform(group)
 
     def _source_record(self, message: Any, now: float) -> SourceRecord:
@@ -398,7 +402,7 @@ def apply_together(work: Sequence[PartitionBatch], quarantine: Quarantine) -> tu
     decoded = [(partition, partition.decode(records)) for partition, records in queries]
     decoding = perf_counter() - started
     units = commit_together(decoded)
-    return done + [(*one, unit) for one, unit in zip(queries, units, strict=True)], decoding
+    return done + [(*batch, unit) for batch, unit in zip(queries, units, strict=True)], decoding
 
 
 def _offset_ranges(work: Iterable[PartitionBatch]) -> Iterator[OffsetRange]:

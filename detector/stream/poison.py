@@ -170,14 +170,14 @@ class PoisonFinder:
     def worker_ended(self, in_flight: Sequence[OffsetRange]) -> list[tuple[str, int, int]]:
         """Notes that a worker ended while it processed the records ``in_flight``. Returns new poison."""
         poison = []
-        for own in in_flight:
-            suspect = own.common(self._suspects.get(own.source_partition))
-            again = own.common(self._last.get(own.source_partition))
-            if suspect is not None and len(in_flight) == 1 and own.first == own.last:
-                poison.append((*own.source_partition, own.first))
+        for records in in_flight:
+            suspect = records.common(self._suspects.get(records.source_partition))
+            again = records.common(self._last.get(records.source_partition))
+            if suspect is not None and len(in_flight) == 1 and records.first == records.last:
+                poison.append((*records.source_partition, records.first))
             elif again is not None:
-                self._suspects[own.source_partition] = again
-            self._last[own.source_partition] = own
+                self._suspects[records.source_partition] = again
+            self._last[records.source_partition] = records
         self._poison |= dict.fromkeys(poison)
         _forget(self._last)
         _forget(self._suspects)

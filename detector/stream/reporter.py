@@ -39,20 +39,21 @@ class Reporter:
         self._answered_at: float | None = None
 
     def failed(self, where: str, error: Exception) -> None:
-        """Counts a failure outside the stream, which goes on, and logs each kind once."""
+        """Counts a failure outside the stream, which continues, and logs each kind once."""
         self.metrics.add(names.INTERNAL_ERRORS, where=where)
         if self._is_new(f"{where} {type(error).__name__}"):
-            _log.error("an internal error; it goes on", where=where, exc_info=error)
+            _log.error("an internal error; the worker continues", where=where, exc_info=error)
 
     def left_out(self, topic: str) -> None:
-        """Counts a message to ``topic`` that was refused for good."""
+        """Counts a message to ``topic`` that was permanently refused."""
         self.metrics.add(names.REFUSED, topic=topic)
 
     def judged_by(self, profiles: Sequence[Profile]) -> None:
         """Reports the profiles in use."""
-        self.health.profiles = {f"{own.model} {own.model_version}": own.hash for own in profiles}
-        for own in profiles:
-            self.metrics.set(names.PROFILE_INFO, 1, model=own.model, model_version=own.model_version, profile=own.hash)
+        self.health.profiles = {f"{profile.model} {profile.model_version}": profile.hash for profile in profiles}
+        for profile in profiles:
+            labels = {"model": profile.model, "model_version": profile.model_version, "profile": profile.hash}
+            self.metrics.set(names.PROFILE_INFO, 1, **labels)
         for line in describe_profiles(profiles):
             _log.info(line)
         if not profiles:
@@ -61,7 +62,7 @@ class Reporter:
     def assigned(self, partitions: Collection[int]) -> None:
         """Reports the partitions that are ours now; their state is not restored yet."""
         self.health.assigned(len(partitions))
-        self.applied = {place: offset for place, offset in self.applied.items() if place[1] in partitions}
+        self.applied = {source: offset for source, offset in self.applied.items() if source[1] in partitions}
         self.metrics.set(names.PARTITIONS_ASSIGNED, len(partitions))
         self.metrics.set(names.PARTITIONS_RECOVERED, 0)
 
@@ -131,29 +132,36 @@ class Reporter:
         committed: Mapping[SourcePartition, int],
     ) -> None:
         """Reports the state of ``partitions``, and how far their sources are ``fetched`` and ``committed``."""
-        held = {(source, one.number): offset for one in partitions for source, offset in one.applied.items()}
-        behind = {place: state.behind(held.get(place, -1)) for place, state in fetched.items()}
+        applied = {
+            (source, partition.number): offset
+            for partition in partitions
+            for source, offset in partition.applied.items()
+        }
+        behind = {source: state.behind(applied.get(source, -1)) for source, state in fetched.items()}
         if self.health.brokers_answer():
             self.health.behind(sum(behind.values()))
-        self.metrics.replace(names.RECORDS_BEHIND, _by_place(behind))
-        waiting = {place: max(offset + 1 - committed.get(place, 0), 0) for place, offset in self.applied.items()}
-        self.metrics.replace(names.RECORDS_UNCOMMITTED, _by_place(waiting))
+        self.metrics.replace(names.RECORDS_BEHIND, _labelled(behind))
+        waiting = {source: max(offset + 1 - committed.get(source, 0), 0) for source, offset in self.applied.items()}
+        self.metrics.replace(names.RECORDS_UNCOMMITTED, _labelled(waiting))
         engines = [partition.detector.engine for partition in partitions]
         ledgers = [partition.detector.ledger for partition in partitions]
         self.metrics.set(names.PRINCIPALS_TRACKED, sum(map(len, engines)))
         policy = sum(ledger.nbytes + ledger.accounting.nbytes + ledger.budgets.nbytes for ledger in ledgers)
-        groups = sum(one.groups.nbytes for one in partitions)
-        self.metrics.set(
-            names.STATE_BYTES, policy + groups + (engines[0].nbytes() if engines else 0)
-        )  # shared by all engines
-        sizes = [size for one in partitions for size in one.groups.sizes().items()]
+        groups = sum(partition.groups.nbytes for partition in partitions)
+        shared = engines[0].nbytes() if engines else 0
+        self.metrics.set(names.STATE_BYTES, policy + groups + shared)
+        sizes = [size for partition in partitions for size in partition.groups.sizes().items()]
         for metric, at in ((names.GROUPS, 0), (names.GROUP_MEMBERS, 1)):
             counts: Counter[tuple[str, ...]] = Counter()
             for series, size in sizes:
                 counts[series] += size[at]
             self.metrics.replace(metric, dict(counts))
-        active = (decision for one in partitions for decision in one.detector.ledger.active(one.policy_time))
-        kinds: Counter[tuple[str, ...]] = Counter((one.model, name_of(one.action), one.mode) for one in active)
+        active = [
+            decision for partition in partitions for decision in partition.detector.ledger.active(partition.policy_time)
+        ]
+        kinds: Counter[tuple[str, ...]] = Counter(
+            (decision.model, name_of(decision.action), decision.mode) for decision in active
+        )
         self.metrics.replace(names.DECISIONS_ACTIVE, dict(kinds))
 
     def _count(self, units: Sequence[CommitUnit]) -> None:
@@ -184,5 +192,5 @@ def _labels(metric: names.Metric, values: tuple[str, ...]) -> dict[str, str]:
     return {label.name: value for label, value in zip(metric.labels, values, strict=True)}
 
 
-def _by_place(values: Mapping[SourcePartition, int]) -> dict[tuple[str, ...], float]:
+def _labelled(values: Mapping[SourcePartition, int]) -> dict[tuple[str, ...], float]:
     return {(source, str(partition)): value for (source, partition), value in values.items()}

@@ -53,7 +53,7 @@ class ScoreBoard:
         self._partition = partition
         self._engine = detector.engine
         self._accounting = detector.ledger.accounting
-        self._calibrated = {(own.model, own.model_version) for own in detector.engine.config.judging}
+        self._calibrated = {(profile.model, profile.model_version) for profile in detector.engine.config.judging}
         self._published: OrderedDict[int, tuple[float, bool]] = OrderedDict()
         self._waiting: dict[Key, _Latest] = {}
 
@@ -104,9 +104,9 @@ class ScoreBoard:
         if not (observation.refused or queries.counts):
             return
         found = {
-            (one.count.model, one.count.principal): ("unknown", one.time)
-            for one in queries.counts
-            if one.count.kind != "refused"
+            (counted.count.model, counted.count.principal): ("unknown", counted.time)
+            for counted in queries.counts
+            if counted.count.kind != "refused"
         }
         rows = [bad.row for bad in observation.refused]
         for row, version in zip(rows, queries.versions(rows), strict=True):
@@ -114,9 +114,9 @@ class ScoreBoard:
         judged, accused = {_key(observation, row) for row in last}, self._accounting.accused()
         for key, (version, time) in found.items():
             if key not in judged:
-                own = self._engine.status(*key)
-                flagged = own.flagged or key in accused
-                yield _Latest(key, version, time, own.queries, own.score, flagged, None, [], np.empty(0))
+                status = self._engine.status(*key)
+                flagged = status.flagged or key in accused
+                yield _Latest(key, version, time, status.queries, status.score, flagged, None, [], np.empty(0))
 
     def _is_due(self, key: Key, time: float, flagged: bool) -> bool:
         number = hash(key)
@@ -136,7 +136,7 @@ class ScoreBoard:
             published.popitem(last=False)
 
     def _message(self, latest: _Latest) -> Message:
-        standing, account = self._engine.status(*latest.key), self._accounting.of(latest.key)
+        status, account = self._engine.status(*latest.key), self._accounting.of(latest.key)
         unjudged, dropped = (dict(account.unjudged), dict(account.dropped)) if account is not None else ({}, {})
         signals = zip(latest.names, latest.values.tolist(), strict=True)
         record = Score(
@@ -148,9 +148,9 @@ class ScoreBoard:
             score=None if isnan(latest.score) else latest.score,
             flagged=latest.flagged,
             signals={name: value for name, value in signals if not isnan(value)},
-            answered=standing.queries + sum(unjudged.values()) + sum(dropped.values()),
-            judged=standing.queries - standing.repeats,
-            repeats=standing.repeats,
+            answered=status.queries + sum(unjudged.values()) + sum(dropped.values()),
+            judged=status.queries - status.repeats,
+            repeats=status.repeats,
             unjudged=unjudged,
             dropped=dropped,
             calibrated=latest.calibrated,

@@ -86,7 +86,7 @@ class Sender:
             else:
                 return
         _log.error(
-            "Kafka refuses a record for good; it is left out", topic=message.topic, bytes=message.nbytes, why=str(error)
+            "Kafka refuses a record permanently; left out", topic=message.topic, bytes=message.nbytes, why=str(error)
         )
         self._refused(self._for_people[message.topic])
 

@@ -96,9 +96,9 @@ class BrokerReads:
         found = topics.existing(self._kafka)
         renewed = self._watch.check(found)
         if renewed:
-            _log.error("topics were deleted; what stood there is lost to their readers", topics=sorted(renewed))
+            _log.error("topics were deleted; records that had not been read are lost", topics=sorted(renewed))
             topics.ensure(self._kafka)
-        return {name: one.identity for name, one in found.items()}
+        return {name: topic.identity for name, topic in found.items()}
 
     def cut(self, topic: str, partition: int, before: int) -> None:
         """Deletes the records of ``topic`` below offset ``before``; does nothing on the embedded broker."""
@@ -142,8 +142,10 @@ class TopicWatch:
         """
         absent = {shape.name for shape in self._shapes if shape.name not in found}
         gone, self._absent = absent & self._absent, absent
-        changed = {name for name, one in found.items() if self._identities.get(name, one.identity) != one.identity}
-        self._identities |= {name: one.identity for name, one in found.items()}
+        changed = {
+            name for name, topic in found.items() if self._identities.get(name, topic.identity) != topic.identity
+        }
+        self._identities |= {name: topic.identity for name, topic in found.items()}
         for shape in self._shapes:
             trouble = misfit(shape, found[shape.name]) if shape.name in found else None
             if trouble:
@@ -229,6 +231,6 @@ def _remedy(topics: Topics, name: str) -> str:
         else "its records would be taken for those that were applied, and left out"
     )
     return (
-        f"{lost}. Bring it back as it was. Or begin anew, knowing nothing of the accounts: stop all workers, delete "
+        f"{lost}. Bring it back as it was. Or start again, knowing nothing of the accounts: stop all workers, delete "
         f"the topics {others} and start; or use another kafka.prefix"
     )

@@ -60,7 +60,7 @@ class Backoff:
 
 
 class Supervisor:
-    """Starts ``command`` again and again until it stops for good or a signal arrives.
+    """Starts ``command`` again and again until it stops permanently or a signal arrives.
 
     A worker that does not stop within ``patience`` seconds is killed; the state log makes that harmless.
     """
@@ -98,7 +98,7 @@ class Supervisor:
         return Exit.CLEAN
 
     def _last_word(self, code: int) -> int:
-        _log.info("worker stopped for good", why=meaning(code), exit=code)
+        _log.info("worker stopped permanently", why=meaning(code), exit=code)
         return Exit.CLEAN if self._stopping else code
 
     def _look_for_poison(self, code: int) -> None:
@@ -110,11 +110,11 @@ class Supervisor:
             _log.error("a record ends workers and goes to the dead letters", **where)
 
     def _run_once(self) -> int:
-        own = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
+        for_worker = {RESTARTS_VARIABLE: str(self._starts)} | self._in_flight.environment | self._poison.environment
         self._starts += 1
         self._in_flight.end()
         # In a group of its own: Ctrl-C at a terminal is for the supervisor, which lets the worker finish.
-        environment = ALLOCATOR | _ONE_THREAD | os.environ | own
+        environment = ALLOCATOR | _ONE_THREAD | os.environ | for_worker
         worker = subprocess.Popen(self._command, env=environment, pass_fds=self._in_flight.descriptors, process_group=0)
         while not self._stopping:
             try:

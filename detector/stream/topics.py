@@ -129,7 +129,7 @@ def describe(admin: KafkaAdminClient, wanted: Sequence[TopicShape]) -> dict[str,
     for topic in admin.describe_topics([shape.name for shape in wanted]):
         partitions = topic["partitions"]
         if partitions:
-            replicas = min(len(one["replica_nodes"]) for one in partitions)
+            replicas = min(len(partition["replica_nodes"]) for partition in partitions)
             found[topic["name"]] = ExistingTopic(len(partitions), replicas, str(topic.get("topic_id") or ""))
     return found
 

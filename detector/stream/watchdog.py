@@ -71,7 +71,7 @@ class Watchdog:
 def watch(watchdog: Watchdog, stop: Callable[[Exit, str], None]) -> threading.Thread:
     """Checks ``watchdog`` every second from a daemon thread, since a stuck event loop is one of the things it is for.
 
-    Errors in it are reported, and it goes on.
+    Errors in it are reported, and it continues.
     """
 
     def loop() -> None:

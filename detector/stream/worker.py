@@ -52,7 +52,7 @@ _log = structlog.get_logger("weirguard.stream")
 
 
 def main() -> None:
-    """Runs until SIGTERM, or until something is in doubt; the exit codes are in ``exit_codes``."""
+    """Runs until SIGTERM, or until the state can no longer be trusted; the exit codes are in ``exit_codes``."""
     configure_logging(LoggingSettings())  # for what is wrong with the settings themselves
     try:
         settings = load_settings()
@@ -139,7 +139,7 @@ class _LoopEvents:
         _log.error(f"SLOW: loops run uncompiled, a hundred times slower: {why}")
 
     def not_kept(self, why: str) -> None:
-        _log.warning(f"every start compiles the loops anew: {why}")
+        _log.warning(f"every start compiles the loops again: {why}")
 
 
 def load_loops(mode: EngineMode, *, has_profile: bool) -> None:

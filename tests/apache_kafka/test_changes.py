@@ -11,12 +11,12 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
 
 from detector.cli.operator import carry_out
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.findings import Action, Command
 from detector.contracts.topics import partition_of
 from detector.replay.topics import Topic
 from detector.stream.topics import existing, shapes
 from tests.conftest import Broker
+from tests.contracts.wire import encode_json_query
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows, gate_of, send, until
 from tests.stream.world import queries

@@ -20,7 +20,7 @@ from detector.groups.owner import GroupOwner
 from detector.policy.ledger import Ledger
 from detector.runtime.settings import Settings
 from detector.stream.detection_config import engine_config, policy_config
-from detector.stream.detector import Detector, detect_together
+from detector.stream.detector import Detector
 from detector.stream.intake import RecordDecoder
 from detector.stream.judged import JudgedQueriesOutlet
 from detector.stream.source_records import SourceRecord
@@ -94,8 +94,7 @@ def _undisturbed(logs: Logs, settings: Settings) -> Iterator[JudgedRecord]:
         entries = logs.entries[names.queries, partition]
         for start in range(0, len(entries), _AT_ONCE):
             decoded = decoder.decode([_source(entry) for entry in entries[start : start + _AT_ONCE]])
-            (result,) = detect_together([(detector, decoded)])
-            for message in outlet.messages(decoded, result.observation):
+            for message in outlet.messages(decoded, detector.detect(decoded)[0]):
                 yield decode_judged(message.value)
 
 

@@ -14,12 +14,12 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaTimeoutError
 
 from detector.contracts.batches import take
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from tests.chaos.audit import Names
 from tests.chaos.population import Population
+from tests.contracts.wire import encode_json_query
 
 _TICK_SECONDS = 0.05
 _PACKED_HEADERS = [("content-type", PACKED_CONTENT_TYPE.encode())]

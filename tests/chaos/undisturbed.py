@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detector.contracts.batches import take
-from detector.contracts.codecs import decode_queries
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from detector.core.engine import Engine, Observation
@@ -33,6 +32,7 @@ from detector.stream.detector import POLICY_SECTION
 from detector.stream.source_checks import SECTION
 from tests.chaos.audit import Counted, Names, content, counted_records
 from tests.chaos.logs import Entry, Logs
+from tests.contracts.wire import decode_queries
 
 _SCORE_ROUNDING = 1e-9
 _OTHERS = {POLICY_SECTION, SECTION, GROUPS_SECTION}

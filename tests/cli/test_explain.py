@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from detector.cli.explain import PAGE, explain
 from detector.contracts.batches import cut, take
-from detector.contracts.codecs import PACKED_CONTENT_TYPE, decision_key, encode, encode_json_query, encode_packed
+from detector.contracts.codecs import PACKED_CONTENT_TYPE, decision_key, encode, encode_packed
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.findings import Alert, Audit
 from detector.contracts.queries import QueryBatch
@@ -35,6 +35,7 @@ from detector.replay.principal import PrincipalReplay, replay_principal
 from detector.replay.report import replay
 from detector.stream.source_records import ORIGIN
 from tests.conftest import Broker
+from tests.contracts.wire import encode_json_query
 from tests.core.honest import account, crowd, honest, of_version, thief
 from tests.sources.logs import write_jsonl
 

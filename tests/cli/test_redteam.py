@@ -17,9 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from detector.cli.main import main
 from detector.lab.endpoint import MEASURER, MEASURING_ROWS
 from detector.lab.mappings import ACCOUNT_HEADER
-from detector.lab.query_log import read_query_log
 from detector.lab.server import PREDICT, create_app
 from detector.lab.victims.digits import DIMENSION, DigitsVictim, load_split
+from tests.lab.labelled import read_query_log
 
 FAST = ("--rate", "1000000")
 

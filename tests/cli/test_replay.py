@@ -114,7 +114,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     judge = Detector(Engine(EngineConfig()), Ledger(Policy()))
     ((_, judgement),) = judging._detect(judge, GroupReplay(()), [part])
     assert judgement is not None
-    assert [(alert.principal, alert.signal) for alert in judgement.accounts.effects.alerts] == [("eve", "unjudged")]
+    assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
     with ReplayReport(tmp_path, [tmp_path / "log"]) as report:
         report.add(part, judgement)
         (eve,) = report.summary()["principals"]

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import take
-from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries, encode_json_query, encode_packed
+from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.packed_queries import decode_packed_run, excerpt
 from detector.contracts.queries import QueryBatch
 from tests.contracts.batches import assert_same_rows, loose_columns, make_batch, optional_columns
+from tests.contracts.wire import decode_queries, encode_json_query
 
 QUERY = {"event_id": "1", "principal": "p", "model": "m", "model_version": "1", "features": [1.5, 2]}
 _BEST = [{"label": "cat", "score": 0.5}, {"label": "dog", "score": 0.25}]

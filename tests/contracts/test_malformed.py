@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from detector.contracts.codecs import PACKED_CONTENT_TYPE, REASONS, decode_queries, encode_packed
+from detector.contracts.codecs import PACKED_CONTENT_TYPE, REASONS, encode_packed
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import FORM_REPAIRS, REPAIRS, is_time
 from detector.contracts.codecs.packed_queries import decode_packed_run
@@ -15,6 +15,7 @@ from detector.contracts.errors import InvalidRecord
 from detector.contracts.principals import is_name
 from detector.contracts.queries import DecodedRun
 from tests.contracts.malformed import KINDS, ODD, Malformed, good_record, malformed, nonsense
+from tests.contracts.wire import decode_queries
 
 RECORDS = list(islice(malformed(seed=1), len(KINDS)))
 NEVER_OF_A_QUERY = {"action", "attribute", "counts", "value"}

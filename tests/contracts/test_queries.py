@@ -14,14 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import cut, empty_batch, take
-from detector.contracts.codecs import (
-    PACKED_BYTES,
-    PACKED_CONTENT_TYPE,
-    REASONS,
-    decode_queries,
-    encode_json_query,
-    encode_packed,
-)
+from detector.contracts.codecs import PACKED_BYTES, PACKED_CONTENT_TYPE, REASONS, encode_packed
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.limits import MOST_COUNTED
 from detector.contracts.codecs.packed_queries import excerpt
@@ -30,6 +23,7 @@ from detector.contracts.principals import usable_principal
 from detector.contracts.queries import BadRow, Count, DecodedQueries, QueryBatch
 from tests.contracts.batches import assert_same_rows, make_batch, optional_columns, principals_of
 from tests.contracts.malformed import malformed
+from tests.contracts.wire import decode_queries, encode_json_query
 
 
 def _unpack(value: bytes) -> DecodedQueries:

@@ -102,7 +102,7 @@ def test_from_queries_to_a_decision() -> None:
     for at in range(0, 90, 30):
         part = take(piece, np.arange(at, at + 30))
         times = 1000.0 + np.arange(at, at + 30, dtype=np.float64)
-        decisions += detector.detect(DetectionInput([part], times)).effects.decisions
+        decisions += detector.detect(DetectionInput([part], times))[1].decisions
     budgeted = [one for one in decisions if any(cause.origin == "signal:budget" for cause in one.causes)]
     acted = [(one.principal, one.action.graded.name if one.action.graded else one.action.name) for one in budgeted]
     assert ("ann", "slow") in acted

@@ -13,11 +13,11 @@ from starlette.routing import Route
 from detector.lab.mappings import ACCOUNT_HEADER
 from detector.lab.server import PREDICT
 from detector.lab.victims.tabular import TreeVictim
-from detector.lab.victims.zoo import Zoo
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection, Gate, Header, Identity, QueryLogger
 from detector.serving.asgi import WeirguardMiddleware, route
 from detector.serving.extractors import Extractor, kserve_v1, kserve_v2
+from tests.lab.zoo import Zoo
 
 
 def tree_server(victim: TreeVictim, kafka: KafkaSettings) -> WeirguardMiddleware:

@@ -26,11 +26,11 @@ from detector.lab.query_log import THIEF, QueryLog
 from detector.lab.server import PREDICT, create_app, guard
 from detector.lab.victims.neural import perceptron
 from detector.lab.victims.tabular import TreeVictim
-from detector.lab.victims.zoo import Zoo, ZooModel
 from tests.conftest import Broker
 from tests.e2e.model_servers import tree_server, zoo_server
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import recovered
+from tests.lab.zoo import Zoo, ZooModel
 
 BUDGET = 60
 SWEEP = 89

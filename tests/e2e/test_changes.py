@@ -11,7 +11,6 @@ import pytest
 from kafka.admin import KafkaAdminClient
 
 from detector.cli.operator import carry_out
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Action, Command, Decision
 from detector.contracts.queries import QueryBatch
@@ -21,6 +20,7 @@ from detector.runtime.sections import KafkaSettings
 from detector.stream.source_records import AHEAD_SECONDS
 from detector.stream.topics import ensure, existing
 from tests.conftest import Broker
+from tests.contracts.wire import encode_json_query
 from tests.e2e.service import PARTITIONS, running_service
 from tests.e2e.test_service import _rows, send, until
 from tests.stream.test_topics import settings_of

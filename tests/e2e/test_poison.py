@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from detector.contracts.codecs import decode, encode, encode_json_query
+from detector.contracts.codecs import decode, encode
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
 from detector.contracts.queries import QueryBatch
 from detector.contracts.topics import partition_of
 from tests.conftest import Broker
 from tests.contracts.batches import make_batch
+from tests.contracts.wire import encode_json_query
 from tests.e2e.marked_worker import SUPERVISE
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.e2e.test_service import _rows

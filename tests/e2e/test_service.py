@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import PACKED_CONTENT_TYPE, excerpt
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.findings import Alert, Command, DeadLetter
@@ -24,6 +23,7 @@ from detector.stream.state_log import decode as decode_state
 from tests.chaos.load import records
 from tests.conftest import Broker
 from tests.contracts.malformed import malformed
+from tests.contracts.wire import encode_json_query
 from tests.e2e.service import PARTITIONS, Service, running_service
 from tests.stream.world import new_partition, queries
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from detector.contracts.batches import concatenate
+from detector.contracts.errors import LabError
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig, PradaConfig
 from detector.lab.evaluation.results import AttackResult, Evaluation, HonestResult
 from detector.lab.fidelity import Fidelity
-from detector.lab.query_log import DUMMY, Mark, QueryLog, Run, write_query_log
+from detector.lab.query_log import DUMMY, Mark, QueryLog, Run, read_run, write_query_log
+from detector.sources import LogReader
+from detector.sources.parquet import read_parquet
 from tests.contracts.batches import make_batch, principals_of
 
 COMPATIBLE = EngineConfig(mode="compatible", prada=PradaConfig(delta=0.9))
@@ -68,3 +72,18 @@ def result(attack: str = "steps", first_verdict: int | None = None, **changes: A
 def evaluation(*attacks: AttackResult, honest: tuple[HonestResult, ...] = (), **changes: Any) -> Evaluation:
     fields: dict[str, Any] = {"detector": "prada", "signals": ("prada",), "refused": 0}
     return Evaluation(attacks=attacks, honest=honest, **fields | changes)
+
+
+def read_query_log(path: Path) -> QueryLog:
+    """Returns the log in ``path``. Raises LabError unless ``write_query_log`` wrote it."""
+    import pyarrow.parquet as pq
+
+    run = read_run(path)
+    marks = pq.read_table(path, columns=["label", "kind"]).to_pylist()
+    parts = list(read_parquet(path, LogReader()))
+    if any(part.bad_rows for part in parts):
+        raise LabError(f"{path}: has rows that are no queries")
+    batches = list(concatenate(part.batch for part in parts if part.batch is not None))
+    if len(batches) != 1:
+        raise LabError(f"{path}: is not one table of queries to one model")
+    return QueryLog(batches[0], [Mark(**mark) for mark in marks], run)

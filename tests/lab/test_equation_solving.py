@@ -12,7 +12,7 @@ from detector.lab.answers import Answers, Classifier, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.equation_solving import HIDDEN, TanhNetwork
-from detector.lab.victims.tabular import LabelOnly, Rounded
+from tests.lab.coarser import LabelOnly, Rounded
 from tests.lab.sklearn_cases import SklearnCase, logistic, perceptron, softmax
 from tests.lab.thieves import robbed
 

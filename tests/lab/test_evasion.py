@@ -15,7 +15,7 @@ from detector.lab.attackers.evasion import STEP, STEPS, Evasion
 from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.victims.digits import DIMENSION, DigitsVictim
-from detector.lab.victims.tabular import LabelOnly
+from tests.lab.coarser import LabelOnly
 
 INPUTS = 10
 PLENTY = 50_000

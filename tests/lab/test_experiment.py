@@ -21,10 +21,11 @@ from detector.lab.data import Dataset
 from detector.lab.datasets import read_dataset
 from detector.lab.experiment import START, AttackPlan, conduct, honest_traces, thief_trace
 from detector.lab.fidelity import Yardstick
-from detector.lab.query_log import DUMMY, Mark, QueryLog, read_query_log, write_query_log
+from detector.lab.query_log import DUMMY, Mark, QueryLog, write_query_log
 from detector.lab.session import AttackSession, InProcess, checkpoints
 from detector.lab.wrappers import WRAPPERS
 from detector.lab.wrappers.disguises import Disguise, Dummies, Mixed, SentQueries
+from tests.lab.labelled import read_query_log
 
 PLAN = AttackPlan("jbda", "logistic regression", "digits", "dummies", budget=120, seed=3, accounts=20)
 PAUSE = 0.1

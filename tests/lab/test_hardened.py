@@ -10,7 +10,7 @@ from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
 from detector.lab.networks import Network, cross_entropy
 from detector.lab.victims import neural
-from detector.lab.victims.tabular import LabelOnly, Rounded
+from tests.lab.coarser import LabelOnly, Rounded
 
 REACH = 0.1
 PLAIN = "multilayer perceptron"

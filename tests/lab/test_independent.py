@@ -21,13 +21,13 @@ from detector.lab.attackers import ATTACKS, EVASIONS, EVERY_ATTACK
 from detector.lab.attackers.attacker import Attacker, Dialogue, Knowledge, run_offline
 from detector.lab.attackers.evasion import Evasion
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.experiment import AttackPlan, check_names, code_version, conduct
 from detector.lab.fidelity import agreement
 from detector.lab.independent import INDEPENDENT
 from detector.lab.independent.calling import QueryVictim, questions_of
 from detector.lab.victims.digits import DigitsVictim
-from detector.lab.victims.tabular import LabelOnly
+from tests.lab.coarser import LabelOnly
+from tests.lab.textures import textures
 
 THRESHOLD = 0.3
 ART_EXTRACTIONS = sorted(INDEPENDENT.keys() - EVASIONS)

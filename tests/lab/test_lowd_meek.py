@@ -11,7 +11,7 @@ from detector.contracts.queries import OutputKind
 from detector.lab.answers import Answers, Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Attacker, Knowledge, run_offline
-from detector.lab.victims.tabular import LabelOnly
+from tests.lab.coarser import LabelOnly
 from tests.lab.sklearn_cases import logistic, thief_of
 from tests.lab.thieves import robbed
 

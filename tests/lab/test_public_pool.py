@@ -13,8 +13,8 @@ from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.attackers.public_pool import ROUND
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.victims.digits import DigitsVictim
+from tests.lab.textures import textures
 from tests.lab.thieves import asked, progress
 
 KNOCKOFFS = ("knockoff random", "knockoff adaptive")

@@ -12,8 +12,9 @@ from detector.cli.main import main
 from detector.contracts.batches import COLUMNS
 from detector.contracts.errors import ConfigurationError, LabError
 from detector.lab.fidelity import Fidelity
-from detector.lab.query_log import Mark, QueryLog, Run, read_query_log, read_run, write_query_log
+from detector.lab.query_log import Mark, QueryLog, Run, read_run, write_query_log
 from tests.contracts.batches import make_batch
+from tests.lab.labelled import read_query_log
 from tests.sources.logs import rows_of, write_parquet
 
 CURVE = (Fidelity(20, 0.5, 0.1, 0.4, 0.1, 0.45), Fidelity(40, 0.75, 0.3, 0.6, 0.2))

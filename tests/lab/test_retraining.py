@@ -10,7 +10,7 @@ from detector.contracts.errors import LabError
 from detector.lab.attackers import ATTACKS, NewAttacker
 from detector.lab.attackers.attacker import Attacker, Knowledge
 from detector.lab.attackers.retraining import opposite_pairs
-from detector.lab.victims.tabular import LabelOnly
+from tests.lab.coarser import LabelOnly
 from tests.lab.sklearn_cases import SklearnCase, logistic, moons, softmax
 from tests.lab.thieves import robbed
 

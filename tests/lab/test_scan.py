@@ -15,10 +15,10 @@ from detector.lab.answers import Victim
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.data import Dataset
-from detector.lab.datasets import textures
 from detector.lab.experiment import victim_of
 from detector.lab.honest import population
 from tests.core.honest import account
+from tests.lab.textures import textures
 
 MODELS = {
     ("breast cancer", "decision tree"): ("path finding top-down", "uniform retraining", "jbda"),

@@ -10,8 +10,8 @@ import pytest
 from detector.contracts.errors import LabError
 from detector.lab.answers import Classifier
 from detector.lab.data import Dataset
-from detector.lab.experiment import AttackPlan, conduct, count_leading
-from detector.lab.shadow import AT_ONCE, TRIES, Caution, ShadowDetector, pretended_profile, queries_of
+from detector.lab.experiment import AttackPlan, conduct, count_leading, queries_of
+from detector.lab.shadow import AT_ONCE, TRIES, Caution, ShadowDetector, pretended_profile
 from detector.lab.victims.digits import DigitsVictim
 from detector.lab.wrappers.disguises import SentQueries
 

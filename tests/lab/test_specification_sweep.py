@@ -10,12 +10,12 @@ from detector.lab.answers import Classifier
 from detector.lab.attackers import ATTACKS
 from detector.lab.attackers.attacker import Knowledge, run_offline
 from detector.lab.attackers.augmentation import JacobianAugmentation
-from detector.lab.attackers.specification_sweep import SpecificationSweep, blind_offline, sweep_offline
+from detector.lab.attackers.specification_sweep import SpecificationSweep
 from detector.lab.data import Dataset
 from detector.lab.fidelity import agreement
-from detector.lab.victims import zoo
 from detector.lab.victims.digits import DigitsVictim
-from detector.lab.victims.zoo import Zoo, ZooModel
+from tests.lab import zoo
+from tests.lab.zoo import Zoo, ZooModel, blind_offline, sweep_offline
 
 BUDGET = 1_000
 SWEEP = 1 + 2 * 14 + 15 * 4

@@ -12,7 +12,8 @@ from detector.lab.data import Dataset
 from detector.lab.datasets import DATASETS
 from detector.lab.victims import HARDENED, VICTIMS, NewVictim, neural, tabular
 from detector.lab.victims.convolution import Convolution
-from detector.lab.victims.tabular import ColumnEncoder, LabelOnly, Rounded, TreeVictim
+from detector.lab.victims.tabular import ColumnEncoder, TreeVictim
+from tests.lab.coarser import LabelOnly, Rounded
 
 ACCURACY = {
     "adversarial training": 0.9,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from detector.notify.notification import Notification
-from detector.notify.refusals import RefusalFile
 from detector.notify.subscription import (
     FIRST_RETRY_SECONDS,
     LONGEST_RETRY_SECONDS,
+    RefusalFile,
     Selection,
     SentRevisions,
     retry_seconds,
@@ -56,7 +56,7 @@ def test_a_pause_is_as_long_as_the_receiver_asks_for() -> None:
 
 
 def test_the_file_of_refusals_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detector.notify.refusals._MOST_BYTES", 5_000)
+    monkeypatch.setattr("detector.notify.subscription._MOST_REFUSED_BYTES", 5_000)
     path = tmp_path / "refused.jsonl"
     refusals = RefusalFile(path)
     for number in range(50):

@@ -11,7 +11,7 @@ from detector.contracts.codecs import encode
 from detector.contracts.errors import ConfigurationError, NewerStateLog
 from detector.contracts.findings import Action, Command
 from detector.policy import allowlist
-from detector.policy.activity import NOWHERE, Effects, Place
+from detector.policy.activity import UNAFFILIATED, Affiliation, Effects
 from detector.policy.allowlist import MOST_SECONDS, Allowlist, Exemption, parse_allowlist
 from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
@@ -32,9 +32,9 @@ def disallow(model: str = "*", principal: str = "ada") -> Command:
     return Command("d1", "disallow", 0.0, "eve", model, principal, "test is over")
 
 
-def queries(*times: float, found: bool = True, principal: str = "ada", places: Any = None) -> Any:
+def queries(*times: float, found: bool = True, principal: str = "ada", origins: Any = None) -> Any:
     rows = [Row(time, principal, "1", True, ("prada",) if found and at == 0 else ()) for at, time in enumerate(times)]
-    return replace(activity(rows), places=places and [places] * len(rows) if isinstance(places, tuple) else places)
+    return replace(activity(rows), affiliations=[origins] * len(rows) if isinstance(origins, tuple) else origins)
 
 
 def said(effects: Effects) -> list[tuple[str, str]]:
@@ -144,7 +144,7 @@ def test_a_section_of_this_version_can_always_be_read() -> None:
     ledger = Ledger(ENFORCE)
     ledger.exemptions.absorb((1, GOLDEN))
     assert ledger.exemptions.dump() == (1, GOLDEN)
-    assert ledger.exemptions.covering("any", "ada", 0.0, NOWHERE) is not None
+    assert ledger.exemptions.covering("any", "ada", 0.0, UNAFFILIATED) is not None
     with pytest.raises(NewerStateLog, match="format 2"):
         ledger.exemptions.absorb((2, GOLDEN))
 
@@ -167,7 +167,7 @@ def test_while_the_list_cannot_be_read_nothing_is_enforced_but_an_operators_deci
     assert replace(ENFORCE, allowlist=Allowlist(unreadable="bad file")).version != ENFORCE.version
 
 
-ACME: Place = ("acme", "203.0.113.0/24")
+ACME: Affiliation = ("acme", "203.0.113.0/24")
 
 
 @pytest.mark.parametrize(
@@ -185,25 +185,25 @@ def test_an_organisation_and_a_network_are_exempt_by_the_place_of_the_query(
     scope: Any, name: str, covered: bool
 ) -> None:
     ledger = Ledger(ENFORCE)
-    assert not ledger.exemptions.needs_places
+    assert not ledger.exemptions.needs_affiliations
     assert kinds(ledger.command(allow(principal=name, scope=scope), 1000.0)) == ["command"]
-    assert ledger.exemptions.needs_places
-    effects = ledger.observe(queries(1001.0, places=ACME))
+    assert ledger.exemptions.needs_affiliations
+    effects = ledger.observe(queries(1001.0, origins=ACME))
     assert (said(effects) == [], effects.alerts[0].suppressed_by is not None) == (covered, covered)
-    assert said(ledger.observe(queries(1001.0, principal="bob", places=("", "")))) == [("slow", "enforce")]
-    assert said(ledger.observe(queries(1001.0, principal="eve", places=("", "no network")))) == [("slow", "enforce")]
+    assert said(ledger.observe(queries(1001.0, principal="bob", origins=("", "")))) == [("slow", "enforce")]
+    assert said(ledger.observe(queries(1001.0, principal="eve", origins=("", "no network")))) == [("slow", "enforce")]
 
 
 def test_a_suspect_who_comes_from_elsewhere_is_exempt_no_longer_whatever_the_cut() -> None:
-    elsewhere: Place = ("other", "198.51.100.0/24")
-    places = [ACME, ACME, elsewhere, elsewhere, ACME, NOWHERE]
-    whole = replace(queries(*(1000.0 + at for at in range(6))), places=places)
+    elsewhere: Affiliation = ("other", "198.51.100.0/24")
+    affiliations = [ACME, ACME, elsewhere, elsewhere, ACME, UNAFFILIATED]
+    whole = replace(queries(*(1000.0 + at for at in range(6))), affiliations=affiliations)
     expected = [("slow", "enforce"), ("none", "enforce"), ("slow", "enforce")]
     ledger, cut = Ledger(ENFORCE), Ledger(ENFORCE)
     for own in (ledger, cut):
         own.command(allow(principal="acme", scope="organisation"), 999.0)
     assert said(ledger.observe(whole)) == expected
-    parts = [queries(1000.0 + at, found=at == 0, places=[place]) for at, place in enumerate(places)]
+    parts = [queries(1000.0 + at, found=at == 0, origins=[origin]) for at, origin in enumerate(affiliations)]
     assert [one for part in parts for one in said(cut.observe(part))] == expected
     assert ledger.dump(ledger.keys()) == cut.dump(cut.keys())
 
@@ -213,7 +213,7 @@ def test_exempting_an_organisation_releases_its_suspects_at_their_next_query_or_
     ledger.observe(queries(1000.0))
     acme = allow(principal="acme", scope="organisation")
     assert said(ledger.command(acme, 1001.0)) == []
-    assert said(ledger.observe(queries(1002.0, found=False, places=ACME))) == [("none", "enforce")]
+    assert said(ledger.observe(queries(1002.0, found=False, origins=ACME))) == [("none", "enforce")]
     ended = replace(disallow(principal="acme"), scope="organisation")
     assert said(ledger.command(ended, 1003.0)) == [("slow", "enforce")]
     assert said(ledger.command(acme, 1004.0)) == [("none", "enforce")]
@@ -233,6 +233,6 @@ def test_the_file_may_name_organisations_and_networks() -> None:
         ("network", "203.0.113.0/24"),
     ]
     ledger = Ledger(replace(ENFORCE, allowlist=listed))
-    assert said(ledger.observe(queries(1001.0, places=ACME))) == []
+    assert said(ledger.observe(queries(1001.0, origins=ACME))) == []
     with pytest.raises(ConfigurationError, match="one of principal, organisation, network"):
         parse_allowlist(entry.format("principal", "a").replace("owner", 'network = "203.0.113.0/24"\nowner'))

@@ -59,11 +59,11 @@ def test_verdicts_figures_and_records_are_those_of_the_replay_of_everybody(logs:
     flagged, w, alerts = [], [], []
     for _, judgement in judge_logs(logs, engine_config=config, policy=Policy()):
         assert judgement is not None
-        seen = judgement.accounts.observation
+        seen = judgement.observation
         own = np.array([key.principal == "mallory" for key in seen.keys])[seen.key_index]
         flagged += seen.flagged[own].tolist()
         w += seen.signals["prada"][own].tolist()
-        alerts += judgement.accounts.effects.alerts
+        alerts += judgement.effects.alerts
     assert course.flagged.tolist() == flagged
     np.testing.assert_allclose(course.signals["prada"], w, atol=1e-9)
     told = [(row, record) for row, record in course.records if isinstance(record, Alert)]

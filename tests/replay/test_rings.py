@@ -24,9 +24,9 @@ def _found(accounts: Sequence[QueryBatch]) -> list[FoundRing]:
 def test_a_theft_that_is_dealt_to_twelve_accounts_is_one_ring() -> None:
     [found] = _found([*HONEST, *ring(12, 120)])
     assert found.members == tuple(f"ring-{at:03}" for at in range(12))
-    assert found.whole.score > 1
-    assert found.whole.queries == 120
-    assert found.whole.parts[0][0] in ("sign_steps", "extreme_steps")
+    assert found.merged.score > 1
+    assert found.merged.queries == 120
+    assert found.merged.parts[0][0] in ("sign_steps", "extreme_steps")
 
 
 def test_uniform_queries_of_many_accounts_are_one_ring() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from detector.contracts.codecs import decode, decode_queries, encode, encode_json_query, encode_packed
+from detector.contracts.codecs import decode, encode, encode_packed
 from detector.contracts.codecs.json_queries import SCHEMA as JSON_SCHEMA
 from detector.contracts.codecs.packed_queries import LOOSE_SCHEMA, PACKED_CONTENT_TYPE, PackedQueries
 from detector.contracts.codecs.packed_queries import SCHEMA as PACKED_SCHEMA
@@ -22,6 +22,7 @@ from detector.core.owner_model.models import SCHEMA as MODEL_SCHEMA
 from detector.groups.judged_record import COLUMNS as JUDGED_COLUMNS
 from detector.groups.judged_record import SCHEMA as JUDGED_SCHEMA
 from detector.groups.judged_record import JudgedRecord, decode_judged, encode_judged
+from tests.contracts.wire import decode_queries, encode_json_query
 
 ROOT = Path(__file__).parents[2] / "schemas"
 BINARY = {field.name for field in fields(PackedQueries) if "bytes" in str(field.type)} | JUDGED_COLUMNS.keys()

@@ -9,11 +9,11 @@ import kafka
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
-from detector.contracts.codecs import decode_queries
 from detector.contracts.findings import Decision
 from detector.contracts.queries import Count, DecodedQueries
 from detector.contracts.topics import partition_of
 from detector.serving import Connection
+from tests.contracts.wire import decode_queries
 from tests.serving.doubles import record
 
 PARTITIONS = 4

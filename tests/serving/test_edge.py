@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries
+from detector.contracts.codecs import PACKED_CONTENT_TYPE
 from detector.contracts.principals import usable_event_id
 from detector.contracts.queries import QueryBatch
 from detector.serving.packing import Record, Unpackable, pack
+from tests.contracts.wire import decode_queries
 from tests.serving.doubles import KeepingLogger
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs import PACKED_BYTES, PACKED_CONTENT_TYPE, decode_queries
+from detector.contracts.codecs import PACKED_BYTES, PACKED_CONTENT_TYPE
 from detector.contracts.queries import Count, DecodedQueries, QueryBatch
 from detector.contracts.topics import partition_of
 from detector.serving.packing import Record, Unpackable, pack, pack_counts
+from tests.contracts.wire import decode_queries
 from tests.serving.doubles import KeepingLogger
 
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from detector.contracts.batches import COLUMNS
-from detector.contracts.codecs import encode_json_query
 from detector.contracts.queries import QueryBatch
 from tests.contracts.batches import principals_of
+from tests.contracts.wire import encode_json_query
 
 SINGULAR = {"event_ids": "event_id"}
 

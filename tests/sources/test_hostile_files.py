@@ -13,7 +13,7 @@ import zstandard
 
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow
-from detector.sources import files_of, format_of, separated
+from detector.sources import LogReader, files_of, format_of, separated
 from tests.sources.flavours import lines as as_lines
 from tests.sources.flavours import rows
 
@@ -22,7 +22,7 @@ GOOD = b"u,1,2,3\n"
 
 
 def _read(path: Path) -> tuple[list[int], list[BadRow]]:
-    portions = list(format_of(path).read(path))
+    portions = list(format_of(path).read(path, LogReader()))
     good = [row for portion in portions for row in portion.rows.tolist()]
     return good, [bad for portion in portions for bad in portion.bad_rows]
 
@@ -87,11 +87,11 @@ def test_a_huge_cell_is_refused_in_little_memory(tmp_path: Path) -> None:
             file.write(b"x" * 1_000_000)
         file.write(b'",3\n' + GOOD)
     program = (
-        "import sys; from pathlib import Path; from detector.sources import format_of\n"
+        "import sys; from pathlib import Path; from detector.sources import LogReader, format_of\n"
         "import resource\n"
         "def read(name):\n"
         "    path = Path(sys.argv[1]) / name\n"
-        "    return [bad.reason for portion in format_of(path).read(path) for bad in portion.bad_rows]\n"
+        "    return [bad.reason for portion in format_of(path).read(path, LogReader()) for bad in portion.bad_rows]\n"
         "read('small.csv'); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "print(*read('log.csv'), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
@@ -107,7 +107,7 @@ def test_ten_thousand_columns_are_read(tmp_path: Path) -> None:
     names = ",".join(f"f{at}" for at in range(10_000))
     row = "u,1," + ",".join(["0.5"] * 10_000)
     (tmp_path / "log.csv").write_text(f"principal,occurred_at,{names}\n" + f"{row}\n" * 3, "utf-8")
-    (portion,) = format_of(tmp_path / "log.csv").read(tmp_path / "log.csv")
+    (portion,) = format_of(tmp_path / "log.csv").read(tmp_path / "log.csv", LogReader())
     assert portion.batch is not None
     assert portion.batch.features.shape == (3, 10_000)
 

@@ -14,7 +14,7 @@ import pytest
 from detector.contracts.batches import concatenate, take
 from detector.contracts.errors import ConfigurationError
 from detector.contracts.queries import BadRow, QueryBatch
-from detector.sources import format_of
+from detector.sources import LogReader, format_of
 from tests.contracts.batches import assert_same_rows, make_batch, optional_columns, principals_of
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
 
@@ -22,7 +22,7 @@ Read = tuple[list[QueryBatch], list[int], list[BadRow]]
 
 
 def _read(path: Path) -> Read:
-    portions = list(format_of(path).read(path))
+    portions = list(format_of(path).read(path, LogReader()))
     batches = list(concatenate(portion.batch for portion in portions if portion.batch is not None))
     rows = [row for portion in portions for row in portion.rows.tolist()]
     return batches, rows, [bad for portion in portions for bad in portion.bad_rows]
@@ -173,7 +173,7 @@ def test_an_odd_cell_does_not_cost_its_row(
     else:
         path = tmp_path / "log.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    portions = list(format_of(path).read(path))
+    portions = list(format_of(path).read(path, LogReader()))
     assert sum((portion.repaired for portion in portions), Counter()) == repaired
     batches, good, bad = _read(path)
     assert not bad
@@ -214,7 +214,7 @@ def test_a_cell_that_is_no_number_costs_its_row_alone(
 )
 def test_an_optional_cell_of_another_kind_is_left_out(tmp_path: Path, name: str, column: Any) -> None:
     path = write_parquet(tmp_path / "log.parquet", rows_of(make_batch(rows=3)), **{name: pa.array(column)})
-    portions = list(format_of(path).read(path))
+    portions = list(format_of(path).read(path, LogReader()))
     assert sum((portion.repaired for portion in portions), Counter()) == {"column": 1}
     assert _read(path)[1:] == ([0, 1, 2], [])
 

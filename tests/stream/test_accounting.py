@@ -11,7 +11,6 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.codecs.records import decode
 from detector.contracts.findings import Score
@@ -28,6 +27,7 @@ from detector.stream.reporter import Reporter
 from detector.stream.source_records import SourceRecord
 from detector.stream.state_log import Message
 from detector.stream.state_log import decode as decode_record
+from tests.contracts.wire import encode_json_query
 from tests.core.streams import batch, linear_outputs, random, unclipped
 from tests.stream.world import PACKED, TOPICS, World, apply, figures, new_partition, state_of
 

@@ -15,7 +15,6 @@ from detector.runtime.health import Health
 from detector.runtime.metric_defs import EXPOSURE
 from detector.runtime.metrics import new_metrics
 from detector.stream.commit_unit import CommitUnit
-from detector.stream.detector import DetectionResult
 from detector.stream.intake import DecodedRecords
 from detector.stream.reporter import Reporter
 from detector.stream.scores import last_rows
@@ -39,7 +38,7 @@ SEEN = Observation(
 
 def _counted() -> CommitUnit:
     step = CommitUnit((1, 1), "delta", [b""])
-    step.count_batch(DecodedRecords(), DetectionResult(SEEN, Effects(), {}, {}), last_rows(SEEN))
+    step.count_batch(DecodedRecords(), SEEN, Effects(), last_rows(SEEN))
     return step
 
 

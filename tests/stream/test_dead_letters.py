@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs import decode_queries, encode_json_query, encode_packed
+from detector.contracts.codecs import encode_packed
 from detector.contracts.codecs.limits import UNREAD_CONTENT_TYPE
 from detector.contracts.codecs.packed_queries import decode_packed_run, excerpt
 from detector.contracts.codecs.records import LETTER_HEADER, decode
@@ -30,6 +30,7 @@ from detector.stream.source_records import SourceRecord
 from detector.stream.state_log import Message
 from detector.stream.topics import letter_bytes, shapes
 from tests.contracts.batches import make_batch
+from tests.contracts.wire import decode_queries, encode_json_query
 from tests.stream.world import PACKED, TOPICS, World, apply, figures, new_partition
 
 LIMITS = LetterLimits()

@@ -44,7 +44,7 @@ def test_decisions_do_not_depend_on_the_cut(size: int) -> None:
         for start in range(0, ROWS, step):
             piece = cut(thief(ROWS), start, min(start + step, ROWS))
             times = np.arange(1000.0 + start, 1000.0 + start + len(piece), dtype=np.float64)
-            effects = detector.detect(DetectionInput([piece], times)).effects
+            effects = detector.detect(DetectionInput([piece], times))[1]
             decisions += effects.decisions
             audits += effects.audits
         published.append((decisions, audits))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detector.contracts.batches import COLUMNS
-from detector.contracts.codecs import PACKED_CONTENT_TYPE, decode_queries, encode_json_query, encode_packed
+from detector.contracts.codecs import PACKED_CONTENT_TYPE, encode_packed
 from detector.contracts.codecs.json_queries import decode_json_run
 from detector.contracts.codecs.packed_queries import decode_packed_run
 from detector.contracts.errors import InvalidRecord
@@ -25,6 +25,7 @@ from detector.stream.source_records import ORIGIN, SourceRecord
 from detector.stream.state_log import Message
 from tests.contracts.batches import make_batch, optional_columns
 from tests.contracts.malformed import KINDS, malformed
+from tests.contracts.wire import decode_queries, encode_json_query
 
 Row = tuple[Any, ...]
 

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs.json_queries import encode_json_query
 from detector.contracts.codecs.packed_queries import encode_packed
 from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
@@ -22,6 +21,7 @@ from detector.stream.source_records import ORIGIN, SourceRecord
 from detector.stream.state_log import StateRecord
 from detector.stream.state_log import decode as decode_record
 from detector.stream.state_log import encode as encode_record
+from tests.contracts.wire import encode_json_query
 from tests.stream.world import (
     PACKED,
     TOPICS,

@@ -153,8 +153,8 @@ def test_who_only_sends_what_cannot_be_judged_has_a_score_that_says_so() -> None
         Counted(Count("credit", "eve", "refused", 9, 0.0), 10.0, 1),
     ]
     asked = DetectionInput([batch(np.zeros((1, 3)), ["eve"])], np.full(1, 10.0), counts)
-    result = detector.detect(asked)
-    said = ScoreBoard(TOPICS, 0, detector).due(result.observation, last_rows(result.observation), asked)
+    observation, _ = detector.detect(asked)
+    said = ScoreBoard(TOPICS, 0, detector).due(observation, last_rows(observation), asked)
     (score,) = [decode(Score, message.value) for message in said]
     assert (score.principal, score.queries, score.score, score.flagged) == ("eve", 0, None, True)
     assert (score.answered, score.judged, score.repeats) == (39, 0, 0)
@@ -165,7 +165,7 @@ def test_repeats_are_told_apart_from_what_was_judged() -> None:
     detector = Detector(Engine(EngineConfig()), Ledger(Policy()))
     rows = np.random.default_rng(0).random((30, 2))
     asked = DetectionInput([batch(np.concatenate((rows, rows[:10])), ["ana"] * 40)], np.full(40, 10.0))
-    observation = detector.detect(asked).observation
+    observation, _ = detector.detect(asked)
     (message,) = ScoreBoard(TOPICS, 0, detector).due(observation, last_rows(observation), asked)
     score = decode(Score, message.value)
     assert (score.answered, score.judged, score.repeats) == (40, 30, 10)

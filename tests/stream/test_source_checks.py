@@ -42,7 +42,7 @@ def test_partitions_that_are_added_are_said_as_at_the_start(watch: TopicWatch, n
 
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_topic_that_state_depends_on_must_stay_the_one_it_was(watch: TopicWatch, name: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{name} was deleted and made again.*begin anew.*kafka\.prefix"):
+    with pytest.raises(ConfigurationError, match=rf"{name} was deleted and made again.*start again.*kafka\.prefix"):
         watch.check(THERE | {name: replace(THERE[name], identity="another")})
 
 

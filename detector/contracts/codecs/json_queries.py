@@ -6,13 +6,13 @@ be an object of named values, and outputs any form of ``loose.outputs_of``.
 
 from __future__ import annotations
 
-from binascii import Error, a2b_base64, b2a_base64
+from binascii import Error, a2b_base64
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from math import isnan, nan
+from math import nan
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
@@ -44,7 +44,6 @@ from detector.contracts.queries import Count, OutputKind, QueryBatch
 if TYPE_CHECKING:
     import msgspec
     import numpy as np
-    from numpy.typing import NDArray
 else:
     from detector.contracts.lazy import msgspec, np
 
@@ -96,53 +95,6 @@ class _ParsedQuery:
 
     rows: ClassVar[int] = 1
     counts: ClassVar[Sequence[Count]] = ()
-
-
-def encode_json_query(batch: QueryBatch, row: int = 0) -> bytes:
-    """Returns one row of ``batch`` as a record value: vectors in base64, named values as an object."""
-    optional: dict[str, Any] = {name: _entry(getattr(batch, name), row) for name in ("hardness", "leaf", *TEXT_COLUMNS)}
-    if batch.missing is not None and batch.feature_names is None:
-        optional["missing"] = batch.missing[row].tolist()
-    query = JsonQuery(
-        event_id=batch.event_ids[row],
-        principal=batch.principals[int(batch.principal_index[row])],
-        model=batch.model,
-        model_version=batch.model_version,
-        features=_to_base64(batch.features[row]) if batch.feature_names is None else _named_values(batch, row),
-        outputs=_written_outputs(batch, row),
-        output_kind=batch.output_kind,
-        occurred_at=float(batch.occurred_at[row]),
-        specification=None if batch.specification is None else tuple(batch.specification[row].tolist()),
-        **optional,
-    )
-    return msgspec.json.encode(query)
-
-
-def _named_values(batch: QueryBatch, row: int) -> dict[str, float | bool | str | None]:
-    missing = None if batch.missing is None else batch.missing[row].tolist()
-    numbers = batch.features[row].tolist()
-    values = [None if isnan(value) or (missing and missing[at]) else value for at, value in enumerate(numbers)]
-    texts = [] if batch.texts is None else batch.texts[row].tolist()
-    return dict(zip(batch.feature_names or (), [*values, *texts], strict=True))
-
-
-def _written_outputs(batch: QueryBatch, row: int) -> Any:
-    if batch.output_kind == "none":
-        return None
-    if batch.output_names is None:
-        return _to_base64(batch.outputs[row])
-    names = batch.output_names[row].tolist()
-    return names[0] if batch.output_kind == "label" else dict(zip(names, batch.outputs[row].tolist(), strict=True))
-
-
-def _entry(column: Any, row: int) -> Any:
-    if column is None or isinstance(column, list):
-        return column and column[row]
-    return column[row].item()
-
-
-def _to_base64(vector: NDArray[np.float32]) -> str:
-    return b2a_base64(vector.astype("<f4").tobytes(), newline=False).decode("ascii")
 
 
 @cache

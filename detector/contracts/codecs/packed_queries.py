@@ -223,8 +223,8 @@ def _loose(fields: Fields, repaired: Counter[str]) -> PackedQueries:
         model=required_text(fields.get("model"), "model"),
         model_version=required_text(fields.get("model_version"), "model_version"),
         output_kind=kind,
-        dimension=_whole(fields, "dimension"),
-        output_width=_whole(fields, "output_width"),
+        dimension=_whole_number(fields, "dimension"),
+        output_width=_whole_number(fields, "output_width"),
         event_ids=[text or "" for text in _texts(fields, "event_ids")],
         principals=[required_text(text, "a principal") for text in _texts(fields, "principals")],
         counts=_loose_counts(fields.get("counts"), repaired),
@@ -252,7 +252,7 @@ def _texts(fields: Fields, name: str) -> list[str | None]:
     return list(map(text_of, value))
 
 
-def _whole(fields: Fields, name: str) -> int:
+def _whole_number(fields: Fields, name: str) -> int:
     number = whole_of(fields.get(name))
     if number is None:
         raise InvalidRecord("structure", f"{name} is {shown(fields.get(name))}; send a whole number")

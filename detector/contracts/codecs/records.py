@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -107,10 +107,26 @@ def _decoders() -> dict[type[Any], Callable[[bytes], Any]]:
     return {kind: msgspec.json.Decoder(kind).decode for kind in (*SCHEMAS, _Envelope)}
 
 
-def _check_names(**names: str) -> None:
-    for what, name in names.items():
-        if not is_name(name):
-            raise InvalidRecord("identity", f"{what} must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
+def _check(fits: Callable[[Any], bool], reason: str, fault: str, /, **values: Any) -> None:
+    """Raises InvalidRecord with ``reason`` for the first of ``values`` that is not None and does not fit. ``fault``:
+    what is wrong with it, ``{}`` standing for its value."""
+    for what, value in values.items():
+        if value is not None and not fits(value):
+            raise InvalidRecord(reason, f"{what} {fault.format(value)}")
+
+
+_check_names = partial(_check, is_name, "identity", f"must be 1 to {NAME_CHARACTERS} plain characters and not '*'")
+_check_labels = partial(
+    _check,
+    lambda label: is_plain(label, NAME_CHARACTERS),
+    "attribute",
+    f"must be at most {NAME_CHARACTERS} plain characters",
+)
+_check_times = partial(_check, is_time, "time", "is {}; write seconds (not milliseconds) since 1970")
+_check_finite = partial(_check, isfinite, "non-finite", "is {}; leave out what is not known")
+_check_shares = partial(_check, lambda share: 0 <= share <= 1, "value", "is {}; it must be from 0 to 1")
+_check_counts = partial(_check, lambda number: number >= 0, "value", "is {}; it must be at least 0")
+_check_ranks = partial(_check, lambda number: number >= 1, "value", "is {}; it must be at least 1")
 
 
 def _check_texts(**texts: str | None) -> None:
@@ -119,45 +135,15 @@ def _check_texts(**texts: str | None) -> None:
             raise InvalidRecord("too-large", f"{what} has {len(text)} characters; write at most {TEXT_CHARACTERS}")
 
 
-def _check_labels(**labels: str | None) -> None:
-    for what, label in labels.items():
-        if label is not None and not is_plain(label, NAME_CHARACTERS):
-            raise InvalidRecord("attribute", f"{what} must be at most {NAME_CHARACTERS} plain characters")
-
-
-def _check_times(**times: float) -> None:
-    for what, seconds in times.items():
-        if not is_time(seconds):
-            raise InvalidRecord("time", f"{what} is {seconds}; write seconds (not milliseconds) since 1970")
-
-
-def _check_finite(numbers: Iterable[tuple[str, float | None]]) -> None:
-    for what, number in numbers:
-        if number is not None and not isfinite(number):
-            raise InvalidRecord("non-finite", f"{what} is {number}; leave out what is not known")
-
-
-def _check_shares(**shares: float) -> None:
-    for what, share in shares.items():
-        if not 0 <= share <= 1:
-            raise InvalidRecord("value", f"{what} is {share}; it must be from 0 to 1")
-
-
-def _check_least(least: int, **numbers: int | None) -> None:
-    for what, number in numbers.items():
-        if number is not None and number < least:
-            raise InvalidRecord("value", f"{what} is {number}; it must be at least {least}")
-
-
 def _check_alert(alert: Alert) -> None:
     _check_names(id=alert.id, model=alert.model, model_version=alert.model_version, principal=alert.principal)
     _check_names(signal=alert.signal, configuration=alert.configuration)
     _check_labels(profile=alert.profile, technique=alert.technique)
     _check_labels(suppressed_by=alert.suppressed_by, released_by=alert.released_by)
     _check_times(occurred_at=alert.occurred_at)
-    _check_least(0, episode=alert.episode, query_index=alert.query_index)
-    _check_least(1, revision=alert.revision)
-    _check_finite([("score", alert.score), ("threshold", alert.threshold)])
+    _check_counts(episode=alert.episode, query_index=alert.query_index)
+    _check_ranks(revision=alert.revision)
+    _check_finite(score=alert.score, threshold=alert.threshold)
     _check_evidence(alert.evidence)
 
 
@@ -165,7 +151,7 @@ def _check_evidence(evidence: Iterable[Evidence]) -> None:
     for item in evidence:
         _check_names(evidence_name=item.name)
         _check_labels(evidence_unit=item.unit)
-        _check_finite([("evidence value", item.value), ("evidence threshold", item.threshold)])
+        _check_finite(**{"evidence value": item.value, "evidence threshold": item.threshold})
 
 
 def _check_group(group: GroupAlert) -> None:
@@ -173,16 +159,16 @@ def _check_group(group: GroupAlert) -> None:
     _check_names(configuration=group.configuration, profile=group.profile)
     _check_labels(technique=group.technique, dismissed_by=group.dismissed_by)
     _check_times(occurred_at=group.occurred_at)
-    _check_least(1, revision=group.revision)
-    _check_least(len(group.members), size=group.size)
-    _check_finite([("score", group.score)])
+    _check_ranks(revision=group.revision)
+    _check(len(group.members).__le__, "value", f"is {{}}; it must be at least {len(group.members)}", size=group.size)
+    _check_finite(score=group.score)
     _check_shares(chance=group.chance)
     if len(group.members) > MEMBERS_SHOWN:
         raise InvalidRecord("too-large", f"a group names {len(group.members)} members; write {MEMBERS_SHOWN} at most")
     for member in group.members:
         _check_names(member=member.principal)
         _check_shares(rarity=member.rarity)
-        _check_least(1, queries=member.queries)
+        _check_ranks(queries=member.queries)
     _check_evidence(group.evidence)
 
 
@@ -193,7 +179,7 @@ def _check_decision(decision: Decision) -> None:
     elif decision.action.name != "none" or decision.action.graded is not None:
         raise InvalidRecord("action", "a decision about everyone can only be 'none', which switches enforcement off")
     _check_action(decision.action)
-    _check_least(0, fence=decision.epoch[0], sequence=decision.epoch[1])
+    _check_counts(fence=decision.epoch[0], sequence=decision.epoch[1])
     _check_times(issued_at=decision.issued_at, expires_at=decision.expires_at)
     for cause in decision.causes:
         _check_names(cause_id=cause.id, cause_origin=cause.origin)
@@ -265,7 +251,7 @@ def _check_membership(command: Command) -> None:
         raise InvalidRecord("identity", f"the issuer of {command.kind} is its group, {GROUP_ORIGIN}ID")
     if command.model_version is not None:
         _check_names(model_version=command.model_version)
-    _check_least(1, group_size=command.group_size)
+    _check_ranks(group_size=command.group_size)
     _check_bare(command)
 
 
@@ -281,36 +267,37 @@ def _check_audit(audit: Audit) -> None:
     _check_texts(summary=audit.summary)
     _check_times(occurred_at=audit.occurred_at)
     _check_texts(**{key: value for key, value in audit.detail.items() if isinstance(value, str)})
-    _check_finite((key, value) for key, value in audit.detail.items() if not isinstance(value, str))
+    _check_finite(**{key: value for key, value in audit.detail.items() if not isinstance(value, str)})
 
 
 def _check_score(score: Score) -> None:
     _check_names(model=score.model, model_version=score.model_version, principal=score.principal)
     _check_times(occurred_at=score.occurred_at)
-    _check_least(0, queries=score.queries, answered=score.answered, judged=score.judged, repeats=score.repeats)
-    _check_least(0, unjudged=min(score.unjudged.values(), default=0), dropped=min(score.dropped.values(), default=0))
-    _check_finite([("score", score.score), *score.signals.items()])
+    _check_counts(queries=score.queries, answered=score.answered, judged=score.judged, repeats=score.repeats)
+    _check_counts(unjudged=min(score.unjudged.values(), default=0), dropped=min(score.dropped.values(), default=0))
+    _check_finite(score=score.score)
+    _check_finite(**score.signals)
 
 
 def _check_gate_report(report: GateReport) -> None:
     _check_names(gate=report.gate, version=report.version)
     _check_times(started_at=report.started_at, occurred_at=report.occurred_at)
     seconds = {"report_seconds": report.report_seconds, "max_stale_seconds": report.max_stale_seconds}
-    _check_finite([*seconds.items(), ("stale_seconds", report.stale_seconds)])
+    _check_finite(**seconds, stale_seconds=report.stale_seconds)
     if min(seconds.values()) <= 0:
         raise InvalidRecord("value", "report_seconds and max_stale_seconds must be above 0")
-    _check_least(0, known=report.known)
+    _check_counts(known=report.known)
     for totals in (report.counts, report.responses):
         for name, total in totals.items():
             _check_names(outcome=name)
-            _check_least(0, total=total)
+            _check_counts(total=total)
     _check_names(**{f"model {at}": name for at, name in enumerate(report.when_stale) if name != EVERYONE})
 
 
 def _check_dead_letter(letter: DeadLetter) -> None:
     _check_names(topic=letter.topic, reason=letter.reason)
-    _check_least(0, partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
-    _check_least(0, **{f"rows[{at}]": row for at, row in enumerate(letter.rows)})
+    _check_counts(partition=letter.partition, offset=letter.offset, row=letter.row, size=letter.size)
+    _check_counts(**{f"rows[{at}]": row for at, row in enumerate(letter.rows)})
     _check_labels(digest=letter.digest)
 
 

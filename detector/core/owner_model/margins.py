@@ -163,9 +163,9 @@ class Margins:
             )
         inside = np.empty(len(features), bool)
         for half, other in ((_EVEN, _ODD), (_ODD, _EVEN)):
-            told, asked = (None if probabilities is None else probabilities[rows] for rows in (half, other))
-            fitted = _fitted(model, features[half], told, np.nan)
-            inside[other] = fitted.close(model, features[other], asked).inside
+            of_half, of_other = (None if probabilities is None else probabilities[rows] for rows in (half, other))
+            fitted = _fitted(model, features[half], of_half, np.nan)
+            inside[other] = fitted.close(model, features[other], of_other).inside
         rate = np.clip((inside.sum() + 0.5) / (len(inside) + 1), 0.005, 0.3)
         return _fitted(model, features, probabilities, float(rate))
 
@@ -209,8 +209,8 @@ def _fitted(model: OwnerModel | None, features: Rows, probabilities: Rows | None
         return Margins(model.paths.starts, model.paths.feature, low, high, empty, np.nan, rate)
     if isinstance(model, Linear):
         side, distance = model.distances(features)
-        own = [distance[side == at] for at in range(model.sides)]
-        distances = np.array([np.quantile(each, LOW) if len(each) else 0.0 for each in own])
+        by_side = [distance[side == at] for at in range(model.sides)]
+        distances = np.array([np.quantile(values, LOW) if len(values) else 0.0 for values in by_side])
         return Margins(none, none, empty, empty, distances, np.nan, rate)
     low_margin = float(np.nanquantile(_lead(model, features, probabilities), LOW))
     return Margins(none, none, empty, empty, empty, low_margin, rate)

@@ -159,18 +159,18 @@ class Tree:
     def paths(self) -> Paths:
         """The bounds of every leaf."""
         boxes: list[dict[int, tuple[float, float]]] = [{} for _ in self.feature]
-        for at, (asked, threshold) in enumerate(zip(self.feature.tolist(), self.threshold.tolist(), strict=True)):
-            if asked != LEAF:
-                low, high = boxes[at].get(asked, (-np.inf, np.inf))
+        for at, (feature, threshold) in enumerate(zip(self.feature.tolist(), self.threshold.tolist(), strict=True)):
+            if feature != LEAF:
+                low, high = boxes[at].get(feature, (-np.inf, np.inf))
                 left, right = self.children[at].tolist()
-                boxes[left] = boxes[at] | {asked: (low, min(high, threshold))}
-                boxes[right] = boxes[at] | {asked: (max(low, threshold), high)}
+                boxes[left] = boxes[at] | {feature: (low, min(high, threshold))}
+                boxes[right] = boxes[at] | {feature: (max(low, threshold), high)}
                 boxes[at] = {}
-        own = [boxes[at] for at in np.flatnonzero(self.feature == LEAF).tolist()]
-        starts = np.cumsum([0, *map(len, own)])
-        bounds = np.array([bound for box in own for bound in box.values()], np.float64).reshape(-1, 2)
-        asked_for = np.array([feature for box in own for feature in box], np.int64)
-        return Paths(starts, asked_for, bounds[:, 0], bounds[:, 1])
+        of_leaves = [boxes[at] for at in np.flatnonzero(self.feature == LEAF).tolist()]
+        starts = np.cumsum([0, *map(len, of_leaves)])
+        bounds = np.array([bound for box in of_leaves for bound in box.values()], np.float64).reshape(-1, 2)
+        features = np.array([feature for box in of_leaves for feature in box], np.int64)
+        return Paths(starts, features, bounds[:, 0], bounds[:, 1])
 
     @cached_property
     def _nodes(self) -> tuple[NDArray[np.int32], Floats, NDArray[np.int32], Array]:
@@ -382,8 +382,8 @@ def _features(listed: list[_JsonFeature]) -> Features:
 def _tree(nodes: list[_JsonNode], features: Features) -> Tree:
     for at, node in enumerate(nodes):
         split = (node.feature, node.threshold, node.left, node.right)
-        whole = None not in split if node.value is None else split == (None, None, None, None)
-        require(whole, f"nodes[{at}]", "must have either a value or all of feature, threshold, left and right")
+        complete = None not in split if node.value is None else split == (None, None, None, None)
+        require(complete, f"nodes[{at}]", "must have either a value or all of feature, threshold, left and right")
     leaves = [(at, node.value) for at, node in enumerate(nodes) if node.value is not None]
     for at, value in leaves:
         good = len(value) == len(leaves[0][1]) >= 1

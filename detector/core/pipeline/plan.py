@@ -236,8 +236,8 @@ class Planner:
         batch, pools, rows = self._batch, self._state.pools, segment.rows[at]
         position, slot, _ = positions(segment.slot[at], len(segment.slots))
         slots = segment.slots[position]
-        own = pools.find_or_add(slots[slot], batch.label[rows])
-        used, pool_slot, pool = pools.grouped(own, slot, len(slots))
+        found = pools.find_or_add(slots[slot], batch.label[rows])
+        used, pool_slot, pool = pools.grouped(found, slot, len(slots))
         space = int(batch.space[rows[0]])
         model, version, _ = batch.spaces[space]
         step = StepRows(
@@ -327,14 +327,14 @@ class Planner:
             self.names.append(name)
 
     def _begin_anew(self, rows: Array, votes: dict[int, Vote]) -> None:
-        held, dimensions = self._state.principals.slots["dimension"], {}
+        known, dimensions = self._state.principals.slots["dimension"], {}
         for at, vote in votes.items():
-            if held[self.slots[at]] != vote.dimension:
+            if known[self.slots[at]] != vote.dimension:
                 dimensions[int(self.slots[at])] = vote.dimension
         if len(self._outdated):
             judged = np.isin(self._outdated, self._batch.key[rows])
-            own = self._outdated[judged]
-            dimensions.update(zip(self.slots[own].tolist(), self._fixed[own].tolist(), strict=True))
+            outdated = self._outdated[judged]
+            dimensions.update(zip(self.slots[outdated].tolist(), self._fixed[outdated].tolist(), strict=True))
             self._outdated = self._outdated[~judged]
         if dimensions:
             self._state.begin_anew(np.array(list(dimensions)), np.array(list(dimensions.values())))
@@ -351,8 +351,8 @@ class Planner:
             if slot >= 0
         }
         for row in np.flatnonzero(free & np.isin(key, contested)).tolist():
-            own, dimension = int(key[row]), int(batch.dimension[start + row])
-            vote = votes.setdefault(own, Vote(dimension, 0, 0))
+            at_key, dimension = int(key[row]), int(batch.dimension[start + row])
+            vote = votes.setdefault(at_key, Vote(dimension, 0, 0))
             judged = vote.count(dimension, may_change=row == 0)
             if judged is None:
                 return row, votes
@@ -373,20 +373,20 @@ class Planner:
         """Returns how many of ``newcomers`` precede the first one that finds no free slot in its shard."""
         if not len(newcomers):
             return 0
-        shard = self._batch.shard_of_key[newcomers]
-        room = np.array([self._state.config.limits.principals - len(own) for own in self._shards])
-        rank = np.arange(len(newcomers)) - np.searchsorted(shard, shard)
-        without = np.flatnonzero(rank >= room[shard])
+        home = self._batch.shard_of_key[newcomers]
+        room = np.array([self._state.config.limits.principals - len(shard) for shard in self._shards])
+        rank = np.arange(len(newcomers)) - np.searchsorted(home, home)
+        without = np.flatnonzero(rank >= room[home])
         return int(without[0]) if len(without) else len(newcomers)
 
     def _expected(self, start: int) -> Array:
         """Returns the dimension that each key's rows must have: that of the setting or profile, else of the slot, else
         of the first row."""
-        own = self._state.principals.slots["dimension"][self.slots]
+        dimensions = self._state.principals.slots["dimension"][self.slots]
         known = self.slots >= 0
         if not known.all():
             key, dimension = self._batch.key[start:], self._batch.dimension[start:]
             first = np.zeros(len(self._batch.keys), dtype=np.int32)
             first[key[::-1]] = dimension[::-1]
-            own = np.where(known, own, first)
-        return np.where(self._fixed > 0, self._fixed, own)
+            dimensions = np.where(known, dimensions, first)
+        return np.where(self._fixed > 0, self._fixed, dimensions)

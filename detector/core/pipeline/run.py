@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Finding, severity_of
 from detector.contracts.queries import BadRow, QueryBatch
+from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import NearestOwn
 from detector.core.pipeline.plan import FlatBatch, Planner, Segment
-from detector.core.pipeline.profiled import ProfiledRows
 from detector.core.pipeline.store import Record, ShardLog, State, Step, divide
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array, Sections
@@ -26,6 +26,70 @@ DECIDING = ("suspicion",)
 
 Rise = tuple[int, int, int, Finding]
 """The start of an alarm: row of the batch, number of the signal, slot, and the finding if the latch is not set yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledRows:
+    """Rows of a micro-batch that the profile of ``model`` and ``model_version`` judged, n in stream order: what the
+    engine computed on the way to its verdicts, for those who judge the same rows further.
+
+    ``row`` int64 (n,): their positions in the micro-batch. ``number`` int64 (n,): how many queries, repeats left out,
+    the principal had sent before. ``repeats`` bool (n,). ``label`` int64 (n,): the predicted class. ``features``
+    float32 (n, d), scaled, ``points`` float32 (n, k) and ``residual`` float64 (n,), their projection, and ``cells``
+    int64 (n, 4), the nearest rows of the profile's reference, nearest first (``Neighbours``).
+    """
+
+    model: str
+    model_version: str
+    row: Array
+    number: Array
+    repeats: NDArray[np.bool_]
+    label: Array
+    features: NDArray[np.float32]
+    points: NDArray[np.float32]
+    residual: NDArray[np.float64]
+    cells: Array
+
+    @classmethod
+    def of(cls, rows: StepRows, views: Views, where: Array, sent: Array) -> ProfiledRows:
+        """Returns the rows of one step, which are at ``where`` int64 (n,) in the batch. ``sent`` int64 (s,): how many
+        queries, repeats left out, each of their slots had sent before."""
+        number, projection = np.empty(len(where), np.int64), views.projection
+        _number(rows.slot, views.repeats, sent.copy(), number)
+        return cls(
+            rows.model,
+            rows.model_version,
+            where,
+            number,
+            views.repeats,
+            rows.pool_label[rows.pool],
+            rows.features,
+            projection.points,
+            projection.residual,
+            views.neighbours.cells,
+        )
+
+    def divided(self, edges: Sequence[int]) -> list[ProfiledRows]:
+        """Returns the rows from each of ``edges`` to the next, which may be none, counted from there."""
+        bounds = np.searchsorted(self.row, edges).tolist()
+        return [
+            self._between(start, end, edge)
+            for edge, start, end in zip(edges[:-1], bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def _between(self, start: int, end: int, edge: int) -> ProfiledRows:
+        part = slice(start, end)
+        return replace(
+            self,
+            row=self.row[part] - edge,
+            number=self.number[part],
+            repeats=self.repeats[part],
+            label=self.label[part],
+            features=self.features[part],
+            points=self.points[part],
+            residual=self.residual[part],
+            cells=self.cells[part],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +128,9 @@ class MicroBatchRun:
     def __init__(self, state: State, shards: Sequence[Shard], batches: Sequence[Sequence[QueryBatch]]) -> None:
         self._state = state
         self._shards = shards
-        self._profiles = {(own.model, own.model_version): own.hash for own in state.config.profiles}
-        self._crowded = {(own.model, own.model_version) for own in state.config.judging if own.crowd is not None}
+        self._profiles = {(profile.model, profile.model_version): profile.hash for profile in state.config.profiles}
+        crowded = [profile for profile in state.config.judging if profile.crowd is not None]
+        self._crowded = {(profile.model, profile.model_version) for profile in crowded}
         self._batch = FlatBatch(batches, state.matcher)
         self._logs = [ShardLog(state) for _ in shards]
         self._planner = Planner(self._batch, state, shards, self._logs)
@@ -123,20 +188,20 @@ class MicroBatchRun:
         counters = self._state.principals.slots
         sent = counters["queries"][rows.slots] - counters["repeats"][rows.slots]
         profiled = ProfiledRows.of(rows, views, where, sent)
-        for own, part in zip(self._profiled, profiled.divided(self._batch.edges), strict=True):
+        for of_shard, part in zip(self._profiled, profiled.divided(self._batch.edges), strict=True):
             if len(part.row):
-                own.append(part)
+                of_shard.append(part)
 
-    def _record(self, rows: StepRows, position: Array, own: NearestOwn) -> Record:
+    def _record(self, rows: StepRows, position: Array, nearest: NearestOwn) -> Record:
         """Returns the change of the engine's own state: blocks, pools, and the rows that joined growing sets."""
-        joined = np.flatnonzero(own.joined)
+        joined = np.flatnonzero(nearest.joined)
         record: Record = {
             "slots": position.astype(np.int32),
             "block": self._state.principals.slots["block"][rows.slots],
             "pool_slot": rows.pool_slot.astype(np.int32),
             "pool_label": rows.pool_label,
             "row_pool": rows.pool[joined].astype(np.int32),
-            "row_block": own.block[joined],
+            "row_block": nearest.block[joined],
             "row_vector": rows.features[joined],
         }
         return record | ({"row_note": rows.answer[joined]} if self._state.history.noted else {})
@@ -177,12 +242,12 @@ class MicroBatchRun:
         account, latch = principals.slots["account"][segment.slots], principals.accounts["latch"]
         flagged = alarms != 0 if unlatched else (latch[account] != 0)[segment.slot]
         for row, number, slot, finding in sorted(rises, key=lambda rise: rise[:2]):
-            own, bit = principals.slots["account"][slot], 1 << number
+            suspect, bit = principals.slots["account"][slot], 1 << number
             if not unlatched:
-                if latch[own] & bit:
+                if latch[suspect] & bit:
                     continue
-                latch[own] |= bit
-                flagged |= (account[segment.slot] == own) & (segment.rows >= row)
+                latch[suspect] |= bit
+                flagged |= (account[segment.slot] == suspect) & (segment.rows >= row)
             self._findings[self._batch.shard[row]].append(finding)
         self._flagged[segment.rows] = flagged
         after: Array = latch[account]
@@ -194,9 +259,9 @@ class MicroBatchRun:
         """Updates the counters of the segment's slots and shards."""
         columns, slots = self._state.principals.slots, segment.slots
         counters: Record = {name: columns[name][slots] for name in ("votes", "flips", "active", "score")}
-        shard = self._batch.shard[segment.rows]
-        first_rows = np.searchsorted(shard, np.arange(len(self._batch.edges)))
-        number = np.array([own.queries for own in self._shards])[shard] + np.arange(len(shard)) - first_rows[shard]
+        home = self._batch.shard[segment.rows]
+        first_rows = np.searchsorted(home, np.arange(len(self._batch.edges)))
+        number = np.array([shard.queries for shard in self._shards])[home] + np.arange(len(home)) - first_rows[home]
         counters["active"][segment.slot], counters["score"][segment.slot] = number, self._score[segment.rows]
         count = np.bincount(segment.slot, minlength=len(slots))
         repeats = np.bincount(segment.slot[self._repeats[segment.rows]], minlength=len(slots))
@@ -206,8 +271,8 @@ class MicroBatchRun:
         for at, vote in segment.votes.items():
             counters["votes"][at], counters["flips"][at] = vote.votes, vote.flips
         self._state.set_counters(slots, counters | {"latch": latch, "signals": self._state.signal_names})
-        for own, taken in zip(self._shards, np.diff(first_rows).tolist(), strict=True):
-            own.queries += taken
+        for shard, judged in zip(self._shards, np.diff(first_rows).tolist(), strict=True):
+            shard.queries += judged
 
     def _log(self, segment: Segment, steps: Sequence[Sequence[Step]]) -> None:
         """Adds to each shard's log the changes of the steps, and the counters of all its slots."""
@@ -243,3 +308,11 @@ class MicroBatchRun:
             return names[first:last], self._batch.key[rows] - first
         used, key_index = np.unique(self._name[rows], return_inverse=True)
         return [names[name] for name in used.tolist()], key_index.astype(np.int32)
+
+
+@compiled
+def _number(slot: Array, repeats: NDArray[np.bool_], sent: Array, number: Array) -> None:
+    """Row after row, fills ``number`` (n,) with what its slot has ``sent`` (s,), and counts it."""
+    for row in range(len(slot)):
+        number[row] = sent[slot[row]]
+        sent[slot[row]] += not repeats[row]

@@ -48,7 +48,9 @@ class State:
         self.principals = Principals()
         self.pools = Pools(self.principals.slots)
         self.history = History(self.principals.slots, self.pools, config.block_rows, noted=bool(config.judging))
-        self._references = {(own.model, own.model_version): ReferenceIndex(own.reference) for own in config.judging}
+        self._references = {
+            (profile.model, profile.model_version): ReferenceIndex(profile.reference) for profile in config.judging
+        }
         self._published = next((signal for signal in self.signals if isinstance(signal, PublishedPrada)), None)
 
     @property
@@ -100,14 +102,14 @@ class State:
             return
         slots = self.slots_for(shard, _keys(segment), segment["dimension"])
         for number, step in enumerate(segment["steps"]):
-            own = slots[step["slots"]]
-            pools = self.pools.find_or_add(own[step["pool_slot"]], step["pool_label"])
-            self.history.advance(own, step["block"])
+            step_slots = slots[step["slots"]]
+            pools = self.pools.find_or_add(step_slots[step["pool_slot"]], step["pool_label"])
+            self.history.advance(step_slots, step["block"])
             pool = step["row_pool"]
             # Up to the second format no step held a border between blocks.
             block = step["row_block"] if "row_block" in step else step["block"][step["pool_slot"]][pool]
             self.history.append(_history_rows(pools[pool], block, step["row_vector"], step.get("row_note")))
-            self._apply(own, pools, {name: steps[number] for name, steps in deltas.items()})
+            self._apply(step_slots, pools, {name: steps[number] for name, steps in deltas.items()})
         self.set_counters(slots, segment)
         shard.queries = max(shard.queries, int(segment["total"]))
 
@@ -158,21 +160,21 @@ class State:
         self.principals.slots["block"][slots] = record["block"]
         pools = self.pools.find_or_add(slots[record["pool_slot"]], record["pool_label"])
         for part in record["history"]:
-            own = pools[part["pool"]]
-            self.history.append(_history_rows(own, part["block"], part["vectors"], part.get("notes")))
+            part_pools = pools[part["pool"]]
+            self.history.append(_history_rows(part_pools, part["block"], part["vectors"], part.get("notes")))
         self._apply(slots, pools, states)
 
     def with_thresholds(self, deltas: dict[str, Delta], pools: Array) -> dict[str, Delta]:
         """Returns ``deltas`` by signal, with the thresholds of the growing sets of ``pools`` in their section."""
         if THRESHOLDS in deltas:
-            own = deltas[THRESHOLDS]
-            deltas[THRESHOLDS] = Delta(own.slots, self.history.thresholds_of(pools), own.events)
+            logged = deltas[THRESHOLDS]
+            deltas[THRESHOLDS] = Delta(logged.slots, self.history.thresholds_of(pools), logged.events)
         return deltas
 
     def packed(self, record: Any, bodies: Mapping[str, Any]) -> Sections:
         """Returns the sections of the engine's own ``record`` and of the signals' ``bodies``."""
-        own = {signal.name: (signal.version, pack(bodies[signal.name])) for signal in self.signals}
-        return {ENGINE: (VERSION, pack(record)), **own}
+        sections = {signal.name: (signal.version, pack(bodies[signal.name])) for signal in self.signals}
+        return {ENGINE: (VERSION, pack(record)), **sections}
 
     @property
     def nbytes(self) -> int:
@@ -184,8 +186,8 @@ class State:
         pools = self.pools.of_slots(slots)
         dimension = int(self.principals.slots["dimension"][slot])
         per_row, rows = self.history.row_bytes(dimension), self.history.rows_held(pools)
-        own = sum(signal.nbytes(slots, pools) for signal in self.signals)
-        return 500 + 282 * len(pools) + rows * per_row + own
+        signals = sum(signal.nbytes(slots, pools) for signal in self.signals)
+        return 500 + 282 * len(pools) + rows * per_row + signals
 
     def _apply(self, slots: Array, pools: Array, records: Mapping[str, Record]) -> None:
         """Applies logged changes, or dumps, by signal."""
@@ -210,18 +212,18 @@ class State:
             return latch
         moved = latch & _UNKNOWN_SIGNAL
         for bit, name in enumerate(names):
-            own = 1 << self.signal_names.index(name) if name in self.signal_names else _UNKNOWN_SIGNAL
-            moved = moved | np.where(latch & (1 << bit), own, 0)
+            here = 1 << self.signal_names.index(name) if name in self.signal_names else _UNKNOWN_SIGNAL
+            moved = moved | np.where(latch & (1 << bit), here, 0)
         return moved
 
     def _dump_history(self, slots: Array, pools: Array, owner: Array) -> list[Record]:
         dimensions = self.principals.slots["dimension"][slots][owner]
         parts = []
         for dimension in np.unique(dimensions).tolist():
-            own = np.flatnonzero(dimensions == dimension)
-            rows = self.history.rows_of(dimension, pools[own])
+            chosen = np.flatnonzero(dimensions == dimension)
+            rows = self.history.rows_of(dimension, pools[chosen])
             position = np.full(self.pools.columns.count, -1, np.int64)
-            position[pools[own]] = own
+            position[pools[chosen]] = chosen
             part = {"pool": position[rows.pool], "block": rows.block, "vectors": rows.vectors}
             parts.append(part | ({"notes": rows.notes} if self.history.noted else {}))
         return parts
@@ -249,8 +251,8 @@ class ShardLog:
     def add(self, steps: Sequence[Step], counters: Record) -> None:
         """Adds a segment, after what was evicted before it."""
         self._segments.append({"evicted": self.evicted, "steps": [step for step, _ in steps], **counters})
-        for name, own in self._deltas.items():
-            own.append([deltas[name].to_record() for _, deltas in steps])
+        for name, logged in self._deltas.items():
+            logged.append([deltas[name].to_record() for _, deltas in steps])
         self.evicted = []
 
     def sections(self) -> Sections:
@@ -282,7 +284,7 @@ def divide(step: Step, edges: Sequence[int]) -> list[Step]:
             "row_pool": record["row_pool"][row] - pool.start,
         }
         part |= {name: record[name][row] for name in ("row_block", "row_vector", "row_note") if name in record}
-        divided.append((part, {name: own[at] for name, own in parts.items()}))
+        divided.append((part, {name: divisions[at] for name, divisions in parts.items()}))
     return divided
 
 

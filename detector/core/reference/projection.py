@@ -118,8 +118,8 @@ def _project(rows: Rows, centre: Floats, directions: Matrix, along: Matrix, norm
     """Adds to ``along`` (n, k) the products of ``rows`` (n, d), less their ``centre``, with ``directions`` (d, k), and
     to ``norms`` (n,) their squared norms. Eight features at a time, as most of the time goes into reading sums."""
     count, dimension = rows.shape
-    whole = dimension - dimension % 8
-    for at in range(0, whole, 8):
+    tail = dimension - dimension % 8
+    for at in range(0, tail, 8):
         for row in range(count):
             a, b = rows[row, at] - centre[at], rows[row, at + 1] - centre[at + 1]
             c, d = rows[row, at + 2] - centre[at + 2], rows[row, at + 3] - centre[at + 3]
@@ -131,7 +131,7 @@ def _project(rows: Rows, centre: Floats, directions: Matrix, along: Matrix, norm
                 sums = sums + c * directions[at + 2, lane] + d * directions[at + 3, lane]
                 sums = sums + e * directions[at + 4, lane] + f * directions[at + 5, lane]
                 along[row, lane] = sums + g * directions[at + 6, lane] + h * directions[at + 7, lane]
-    for at in range(whole, dimension):
+    for at in range(tail, dimension):
         for row in range(count):
             a = rows[row, at] - centre[at]
             norms[row] += a * a
@@ -175,10 +175,10 @@ class NearestRows:
 
     def __init__(self, points: Rows, residual: Floats) -> None:
         count, blocks = len(points), -(-len(points) // _BLOCK)
-        self._own = _padded(points, residual)
-        rows = np.zeros((blocks * _BLOCK, self._own.shape[1]))
-        squares = np.einsum("ij,ij->i", self._own, self._own)
-        rows[:count, :-1], rows[:count, -1] = self._own[:, :-1], squares * (1 - 3 * _share(rows.shape[1]))
+        self._rows = _padded(points, residual)
+        rows = np.zeros((blocks * _BLOCK, self._rows.shape[1]))
+        squares = np.einsum("ij,ij->i", self._rows, self._rows)
+        rows[:count, :-1], rows[:count, -1] = self._rows[:, :-1], squares * (1 - 3 * _share(rows.shape[1]))
         rows[count:, -1] = np.inf
         by_axis = rows.reshape(blocks, _BLOCK, -1).transpose(0, 2, 1)
         self._columns = np.ascontiguousarray(by_axis, np.float32)
@@ -190,8 +190,8 @@ class NearestRows:
         Exact except among rows at the same distance to six digits, of which the first is taken. A row within ``same``
         of the query is not counted, and comes last.
         """
-        distance, found = np.empty(len(points)), np.empty((len(points), min(count, len(self._own))), np.int64)
-        _search(_padded(points, residual).astype(np.float32), self._columns, self._own, same, distance, found)
+        distance, found = np.empty(len(points)), np.empty((len(points), min(count, len(self._rows))), np.int64)
+        _search(_padded(points, residual).astype(np.float32), self._columns, self._rows, same, distance, found)
         return distance, found
 
 
@@ -213,8 +213,9 @@ class _Best(NamedTuple):
 
 
 @compiled
-def _search(queries: Rows, columns: Rows, own: Floats, same: float, distance: Floats, found: Array) -> None:
-    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows ``own``
+def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distance: Floats, found: Array) -> None:
+    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows
+    ``reference``
     (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their squared lengths,
     residuals included, less a share for rounding, infinite where there is no row."""
     near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
@@ -225,13 +226,13 @@ def _search(queries: Rows, columns: Rows, own: Floats, same: float, distance: Fl
         np.empty(CANDIDATES, np.int64),
         np.empty(_LANES, np.float32),
     )
-    count = min(CANDIDATES, len(own))
+    count = min(CANDIDATES, len(reference))
     for start in range(0, len(queries), _TILE):
         end = min(start + _TILE, len(queries))
         _approach(np.float32(2) * queries[start:end], columns, near)
         for row in range(start, end):
-            _choose(queries[row], own, lanes, row - start, best)
-            _rank(np.float64(queries[row, -1]), own, same, count, best)
+            _choose(queries[row], reference, lanes, row - start, best)
+            _rank(np.float64(queries[row, -1]), reference, same, count, best)
             distance[row] = best.gaps[0] if best.gaps[0] < np.inf else 0.0
             for at in range(found.shape[1]):
                 found[row, at] = best.chosen[at]
@@ -265,18 +266,18 @@ def _share(width: int) -> float:
 
 
 @compiled
-def _choose(queries: Rows, own: Floats, near: Rows, at: int, best: _Best) -> None:
-    """Fills ``best`` with the rows of ``own`` (m, k + 1) nearest to ``queries`` (k + 1,). Their approximate squared
-    distances are those ``at`` a place of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in single
-    precision, the first are taken."""
+def _choose(queries: Rows, reference: Floats, near: Rows, at: int, best: _Best) -> None:
+    """Fills ``best`` with the rows of ``reference`` (m, k + 1) nearest to ``queries`` (k + 1,). Their approximate
+    squared distances are those ``at`` a position of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in
+    single precision, the first are taken."""
     best.keys[:], best.gaps[:], best.chosen[:] = np.inf, np.inf, 0
     bound = _reach(queries, _fourth(near, at, best.least))
     for lane in range(_LANES):
         if best.least[lane] > bound:
             continue
-        for row in range(lane, len(own), _LANES):
+        for row in range(lane, len(reference), _LANES):
             if near[row // _BLOCK, at, row % _BLOCK // _LANES, lane] <= bound:
-                gap, off = _gap(queries, own[row]), own[row, -1]
+                gap, off = _gap(queries, reference[row]), reference[row, -1]
                 _insert(np.float32(gap + off * off), gap, row, best)
 
 
@@ -305,27 +306,27 @@ def _fourth(near: Rows, at: int, least: Rows) -> float:
     least[:] = np.inf
     for block in range(len(near)):
         for lane in range(lanes):
-            one = min(near[block, at, 0, lane], near[block, at, 1, lane])
-            two = min(near[block, at, 2, lane], near[block, at, 3, lane])
-            least[lane] = min(least[lane], min(one, two))  # noqa: PLW3301 (three are not vectorised)
-    one = two = three = four = np.float32(np.inf)
+            first = min(near[block, at, 0, lane], near[block, at, 1, lane])
+            second = min(near[block, at, 2, lane], near[block, at, 3, lane])
+            least[lane] = min(least[lane], min(first, second))  # noqa: PLW3301 (three are not vectorised)
+    first = second = third = fourth = np.float32(np.inf)
     for lane in range(lanes):
-        four = min(four, least[lane])
-        if four < three:
-            three, four = four, three
-        if three < two:
-            two, three = three, two
-        if two < one:
-            one, two = two, one
-    return float(four)
+        fourth = min(fourth, least[lane])
+        if fourth < third:
+            third, fourth = fourth, third
+        if third < second:
+            second, third = third, second
+        if second < first:
+            first, second = second, first
+    return float(fourth)
 
 
 @compiled
-def _gap(one: Rows, other: Floats) -> float:
+def _gap(query: Rows, row: Floats) -> float:
     """Returns the squared distance of two rows (k + 1,) along the axes."""
     even, odd = 0.0, 0.0
-    for axis in range(0, len(one) - 1, 2):
-        first, second = other[axis] - one[axis], other[axis + 1] - one[axis + 1]
+    for axis in range(0, len(query) - 1, 2):
+        first, second = row[axis] - query[axis], row[axis + 1] - query[axis + 1]
         even += first * first
         odd += second * second
     return even + odd
@@ -345,11 +346,11 @@ def _insert(key: Any, gap: float, row: int, best: _Best) -> None:
 
 
 @compiled
-def _rank(residual: float, own: Floats, same: float, count: int, best: _Best) -> None:
+def _rank(residual: float, reference: Floats, same: float, count: int, best: _Best) -> None:
     """Turns the first ``count`` gaps into distances, infinite within ``same``, and sorts by them, then by row."""
     gaps, chosen = best.gaps, best.chosen
     for at in range(count):
-        off = own[chosen[at], -1]
+        off = reference[chosen[at], -1]
         apart = math.sqrt(gaps[at] + (off - residual) * (off - residual))
         gaps[at] = np.inf if apart <= same else math.sqrt(gaps[at] + off * off + residual * residual)
     for at in range(1, count):

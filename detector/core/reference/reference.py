@@ -102,9 +102,9 @@ class SeenValues:
         continuous = _row_counts(changes) >= _MOST_VALUES
         few = np.flatnonzero(~continuous)
         only = np.full((len(few), _BINS), np.nan, np.float32)
-        for own, feature in zip(only, few.tolist(), strict=True):
+        for bins, feature in zip(only, few.tolist(), strict=True):
             values = ordered[feature, np.append(True, changes[feature])]
-            _fill_bins(own, values, float(low[feature]), float(spread[feature]))
+            _fill_bins(bins, values, float(low[feature]), float(spread[feature]))
         return cls(low, spread, continuous, only)
 
     def count_unseen(self, rows: Rows) -> NDArray[np.int64]:
@@ -215,8 +215,8 @@ class HonestQueries:
         """int64 (m,): the first position of each distinct row, in an order that depends only on the rows of the
         account."""
         keys, first = np.unique(self.keys, return_index=True)
-        whole = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
-        return first[np.argsort(_stirred(keys ^ whole), kind="stable")]
+        combined = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
+        return first[np.argsort(_stirred(keys ^ combined), kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +255,7 @@ class Reference:
         """Returns the reference of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most.
         The rows themselves decide which. ``offered``: for each account the positions that may be taken, preferred ones
         first; all by default."""
-        taken = shares([own.ranked for own in accounts] if offered is None else offered, ROWS)
+        taken = shares([account.ranked for account in accounts] if offered is None else offered, ROWS)
         chosen = [(account, np.sort(at)) for account, at in zip(accounts, taken, strict=True) if len(at)]
         rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-LARGEST, LARGEST)
         outputs = np.concatenate([account.outputs[at] for account, at in chosen])
@@ -268,7 +268,8 @@ class Reference:
         projection = embedding.project(rows)
         margin = _spaced(margins(outputs, output_kind))
         seen = SeenValues.of(rows, low, spread)
-        hard = _spaced(np.concatenate([np.empty(0), *(own.hardness for own in accounts if own.hardness is not None)]))
+        hardness = [account.hardness for account in accounts if account.hardness is not None]
+        hard = _spaced(np.concatenate([np.empty(0), *hardness]))
         points, residual = projection.points, projection.residual
         bare = cls(
             scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0, Compared.of(rows, spread)

@@ -174,7 +174,8 @@ class Crowd:
         """Returns the same for ``measures`` and then ``links`` in that order, where ``known`` are the measures of the
         profile; one that the calibration did not know never counts."""
         at = _places(self.link_measures, links)
-        spread = (np.where(at >= 0, own[at], 1.0) for own in (self.links.mean, self.links.between, self.links.within))
+        columns = self.links.mean, self.links.between, self.links.within
+        spread = (np.where(at >= 0, column[at], 1.0) for column in columns)
         return replace(
             self,
             early=_columns(self.early, _places((*known, *self.link_measures), (*measures, *links))),
@@ -234,8 +235,8 @@ class _Tails:
         self._ascending = np.full((volumes, most), np.inf)
         self._count, self._bounds = np.zeros(volumes, np.int64), np.ones((volumes, most + 1))
         self._start, self._excess = np.ones(volumes), np.ones(volumes)
-        for at, own in enumerate(reached):
-            known = own[~np.isnan(own)]
+        for at, descending in enumerate(reached):
+            known = descending[~np.isnan(descending)]
             count = self._count[at] = len(known)
             if count:
                 self._ascending[at, :count] = known[::-1]

@@ -166,12 +166,12 @@ class Principals:
             del shard.account_of[key[0], key[2]], shard.home_of[key[0], ANY, key[2]]
             accounts.drop(np.array([account]))
         elif shard.home_of[key[0], ANY, key[2]] == slot:
-            home = min(self._slots_of(account), key=lambda own: self.key_of[own][1])
+            home = min(self._slots_of(account), key=lambda other: self.key_of[other][1])
             shard.home_of[key[0], ANY, key[2]] = home
 
     def _slots_of(self, account: int) -> list[int]:
-        own: list[int] = np.flatnonzero(self.slots["account"][: self.slots.count] == account).tolist()
-        return own
+        slots: list[int] = np.flatnonzero(self.slots["account"][: self.slots.count] == account).tolist()
+        return slots
 
 
 LABEL_LIMIT = (1 << 31) - 1
@@ -231,7 +231,7 @@ class Pools:
 
     def _add(self, slot: NDArray[np.int64], label: NDArray[np.int64]) -> int:
         """Returns a new pool; that of ``OVERFLOW`` if the slot has as many as it may, or the one that was just made."""
-        found, overflow = (int(self._find(slot, own)[0]) for own in (label, np.array([OVERFLOW])))
+        found, overflow = (int(self._find(slot, wanted)[0]) for wanted in (label, np.array([OVERFLOW])))
         if found != _NONE:
             return found
         if self._slots["pools"][slot[0]] - (overflow != _NONE) < MOST_POOLS:

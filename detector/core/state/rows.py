@@ -81,9 +81,9 @@ class StepRows:
         top = np.full((len(self), 2), np.nan, np.float32)
         for at, rows in self.sources:
             outputs = plain(self.pieces[at].outputs[self.piece_row[rows]])
-            own = np.full((len(outputs), 2), np.nan, np.float32)
-            _largest(outputs, own)
-            top[rows] = own
+            two = np.full((len(outputs), 2), np.nan, np.float32)
+            _largest(outputs, two)
+            top[rows] = two
         return top
 
     @cached_property
@@ -114,8 +114,8 @@ class StepRows:
         width = self.features.shape[1] if columns is None else len(columns)
         features = np.empty((len(self), width), np.float32)
         for at, rows in self.sources:
-            logged, own = self.pieces[at].features, self.piece_row[rows]
-            features[rows] = logged[own] if columns is None else logged[own[:, None], columns]
+            logged, source_row = self.pieces[at].features, self.piece_row[rows]
+            features[rows] = logged[source_row] if columns is None else logged[source_row[:, None], columns]
         return features
 
     @cached_property
@@ -166,17 +166,17 @@ def positions(number: Integers, count: int) -> tuple[Integers, Integers, Integer
     """Returns, for ``number`` int64 (n,), all below ``count``: those that occur, ascending (m,); the position of each
     row in these (n,); and how many rows before have the same number (n,)."""
     place = np.full(count, _UNUSED, np.int64)
-    for own in number:
-        place[own] = 0
+    for value in number:
+        place[value] = 0
     used = np.flatnonzero(place + 1)
     for at in range(len(used)):
         place[used[at]] = at
     before = np.zeros(len(used), np.int64)
     position, rank = np.empty(len(number), np.int64), np.empty(len(number), np.int64)
     for row in range(len(number)):
-        own = place[number[row]]
-        position[row], rank[row] = own, before[own]
-        before[own] += 1
+        at = place[number[row]]
+        position[row], rank[row] = at, before[at]
+        before[at] += 1
     return used, position, rank
 
 
@@ -194,13 +194,13 @@ def grouped(number: Integers, group: Integers, groups: int, place: Integers) -> 
     used, owner = np.empty(start[-1], np.int64), np.empty(start[-1], np.int64)
     position = np.empty(len(number), np.int64)
     for row in range(len(number)):
-        own = number[row]
-        if place[own] == 0:
+        value = number[row]
+        if place[value] == 0:
             at = start[group[row]]
             start[group[row]] += 1
-            used[at], owner[at] = own, group[row]
-            place[own] = at + 1
-        position[row] = place[own] - 1
-    for own in used:
-        place[own] = _UNUSED
+            used[at], owner[at] = value, group[row]
+            place[value] = at + 1
+        position[row] = place[value] - 1
+    for value in used:
+        place[value] = _UNUSED
     return used, owner, position

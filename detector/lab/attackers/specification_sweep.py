@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,6 @@ from detector.lab.attackers.attacker import Attacker, Inputs, Knowledge
 from detector.lab.attackers.augmentation import JacobianAugmentation
 from detector.lab.attackers.substitute import natural_seeds
 from detector.lab.networks import Array
-
-if TYPE_CHECKING:
-    from detector.lab.victims.zoo import Zoo
 
 Specifications = NDArray[np.float32]
 """(accuracy 0 to 1, milliseconds) of each request, (m, 2)."""
@@ -144,25 +141,3 @@ def _edge(
 
 def _request(accuracy: float, latency: float, times: int = 1) -> Specifications:
     return np.tile(np.array([accuracy, latency], np.float32), (times, 1))
-
-
-def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
-    """Lets ``attacker`` spend its whole budget on ``zoo``. Returns the number of queries."""
-    queries = 0
-    while len(batch := attacker.next_batch()):
-        attacker.observe(batch, zoo.answer(batch, attacker.next_specifications()))
-        queries += len(batch)
-    return queries
-
-
-def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng: np.random.Generator) -> None:
-    """Lets ``thief`` query ``zoo`` for any accuracy, and any latency up to ``latency`` milliseconds; refusals count
-    too.
-
-    The baseline of the sweep: the thief steals a mixture of all models that meet one of those specifications.
-    """
-    while budget and len(batch := thief.next_batch()[:budget]):
-        wanted = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
-        served = zoo.chosen(wanted) >= 0
-        thief.observe(batch[served], zoo.answer(batch[served], wanted[served]))
-        budget -= len(batch)

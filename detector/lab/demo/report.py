@@ -13,6 +13,7 @@ from rich.text import Text
 from detector.contracts.findings import Alert, Evidence, GroupAlert, Mode
 from detector.core.measures import MEASURES
 from detector.core.signals import WEIGHED
+from detector.explain.explanation import describe
 from detector.lab.fidelity import Fidelity
 from detector.lab.traffic import known_false_alarms
 
@@ -21,14 +22,12 @@ _JUDGES = {"prada": "prada at its defaults", "suspicion": "all signals, with a p
 _SHOWN = 4
 """The number of evidence items in the report."""
 
-_WORDS = {name: measure.about for name, measure in MEASURES.items()} | {
+_WORDS = {
     "shapiro_w": "W of the distances between queries",
     "consecutive_checks": "suspicious tests in a row",
     "distances_tested": "distances tested",
     "mean_distance": "mean distance",
     "unexplained": "deviation that no honest account explains",
-    "prada": "distances between queries that are not normally distributed",
-    "margin": "queries close to where the tree decides",
     "foreign_one_feature": "one or two features changed of another account's query",
     "foreign_sign_steps": "gradient-sign steps from another account's query",
     "foreign_crossings": "another answer than to another account's near query",
@@ -284,7 +283,7 @@ def _evidence(item: Evidence) -> str:
     """Returns ``item`` in words; what contributes to D is compared with the closest honest account."""
     limit = "closest honest account" if item.name in (*MEASURES, *WEIGHED) else "limit"
     threshold = "" if item.threshold is None else f" ({limit} {item.threshold:.3g})"
-    return f"{_WORDS.get(item.name, item.name)}: {item.value:.3g}{threshold}"
+    return f"{_WORDS.get(item.name) or describe(item.name)}: {item.value:.3g}{threshold}"
 
 
 def _leaves_seen(leaves: Leaves | None) -> str:

@@ -22,6 +22,7 @@ from detector.lab.attackers.substitute import SEEDS
 from detector.lab.data import Dataset
 from detector.lab.datasets import sklearn_table
 from detector.lab.demo.report import Promise
+from detector.lab.experiment import queries_of
 from detector.lab.honest import habits_of, population
 from detector.lab.honest.habit import HonestRequest
 from detector.lab.server import PREDICT, TUMOURS, TUMOURS_MODEL
@@ -147,14 +148,6 @@ def _rows(requests: Iterator[HonestRequest]) -> NDArray[np.float32]:
 
 
 def _queries(account: str, rows: NDArray[np.float32], victim: Victim) -> QueryBatch:
-    return QueryBatch(
-        model=TUMOURS_MODEL,
-        model_version=digits.MODEL_VERSION,
-        output_kind=victim.output_kind,
-        event_ids=[f"{account}-{number}" for number in range(len(rows))],
-        occurred_at=np.zeros(len(rows)),
-        principals=[account],
-        principal_index=np.zeros(len(rows), np.int32),
-        features=rows,
-        outputs=victim.answer(rows).probabilities.astype(np.float32),
-    )
+    outputs = victim.answer(rows).probabilities
+    queries = queries_of(TUMOURS_MODEL, victim.output_kind, [account] * len(rows), rows, outputs)
+    return replace(queries, model_version=digits.MODEL_VERSION, occurred_at=np.zeros(len(rows)))

@@ -64,7 +64,7 @@ def judge_labelled(
     numbers: dict[tuple[str, str], int] = {}
     for part, judgement in judge_logs([path], engine_config=engine_config, policy=policy, must_fit=must_fit):
         if judgement is not None:
-            seen = judgement.accounts.observation
+            seen = judgement.observation
             accounts = [numbers.setdefault((key.model, key.principal), len(numbers)) for key in seen.keys]
             rows = np.flatnonzero(seen.index >= 0)
             account[part.row[rows]] = np.array(accounts, dtype=np.int64)[seen.key_index[rows]]

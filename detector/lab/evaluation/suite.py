@@ -260,7 +260,7 @@ def _made(missing: Mapping[Path, AttackPlan]) -> Iterator[None]:
                 yield
         except BrokenProcessPool as error:
             raise LabError(
-                "a process that makes logs was killed, maybe for its memory; run this again to go on"
+                "a process that makes logs was killed, maybe for its memory; run this again to continue"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

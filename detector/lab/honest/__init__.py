@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
 from typing import NamedTuple
 
@@ -74,16 +74,21 @@ def habits_of(dataset: Dataset) -> dict[str, Habit]:
     return tabular.habits(dataset) | ({} if dataset.side is None else HABITS)
 
 
+def take_turns(habits: Iterable[Habit], accounts: int) -> Iterator[tuple[str, Habit]]:
+    """Yields the names of ``accounts`` users, by habit and number, with their ``habits``, which take turns."""
+    seen: Counter[str] = Counter()
+    for habit in islice(cycle(habits), accounts):
+        seen[habit.name] += 1
+        yield f"{habit.name.replace(' ', '-')}-{seen[habit.name]}", habit
+
+
 def population(dataset: Dataset, accounts: int, seed: int) -> list[HonestUser]:
     """Returns ``accounts`` honest users of the model of ``dataset``, the same for the same ``seed``.
 
     All habits take turns, including known false alarms, so that measured false-alarm rates include them.
     """
-    seen: Counter[str] = Counter()
-    users = []
-    for number, habit in enumerate(islice(cycle(habits_of(dataset).values()), accounts)):
-        seen[habit.name] += 1
-        name = f"{habit.name.replace(' ', '-')}-{seen[habit.name]}"
-        requests = habit.behaviour(dataset.honest, np.random.default_rng([seed, 2, number]))
-        users.append(HonestUser(name, habit.name, requests))
-    return users
+    named = enumerate(take_turns(habits_of(dataset).values(), accounts))
+    return [
+        HonestUser(name, habit.name, habit.behaviour(dataset.honest, np.random.default_rng([seed, 2, number])))
+        for number, (name, habit) in named
+    ]

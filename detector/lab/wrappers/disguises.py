@@ -136,14 +136,16 @@ class Dummies(Disguise):
     def __init__(self, natural: Rows, ratio: float, pause: float, seed: int) -> None:
         super().__init__(pause)
         self._ratio = ratio
-        self._own = 0
+        self._wrapped = 0
         self._natural = natural
         self._rng = np.random.default_rng([seed, 11])
         self._left = np.empty(0, np.int64)
 
     def wrap(self, batch: Rows) -> SentQueries:
-        before = np.diff(np.floor(np.arange(self._own, self._own + len(batch) + 1) * self._ratio)).astype(np.int64)
-        self._own += len(batch)
+        before = np.diff(np.floor(np.arange(self._wrapped, self._wrapped + len(batch) + 1) * self._ratio)).astype(
+            np.int64
+        )
+        self._wrapped += len(batch)
         source = np.full(len(batch) + before.sum(), -1)
         source[np.arange(len(batch)) + np.cumsum(before)] = np.arange(len(batch))
         features = np.empty((len(source), batch.shape[1]), np.float32)

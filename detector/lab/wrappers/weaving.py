@@ -33,7 +33,7 @@ class Woven(Disguise):
 
     def __init__(self, thief_rows: Rows, cover: Iterator[Rows], before: Amount, pause: float) -> None:
         super().__init__(pause)
-        self._own = {row.tobytes() for row in thief_rows}
+        self._natural_rows = {row.tobytes() for row in thief_rows}
         self._cover = cover
         self._before = before
         self._hidden = 0
@@ -41,7 +41,7 @@ class Woven(Disguise):
     def wrap(self, batch: Rows) -> SentQueries:
         parts, source = [], []
         for number, row in enumerate(batch):
-            if row.tobytes() not in self._own:
+            if row.tobytes() not in self._natural_rows:
                 cover = list(islice(self._cover, self._before(self._hidden)))
                 self._hidden += 1
                 parts += cover

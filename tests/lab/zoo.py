@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from detector.contracts.errors import LabError
 from detector.lab.answers import Answers, Victim
+from detector.lab.attackers.attacker import Attacker
+from detector.lab.attackers.specification_sweep import SpecificationSweep
 from detector.lab.data import Dataset
 from detector.lab.victims.neural import perceptron
 from detector.lab.victims.tabular import forest
@@ -75,3 +77,25 @@ def new(dataset: Dataset, seed: int) -> Zoo:
 
 def _accuracy(victim: Victim, dataset: Dataset) -> float:
     return float((victim.answer(dataset.test.features).labels == dataset.test.labels).mean())
+
+
+def sweep_offline(attacker: SpecificationSweep, zoo: Zoo) -> int:
+    """Lets ``attacker`` spend its whole budget on ``zoo``. Returns the number of queries."""
+    queries = 0
+    while len(batch := attacker.next_batch()):
+        attacker.observe(batch, zoo.answer(batch, attacker.next_specifications()))
+        queries += len(batch)
+    return queries
+
+
+def blind_offline(thief: Attacker, zoo: Zoo, *, latency: float, budget: int, rng: np.random.Generator) -> None:
+    """Lets ``thief`` query ``zoo`` for any accuracy, and any latency up to ``latency`` milliseconds; refusals count
+    too.
+
+    The baseline of the sweep: the thief steals a mixture of all models that meet one of those specifications.
+    """
+    while budget and len(batch := thief.next_batch()[:budget]):
+        wanted = rng.uniform((0, 0), (1, latency), (len(batch), 2)).astype(np.float32)
+        served = zoo.chosen(wanted) >= 0
+        thief.observe(batch[served], zoo.answer(batch[served], wanted[served]))
+        budget -= len(batch)

@@ -9,7 +9,7 @@ import pytest
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig
-from detector.core.odometer import Odometer, Reading
+from detector.explain.odometer import Odometer, Reading
 from detector.explain.words import learned
 from tests.core.exposures import DIMENSION, Queries, asked, profile, stream, tree, validation
 

@@ -103,9 +103,9 @@ class Odometer:
         logs = np.log(np.maximum(answers, _LEAST))
         logs -= logs.mean(axis=1, keepdims=True)
         inner, outer = self._kernels(rows, rows), self._kernels(self._rows, rows)
-        for own, there in ((inner[0], outer[0]), (inner[1], outer[1]), (sum(inner), sum(outer))):
-            weights = np.linalg.solve(own + _RIDGE * np.eye(len(rows)), logs)
-            named.append((there @ weights).argmax(axis=1))
+        for kernel, to_validation in ((inner[0], outer[0]), (inner[1], outer[1]), (sum(inner), sum(outer))):
+            weights = np.linalg.solve(kernel + _RIDGE * np.eye(len(rows)), logs)
+            named.append((to_validation @ weights).argmax(axis=1))
         return float(np.mean([labels == self._labels for labels in named]))
 
     def _scaled(self, features: Rows) -> Floats:

@@ -250,7 +250,7 @@ class PartitionManager:
 
     async def beat(self) -> None:
         """Tells gates that this worker judges its partitions: not while the thread that does so is stuck."""
-        await self._sender.beat(await self._in_logic_thread(lambda: [one.number for one in self._ready()]))
+        await self._sender.beat(await self._in_logic_thread(lambda: [partition.number for partition in self._ready()]))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 

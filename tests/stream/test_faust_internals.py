@@ -74,6 +74,7 @@ def test_the_consumer_is_made_with_our_limits_and_for_committed_records(
     consumer = faust_internals._create_worker_consumer(None, None)
     assert (consumer._fetch_max_wait_ms, consumer._isolation_level) == (100, "read_committed")
     assert consumer._fetch_max_bytes == answer
+    assert faust_internals._create_embedded_consumer(None, None)._fetch_max_wait_ms == 20
 
 
 def test_how_far_reading_is_comes_from_aiokafka_itself() -> None:
@@ -117,7 +118,9 @@ def test_install_puts_the_pieces_in_and_the_brokers_own_one_only_for_it(monkeypa
     monkeypatch.setattr(ThreadDelegateConsumer, "_getmany", ThreadDelegateConsumer._getmany)
     faust_internals.install(embedded=True)
     assert thread._highwaters is faust_internals._embedded_highwaters
+    assert thread._create_worker_consumer is faust_internals._create_embedded_consumer
     faust_internals.install(embedded=False)
+    assert thread._create_worker_consumer is faust_internals._create_worker_consumer
     assert thread._highwaters is faust_internals._original_highwaters
     assert ThreadDelegateConsumer._getmany is faust_internals._getmany
 

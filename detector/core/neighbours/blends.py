@@ -321,56 +321,67 @@ def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: 
         base[axis] = points[nearest // LANES, axis, nearest % LANES]
         step[axis] = point[axis] - base[axis]
         along += np.float64(step[axis]) * np.float64(step[axis])
-    for run in range(total):
+    run, group = 0, 0
+    while run < total:
+        if least > 0:
+            run, group = _pass_aside(points, runs, run, total, group, base, step, least)
+            if run == total:
+                break
         start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-        group, groups = start // LANES, (end + LANES - 1) // LANES
-        while group < groups:
-            if least > 0:
-                group = _pass_aside(points, group, groups, base, step, least)
-                if group == groups:
-                    break
-            _aside(points[group], base, step, dots, lengths)
-            first = group * LANES
-            for lane in range(max(start - first, 0), min(end - first, LANES)):
-                dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
-                if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
-                    _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
-            # Single precision is off by 20 units of the step's length at most.
-            least = np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - 128 * UNIT32 * along)
-            group += 1
+        group = max(group, start // LANES)
+        _aside(points[group], base, step, least, dots, lengths)
+        first = group * LANES
+        for lane in range(max(start - first, 0), min(end - first, LANES)):
+            dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
+            if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
+                _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
+        # Single precision is off by 20 units of the step's length at most.
+        least = np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - 128 * UNIT32 * along)
+        group += 1
+        if group * LANES >= end:
+            run, group = run + 1, 0
 
 
 @compiled
-def _aside(columns: Rows, base: Rows, step: Rows, dots: Rows, lengths: Rows) -> None:
+def _aside(columns: Rows, base: Rows, step: Rows, least: np.float32, dots: Rows, lengths: Rows) -> None:
     """Sets ``dots`` and ``lengths``, by lane, to the products of the steps from ``base`` to the projections ``columns``
-    (8, 16) with the ``step``, and to their squared lengths."""
+    (8, 16) with the ``step``, and to their squared lengths; a product that has not ``least``, to 0."""
     o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
+    tiny = np.float32(8 * LEAST32)
     for lane in range(columns.shape[1]):
         a, b, c, d = columns[0, lane] - o, columns[1, lane] - p, columns[2, lane] - q, columns[3, lane] - r
         e, f, g = columns[4, lane] - s, columns[5, lane] - t, columns[6, lane] - u
-        dots[lane] = a * step[0] + b * step[1] + c * step[2] + d * step[3] + e * step[4] + f * step[5] + g * step[6]
-        lengths[lane] = a * a + b * b + c * c + d * d + e * e + f * f + g * g
+        dot = a * step[0] + b * step[1] + c * step[2] + d * step[3] + e * step[4] + f * step[5] + g * step[6]
+        length = a * a + b * b + c * c + d * d + e * e + f * f + g * g
+        dots[lane] = dot if dot * abs(dot) + tiny >= least * length else np.float32(0)
+        lengths[lane] = length
 
 
 @approximate
-def _pass_aside(columns: Rows, first: int, end: int, base: Rows, step: Rows, least: np.float32) -> int:
-    """Returns the first group of projections ``columns`` (groups, 8, 16), from ``first`` on, of which one has ``least``
-    for the square of its product over its squared length, or ``end``; see ``_aside``."""
+def _pass_aside(
+    columns: Rows, runs: Integers, run: int, total: int, group: int, base: Rows, step: Rows, least: np.float32
+) -> tuple[int, int]:
+    """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
+    of projections ``columns`` (groups, 8, 16) of which one has ``least`` for the square of its product over its squared
+    length, see ``_aside``; ``total`` if there is none before that list."""
     o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
     h, i, j, k, m, n, v = step[0], step[1], step[2], step[3], step[4], step[5], step[6]
     tiny = np.float32(8 * LEAST32)
-    for group in range(first, end):
-        within = np.int32(0)
-        for lane in range(columns.shape[2]):
-            a, b, c = columns[group, 0, lane] - o, columns[group, 1, lane] - p, columns[group, 2, lane] - q
-            d, e, f = columns[group, 3, lane] - r, columns[group, 4, lane] - s, columns[group, 5, lane] - t
-            g = columns[group, 6, lane] - u
-            dot = ((a * h + b * i) + (c * j + d * k)) + ((e * m + f * n) + g * v)
-            length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
-            within += np.int32(dot * abs(dot) + tiny >= least * length)
-        if within:
-            return group
-    return end
+    for own in range(run, total):
+        start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
+        for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
+            within = np.float32(0)
+            for lane in range(columns.shape[2]):
+                a, b, c = columns[at, 0, lane] - o, columns[at, 1, lane] - p, columns[at, 2, lane] - q
+                d, e, f = columns[at, 3, lane] - r, columns[at, 4, lane] - s, columns[at, 5, lane] - t
+                g = columns[at, 6, lane] - u
+                dot = ((a * h + b * i) + (c * j + d * k)) + ((e * m + f * n) + g * v)
+                length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
+                within += np.float32(dot * abs(dot) + tiny >= least * length)
+            if within > 0:
+                return own, at
+        group = 0
+    return total, 0
 
 
 @compiled
@@ -381,18 +392,22 @@ def _span(rows: Rows, columns: Integers, left: int, at: Bench) -> float:
         j = at.open[k]
         step = np.float64(at.query[j]) - np.float64(at.base[j])
         apart += step * step
-    for candidate in range(_CANDIDATES):
-        row = at.best[1, candidate]
-        if row < 0:
-            break
-        dot, length = 0.0, 1e-30
+    best = at.best[1]
+    if best[0] >= 0:
+        # All together, as most of the time goes into waiting for their rows; one that is missing is the first again.
+        a, b, c, d = best[0], best[1 * (best[1] >= 0)], best[2 * (best[2] >= 0)], best[3 * (best[3] >= 0)]
+        p = q = r = s = 0.0
+        t = u = v = w = 1e-30
         for j in range(len(at.query)):
-            base = np.float64(at.base[j])
-            gap = np.float64(rows[row, columns[j]]) - base
-            dot += gap * (np.float64(at.query[j]) - base)
-            length += gap * gap
-        share = min(max(dot / length, 0.0), 1.0)
-        most = max(most, share * (2 * dot - share * length))
+            column, base = columns[j], np.float64(at.base[j])
+            toward = np.float64(at.query[j]) - base
+            first, second = np.float64(rows[a, column]) - base, np.float64(rows[b, column]) - base
+            third, fourth = np.float64(rows[c, column]) - base, np.float64(rows[d, column]) - base
+            p, q, r, s = p + first * toward, q + second * toward, r + third * toward, s + fourth * toward
+            t, u, v, w = t + first * first, u + second * second, v + third * third, w + fourth * fourth
+        for dot, length in ((p, t), (q, u), (r, v), (s, w)):
+            share = min(max(dot / length, 0.0), 1.0)
+            most = max(most, share * (2 * dot - share * length))
     return -0.5 * math.log(max(1 - most / apart, _LEAST_LEFT * _LEAST_LEFT))
 
 

@@ -80,8 +80,7 @@ class History:
         self._lists = ColumnTable({"lists": (np.int64, EMPTY * _PARITIES, _PARITIES * FIELDS)})
         self._stores: dict[int, VectorStore] = {}
         self._unprojected = ColumnTable({"vectors": (np.bool_, False)})
-        self._buffers = SearchBuffers.of(0, _PARITIES * (MOST_POOLS + 1))
-        self._longest = 0
+        self._buffers = SearchBuffers.of(_PARITIES * (MOST_POOLS + 1))
 
     @property
     def nbytes(self) -> int:
@@ -132,8 +131,6 @@ class History:
         chains, store, block_rows = self._chains(), self._store(dimension), self._block_rows(dimension)
         queries = self._arrays(rows, projection, store.width, block_rows)
         found = _nothing(len(rows), dimension if projection is not None else 0)
-        if len(self._buffers.gaps) < self._longest + len(rows):  # lists may become that long
-            self._buffers = SearchBuffers.of(2 * (self._longest + len(rows)), len(self._buffers.runs))
         exactly, judged = recompute is not None, projection is not None
         at, settled = 0, NONE
         while at < len(rows):
@@ -160,7 +157,6 @@ class History:
                 own = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
                 thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][own].tolist())
                 settled = at
-        self._note_longest(rows.pools)
         return found
 
     def append(self, rows: HistoryRows) -> None:
@@ -179,7 +175,6 @@ class History:
             at, lacking = extend(store.arena, lists, pool, block, vectors, notes, at)
             if lacking:
                 self._make_room(store, lacking)
-        self._note_longest(np.unique(pool))
         self._unprojected.reserve(int(slots.max()) + 1)
         self._unprojected["vectors"][slots] = True
 
@@ -251,9 +246,6 @@ class History:
         filled = self._slots["filled"][rows.slots] + np.bincount(rows.slot, minlength=len(rows.slots))
         turns = (filled > block_rows).any()
         return (rows.by_slot if turns or projection is not None else rows.by_pool).order
-
-    def _note_longest(self, pools: Array) -> None:
-        self._longest = max(self._longest, int(self._lists_of()[pools][:, COUNT::FIELDS].max()))
 
     def _project_missing(self, slots: Array, embedding: Embedding) -> None:
         """Projects the vectors of ``slots`` whose projections are not known: those that came from the log."""

@@ -31,7 +31,11 @@ from detector.core.reference.compared import Compared
 _RUN = 128
 _DEEPEST = 40
 
+_NEAR = 64
+
 Matrix = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 
 @compiled
@@ -100,17 +104,17 @@ def gap(rows: Matrix, at: int, others: Matrix, other: int) -> np.float32:
 
 
 class SearchBuffers(NamedTuple):
-    """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Of one list: the vectors ``near`` int64
-    to a query, by row, and their squared distances ``gaps`` float32."""
+    """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Vectors that may be nearest to a query,
+    ``near`` int64 (64,) by row, and their squared distances ``gaps`` float32 (64,)."""
 
     runs: NDArray[np.int64]
     near: NDArray[np.int64]
     gaps: NDArray[np.float32]
 
     @classmethod
-    def of(cls, rows: int, runs: int) -> SearchBuffers:
-        """Returns buffers for ``runs`` lists of at most ``rows`` each."""
-        return cls(np.empty((runs, 2), np.int64), np.empty(rows, np.int64), np.empty(rows, np.float32))
+    def of(cls, runs: int) -> SearchBuffers:
+        """Returns buffers for ``runs`` lists."""
+        return cls(np.empty((runs, 2), np.int64), np.empty(_NEAR, np.int64), np.empty(_NEAR, np.float32))
 
 
 @compiled
@@ -127,54 +131,98 @@ def nearest_of(
     """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
     and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query,
     ``point``, than the nearest so far are left out, unless the ``length`` of that is negative."""
-    rows, points, runs, near, gaps = arena.rows, arena.points, buffers.runs, buffers.near, buffers.gaps
+    of_alike, nearest = _nearest_in(arena, features, point, length, at, buffers, 0, alike, inf, NONE)
+    of_any, nearest = _nearest_in(arena, features, point, length, at, buffers, alike, total, of_alike, nearest)
+    return of_alike, of_any, nearest
+
+
+@compiled
+def _nearest_in(
+    arena: Arena,
+    features: Matrix,
+    point: Matrix,
+    length: float,
+    at: int,
+    buffers: SearchBuffers,
+    run: int,
+    last: int,
+    bound: float,
+    nearest: int,
+) -> tuple[float, int]:
+    """Returns the distance to the nearest vector of the lists from ``run`` to ``last`` and its row, or the ``bound``
+    and the ``nearest`` so far."""
+    points, runs, number, group = arena.points, buffers.runs, 0, 0
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
-    bound, nearest, of_alike = inf, NONE, inf
-    for run in range(total):
-        if run == alike:
-            of_alike = bound
-        start, end, number = runs[run, 0], runs[run, 0] + runs[run, 1], 0
-        limit = bound * bound * slack + least
-        reach = _reach(limit, length)
-        group, groups = start // LANES, (end + LANES - 1) // LANES
-        while group < groups:
-            if length >= 0:
-                group = _pass_far(points, group, groups, point, reach)
-            for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
-                if length >= 0 and _apart(points[group], row % LANES, point) > reach:
-                    continue
-                squared = gap(rows, row, features, at)
-                if squared <= limit:
-                    near[number], gaps[number] = row, squared
-                    number += 1
-                    within = np.float64(squared) * slack + least
-                    if within < limit:
-                        limit, reach = within, _reach(within, length)
-            group += 1
-        for candidate in range(number):
-            if gaps[candidate] <= limit:
-                bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
-    return (of_alike if alike < total else bound), bound, nearest
+    limit = bound * bound * slack + least
+    reach = _reach(limit, length)
+    while run < last:
+        if length >= 0:
+            run, group = _pass_far(points, runs, run, last, group, point, reach)
+            if run == last:
+                break
+        start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
+        group = max(group, start // LANES)
+        for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
+            if length >= 0 and _apart(points[group], row % LANES, point) > reach:
+                continue
+            squared = gap(arena.rows, row, features, at)
+            if squared <= limit:
+                if number == _NEAR:
+                    bound, nearest = _nearest_near(arena, features, at, buffers, number, limit, bound, nearest)
+                    number = 0
+                buffers.near[number], buffers.gaps[number] = row, squared
+                number += 1
+                within = np.float64(squared) * slack + least
+                if within < limit:
+                    limit, reach = within, _reach(within, length)
+        group += 1
+        if group * LANES >= end:
+            run, group = run + 1, 0
+    return _nearest_near(arena, features, at, buffers, number, limit, bound, nearest)
+
+
+@compiled
+def _nearest_near(
+    arena: Arena,
+    features: Matrix,
+    at: int,
+    buffers: SearchBuffers,
+    number: int,
+    limit: float,
+    bound: float,
+    nearest: int,
+) -> tuple[float, int]:
+    """Returns the same among the first ``number`` of the buffered vectors, those beyond ``limit`` left out."""
+    for candidate in range(number):
+        if buffers.gaps[candidate] <= limit:
+            bound, nearest = _nearer(arena, buffers.near[candidate], features, at, bound, nearest)
+    return bound, nearest
 
 
 @approximate
-def _pass_far(columns: Matrix, first: int, end: int, point: Matrix, reach: np.float32) -> int:
-    """Returns the first group of projections ``columns`` (groups, 8, 16), from ``first`` on, that has one within
-    ``reach`` of ``point`` (8,), squared, or ``end``: lane beside lane, as the processor does several at once."""
+def _pass_far(
+    columns: Matrix, runs: Integers, run: int, last: int, group: int, point: Matrix, reach: np.float32
+) -> tuple[int, int]:
+    """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
+    of projections ``columns`` (groups, 8, 16) that has one within ``reach`` of ``point`` (8,), squared; ``last`` if
+    there is none before that list. Lane beside lane, as the processor does several at once."""
     p, q, r, s = point[0], point[1], point[2], point[3]
     t, u, v, w = point[4], point[5], point[6], point[7]
-    for group in range(first, end):
-        within = np.int32(0)
-        for lane in range(columns.shape[2]):
-            a, b, c = columns[group, 0, lane] - p, columns[group, 1, lane] - q, columns[group, 2, lane] - r
-            d, e, f = columns[group, 3, lane] - s, columns[group, 4, lane] - t, columns[group, 5, lane] - u
-            g, h = columns[group, 6, lane] - v, columns[group, 7, lane] - w
-            bound = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
-            within += np.int32(bound <= reach)
-        if within:
-            return group
-    return end
+    for own in range(run, last):
+        start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
+        for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
+            within = np.float32(0)
+            for lane in range(columns.shape[2]):
+                a, b, c = columns[at, 0, lane] - p, columns[at, 1, lane] - q, columns[at, 2, lane] - r
+                d, e, f = columns[at, 3, lane] - s, columns[at, 4, lane] - t, columns[at, 5, lane] - u
+                g, h = columns[at, 6, lane] - v, columns[at, 7, lane] - w
+                bound = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+                within += np.float32(bound <= reach)
+            if within > 0:
+                return own, at
+        group = 0
+    return last, 0
 
 
 @approximate
@@ -229,8 +277,6 @@ DONE, LACKS_ROOM, DOUBTFUL = 0, 1, 2
 """Why a call ended: all rows were taken, the arena must grow by that many rows, or rounding could decide a row."""
 _DOUBT = 1e-9
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
 Recompute = Callable[[int, list[float]], float]
 """(position of the pool, distances that joined it in this step) -> its threshold by the reference's formula."""
 

@@ -53,7 +53,7 @@ def test_the_counts_follow_accounts_from_cluster_to_cluster() -> None:
     for profiled in observation.profiled:
         watch.observe(selected_queries([profiled], observation, sampled))
     live = watch._rarities.counts
-    assert live.sum() == len(watch._cluster_of) > 10
+    assert live.sum() == len(watch._clusters.of) > 10
     restored = GroupWatch(calibrated())
     restored.load(watch.dump())
     assert restored._rarities.counts.tolist() == live.tolist()

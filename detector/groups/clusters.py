@@ -1,7 +1,7 @@
 """Clusters of accounts whose D has like causes.
 
 An account joins the cluster whose direction, the sum of what its accounts show, is most like what it shows itself.
-Clusters that have become alike are united: which of them an account joined was chance.
+A cluster that has become like a group is united with it: which of them an account joined was chance.
 """
 
 from __future__ import annotations
@@ -76,16 +76,16 @@ class Clusters:
         return cluster
 
     def united(self, cluster: Cluster) -> Cluster:
-        """Unites ``cluster`` with the one most like it, if that is as like as an account must be and not both are
-        groups, whose ids stay; returns what they are now."""
+        """Unites ``cluster`` with the one most like it, if that is as like as an account must be and one of them is a
+        group, which stays; returns what they are now."""
         own = self._every.index(cluster)
         cosines = self._cosines(self._directions[own])
         cosines[own] = -1.0
         other = int(np.argmax(cosines))
         pair = [cluster, self._every[other]]
-        if cosines[other] <= _ALIKE or all(each.size for each in pair):
+        if cosines[other] <= _ALIKE or sum(each.size > 0 for each in pair) != 1:
             return cluster
-        kept, gone = sorted(pair, key=lambda each: (each.size, len(each.accounts), each.id), reverse=True)
+        gone, kept = sorted(pair, key=lambda each: each.size)
         at = self._every.index(gone)
         self._directions[self._every.index(kept)] += self._directions[at]
         kept.accounts.update(gone.accounts)

@@ -27,7 +27,7 @@ from detector.groups.accounts import Accounts
 from detector.groups.clusters import Cluster, Clusters
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
-from detector.groups.rarities import Rarities, chance_of, honest_of
+from detector.groups.rarities import Rarities, chance_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -306,7 +306,7 @@ class GroupWatch:
         among_all = self._rarity(cluster, present)
         if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        rarity, honest = accounts.rarity[slots], honest_of(present, len(self._clusters.of), _NOTABLE)
+        rarity, honest = accounts.rarity[slots], self._rarities.honest(present)
         strangers = honest * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):

@@ -255,8 +255,8 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())
 
 
-@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 1), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
-def test_clusters_that_have_become_alike_are_united_unless_both_are_groups(sizes: tuple[int, int], parts: int) -> None:
+@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 2), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
+def test_a_cluster_that_has_become_like_a_group_is_united_with_it(sizes: tuple[int, int], parts: int) -> None:
     own = Clusters(2, ("m", "1"))
     angles = np.radians([0, 60, 50, 45])
     added = np.column_stack((np.cos(angles), np.sin(angles)))

@@ -97,7 +97,6 @@ class GroupWatch:
         assert profile.crowd is not None
         self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
         self._standards = profile.standards.aligned(COLUMNS)
-        self._profile = profile
         self._names = (*COLUMNS, *LINKS)
         self._linker = Linker(profile.reference, nbytes)
         self._accounts = Accounts(len(self._names))

@@ -324,10 +324,8 @@ def main() -> None:
         caught, for_good, alone = (
             sum(each) for each in zip(*((row.in_time, row.for_good, row.alone) for row in own), strict=True)
         )
-        print(
-            f"{accounts} accounts: {caught} of {len(own)} campaigns caught in time, {for_good} before the clone has 90%"
-        )
-        print(f"for good; {alone} by their accounts alone")
+        before = f"{for_good} before the clone has 90% for good"
+        print(f"{accounts} accounts: {caught} of {len(own)} in time, {before}; by the accounts alone {alone}")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ _LEAST = 2.0 ** -((_BINS - 1) / _PER_OCTAVE)
 _MANY = 10_000
 """The number of present accounts at which others count an eighth of what they count for in the end; among few accounts
 they hardly count, as a ring may be most of a small population, and in several clusters."""
+_RARE = 0.01
 _WEIGHT = 4.0
 """A cluster is compared with this many times the others: it may be the largest of them by chance."""
 
@@ -48,6 +49,13 @@ class Rarities:
         share = _WEIGHT * (present / (present + _MANY)) ** 3
         return np.asarray(np.minimum(np.maximum(ordered, share * as_rare / max(present, 1)), 1.0))
 
+    def honest(self, present: int) -> float:
+        """Returns an upper estimate of how many of ``present`` accounts are honest: as many as are not as rare as one
+        in a hundred, and that share more (Storey 2002, with one more as in Storey, Taylor and Siegmund 2004). A larger
+        share would not do: where the profile is slightly out of date, many honest accounts are somewhat rare."""
+        rare = int(self.counts[_bins(np.array([_RARE]))[0] :].sum())
+        return float(min((present - rare + 1) / (1 - _RARE), present))
+
 
 def chance_of(rarity: Floats, present: int) -> float:
     """Returns the smallest probability that as many of ``present`` accounts are as rare as those of a cluster, whose
@@ -57,13 +65,6 @@ def chance_of(rarity: Floats, present: int) -> float:
     if len(rarity) < FEWEST:
         return 1.0
     return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), present, rarity[FEWEST - 1 :]).min())
-
-
-def honest_of(present: int, rare: int, notable: float) -> float:
-    """Returns an upper estimate of how many of ``present`` accounts are honest, if ``rare`` of them have at most the
-    rarity ``notable``, as that share of honest ones does (Storey 2002, with one more as in Storey, Taylor and Siegmund
-    2004)."""
-    return min((present - rare + 1) / (1 - notable), float(present))
 
 
 def _bins(rarity: Floats) -> Array:

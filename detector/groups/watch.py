@@ -10,8 +10,7 @@ each are found, although no single one shows anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import blake2b
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,10 @@ from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Fl
 from detector.core.signals.suspicion import NOTABLE, family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
+from detector.groups.clusters import Cluster, Clusters
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
-from detector.groups.rarities import Rarities, chance_of, honest_of
+from detector.groups.rarities import Rarities, chance_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -36,8 +36,6 @@ STRANGERS = 0.02
 """The share of a group's members that may be honest: as many of its cluster join as keep the expected share below
 (Benjamini and Hochberg 1995)."""
 _NOTABLE = 0.2
-_ALIKE = 0.6
-"""The least cosine of an account's contributions with those of its cluster."""
 _SHOWN = 4
 _SHARE = 5 * NOTABLE
 """A family counts from a fifth of what the members show on."""
@@ -75,18 +73,6 @@ class GroupState:
     family: Family
 
 
-@dataclass(slots=True, eq=False)
-class _Cluster:
-    """Accounts, by slot, with what each measure adds to their D, float64 (j + m,). ``size``: how many are members,
-    under the group's verdict; 0 before a verdict. ``waiting``: how many joined since it was judged."""
-
-    id: str
-    slots: dict[int, Floats] = field(default_factory=dict)
-    size: int = 0
-    revision: int = 0
-    waiting: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class _Due:
     """Queries at which accounts are compared, q in stream order. ``slot``, ``number``, ``row`` int64 (q,); ``present``
@@ -111,16 +97,11 @@ class GroupWatch:
         assert profile.crowd is not None
         self._crowd: Crowd = profile.crowd.aligned(profile.standards.measures, COLUMNS, LINKS)
         self._standards = profile.standards.aligned(COLUMNS)
-        self._profile = profile
         self._names = (*COLUMNS, *LINKS)
         self._linker = Linker(profile.reference, nbytes)
         self._accounts = Accounts(len(self._names))
-        self._clusters: list[_Cluster] = []
-        self._directions = np.zeros((0, len(self._names)))
-        self._named: dict[str, _Cluster] = {}
-        self._cluster_of: dict[int, _Cluster] = {}
+        self._clusters = Clusters(len(self._names), (profile.model, profile.model_version))
         self._rarities = Rarities()
-        self._founded = 0
         self._seen = 0
         self._present = 0
 
@@ -145,16 +126,16 @@ class GroupWatch:
     def group_of(self, principal: str) -> str | None:
         """Returns the id of the group under a verdict that ``principal`` belongs to."""
         slot = self._accounts.slot_of.get(principal, -1)
-        cluster = self._cluster_of.get(slot)
+        cluster = self._clusters.of.get(slot)
         return cluster.id if cluster is not None and self._accounts.member[slot] else None
 
     def state_of(self, group: str) -> GroupState:
         """Returns what is known of ``group``; one that has ended has no members."""
-        cluster = self._named.get(group)
+        cluster = self._clusters.named.get(group)
         if cluster is None:
             return GroupState(1.0, (), (), "content")
         accounts = self._accounts
-        slots = [slot for slot in cluster.slots if accounts.member[slot]]
+        slots = [slot for slot in cluster.accounts if accounts.member[slot]]
         slots.sort(key=lambda slot: (accounts.rarity[slot], accounts.names[slot]))
         members = (
             GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
@@ -166,49 +147,35 @@ class GroupWatch:
 
     def knows(self, group: str) -> bool:
         """Returns whether ``group`` has not ended."""
-        return group in self._named
+        return group in self._clusters.named
 
     def members_of(self, group: str) -> list[str]:
         """Returns the members of ``group``, in no order."""
-        slots = self._named[group].slots if group in self._named else ()
+        slots = self._clusters.named[group].accounts if group in self._clusters.named else ()
         return [self._accounts.names[slot] for slot in slots if self._accounts.member[slot]]
 
     def size_of(self, group: str) -> int:
         """Returns how many members ``group`` has."""
-        return self._named[group].size if group in self._named else 0
+        return self._clusters.named[group].size if group in self._clusters.named else 0
 
     def dump(self) -> dict[str, Any]:
         """Returns the whole state, as ``state.arrays.pack`` takes it."""
-        clusters = [
-            {
-                "head": [own.id, own.size, own.revision, own.waiting],
-                "slots": _slots(own),
-                "added": np.array(list(own.slots.values())),
-            }
-            for own in self._clusters
-        ]
-        counters = [self._founded, self._seen, self._present]
+        clusters = self._clusters.dump()
         return {
             "accounts": self._accounts.dump(),
             "recent": self._linker.recent.dump(),
-            "clusters": clusters,
-            "directions": self._directions,
-            "counters": counters,
+            "clusters": clusters["clusters"],
+            "directions": clusters["directions"],
+            "counters": [clusters["founded"], self._seen, self._present],
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces all state with what ``dump`` returned."""
         self._accounts.load(state["accounts"])
         self._linker.recent.load(state["recent"])
-        self._clusters = []
-        for own in state["clusters"]:
-            (name, *counts), slots = own["head"], own["slots"].tolist()
-            self._clusters.append(_Cluster(name, dict(zip(slots, own["added"], strict=True)), *counts))
-        self._named = {own.id: own for own in self._clusters}
-        self._cluster_of = {slot: own for own in self._clusters for slot in own.slots}
-        self._directions = np.array(state["directions"])
-        self._rarities = Rarities(self._accounts.rarity[list(self._cluster_of)])
-        self._founded, self._seen, self._present = state["counters"]
+        founded, self._seen, self._present = state["counters"]
+        self._clusters.load({**state, "founded": founded})
+        self._rarities = Rarities(self._accounts.rarity[list(self._clusters.of)])
 
     def _observe(self, queries: JudgedQueries) -> list[GroupRevision]:
         accounts, due = self._accounts, queries.due
@@ -261,7 +228,7 @@ class GroupWatch:
         return excused
 
     def _clustered(self, slots: Array) -> NDArray[np.bool_]:
-        return np.array([slot in self._cluster_of for slot in slots.tolist()], np.bool_)
+        return np.array([slot in self._clusters.of for slot in slots.tolist()], np.bool_)
 
     def _added(self, due: _Due, rows: Array, origin: Array, excused: Mapping[int, Floats]) -> Floats:
         """Returns float64 (r, j + m): what each measure adds to the D of the accounts of ``rows``, which is that of the
@@ -303,12 +270,12 @@ class GroupWatch:
 
     def _update(
         self, slot: int, rarity: float, added: Floats, risen: bool, present: int
-    ) -> tuple[_Cluster, list[int]] | None:
+    ) -> tuple[Cluster, list[int]] | None:
         """Moves one of ``present`` accounts of this ``rarity``, and with the contributions ``added`` (j + m,), to the
         cluster where it belongs now; it stays if its D has not ``risen``. Returns its group and who joined that, if
         anybody did."""
         accounts = self._accounts
-        if slot in self._cluster_of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
+        if slot in self._clusters.of and (accounts.member[slot] or (rarity <= _NOTABLE and not risen)):
             self._rarities.remove(float(accounts.rarity[slot]))
             self._rarities.add(rarity)
             accounts.rarity[slot] = rarity
@@ -317,82 +284,28 @@ class GroupWatch:
         accounts.rarity[slot] = rarity
         if rarity > _NOTABLE:
             return None
-        cluster = self._join(slot, added)
-        if cluster.waiting <= len(cluster.slots) // _WAITING_SHARE:
+        self._rarities.add(rarity)
+        cluster = self._clusters.join(slot, accounts.names[slot], added)
+        if cluster.waiting <= len(cluster.accounts) // _WAITING_SHARE:
             return None
-        cluster = self._united(cluster)
+        cluster = self._clusters.united(cluster)
         cluster.waiting = 0
         joined = self._judged(cluster, present)
         return (cluster, joined) if joined else None
 
     def _leave(self, slot: int) -> None:
-        cluster = self._cluster_of.pop(slot, None)
-        if cluster is None:
-            return
-        at, added = self._clusters.index(cluster), cluster.slots.pop(slot)
-        self._rarities.remove(float(self._accounts.rarity[slot]))
-        cluster.size -= bool(self._accounts.member[slot])
-        self._directions[at] -= _direction(added)
-        if not cluster.slots:
-            self._drop(at)
+        cluster = self._clusters.leave(slot)
+        if cluster is not None:
+            self._rarities.remove(float(self._accounts.rarity[slot]))
+            cluster.size -= bool(self._accounts.member[slot])
 
-    def _join(self, slot: int, added: Floats) -> _Cluster:
-        """Adds an account to the cluster that is most like it, or to a new one."""
-        direction = _direction(added)
-        cosines = self._cosines(direction)
-        at = int(np.argmax(cosines)) if len(cosines) else -1
-        if at < 0 or cosines[at] <= _ALIKE:
-            at = len(self._clusters)
-            self._founded += 1
-            self._clusters.append(_Cluster(self._identifier(slot)))
-            self._named[self._clusters[at].id] = self._clusters[at]
-            self._directions = np.concatenate((self._directions, np.zeros((1, len(direction)))))
-        cluster = self._clusters[at]
-        self._directions[at] += direction
-        cluster.slots[slot] = added
-        cluster.waiting += 1
-        self._cluster_of[slot] = cluster
-        self._rarities.add(float(self._accounts.rarity[slot]))
-        return cluster
-
-    def _united(self, cluster: _Cluster) -> _Cluster:
-        """Unites ``cluster`` with the one most like it, if that is as like as an account must be and not both are
-        groups, whose names stay; returns what they are now."""
-        own = self._clusters.index(cluster)
-        cosines = self._cosines(self._directions[own])
-        cosines[own] = -1.0
-        other = int(np.argmax(cosines))
-        pair = [self._clusters[own], self._clusters[other]]
-        if cosines[other] <= _ALIKE or all(each.size for each in pair):
-            return cluster
-        kept, gone = sorted(pair, key=lambda each: (each.size, len(each.slots), each.id), reverse=True)
-        at = self._clusters.index(gone)
-        self._directions[self._clusters.index(kept)] += self._directions[at]
-        kept.slots.update(gone.slots)
-        self._cluster_of.update(dict.fromkeys(gone.slots, kept))
-        self._drop(at)
-        return kept
-
-    def _cosines(self, direction: Floats) -> Floats:
-        """Returns float64 (c,): the cosine of each cluster's direction with ``direction`` (j + m,)."""
-        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions)) * np.sqrt(direction @ direction)
-        return np.asarray(self._directions @ direction / np.maximum(lengths, _LEAST))
-
-    def _drop(self, at: int) -> None:
-        del self._named[self._clusters[at].id], self._clusters[at]
-        self._directions = np.delete(self._directions, at, axis=0)
-
-    def _identifier(self, founder: int) -> str:
-        parts = (self._profile.model, self._profile.model_version, self._accounts.names[founder], str(self._founded))
-        return blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
-
-    def _judged(self, cluster: _Cluster, present: int) -> list[int]:
+    def _judged(self, cluster: Cluster, present: int) -> list[int]:
         """Adds to the members of ``cluster`` those of ``present`` accounts that belong to them now; returns these."""
-        accounts, slots = self._accounts, _slots(cluster)
+        accounts, slots = self._accounts, cluster.slots
         among_all = self._rarity(cluster, present)
         if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        rarity, honest = accounts.rarity[slots], honest_of(present, len(self._cluster_of), _NOTABLE)
+        rarity, honest = accounts.rarity[slots], self._rarities.honest(present)
         strangers = honest * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
@@ -403,10 +316,10 @@ class GroupWatch:
         cluster.revision += len(joined) > 0
         return [int(slot) for slot in joined]
 
-    def _rarity(self, cluster: _Cluster, present: int) -> Floats:
-        return self._rarities.among_all(self._accounts.rarity[_slots(cluster)], present)
+    def _rarity(self, cluster: Cluster, present: int) -> Floats:
+        return self._rarities.among_all(self._accounts.rarity[cluster.slots], present)
 
-    def _revision(self, cluster: _Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
+    def _revision(self, cluster: Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
         accounts, shown = self._accounts, self._shown(cluster)
         return GroupRevision(
             cluster.id,
@@ -418,9 +331,9 @@ class GroupWatch:
             self._family(shown),
         )
 
-    def _shown(self, cluster: _Cluster) -> Floats:
+    def _shown(self, cluster: Cluster) -> Floats:
         """Returns float64 (j + m,): what each measure added to the members' D on average when they joined."""
-        return self._mean([added for slot, added in cluster.slots.items() if self._accounts.member[slot]])
+        return self._mean([added for slot, added in cluster.accounts.items() if self._accounts.member[slot]])
 
     def _mean(self, added: Sequence[Floats] | Floats) -> Floats:
         return np.asarray(np.mean(added, axis=0)) if len(added) else np.zeros(len(self._names))
@@ -433,13 +346,3 @@ class GroupWatch:
         """Returns the family of what the members show, scaled so that one counts from a share of it on."""
         share = _SHARE / max(float(shown.sum()), _LEAST)
         return family_of(dict(zip(self._names, (shown * share).tolist(), strict=True)))
-
-
-def _direction(added: Floats) -> Floats:
-    """Returns ``added`` (j + m,) with length 1."""
-    return np.asarray(added / np.sqrt(added @ added))
-
-
-def _slots(cluster: _Cluster) -> Array:
-    """Returns the slots of ``cluster``, int64 (n,)."""
-    return np.fromiter(cluster.slots, np.int64, len(cluster.slots))

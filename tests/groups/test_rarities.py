@@ -8,7 +8,7 @@ import pytest
 from detector.core.engine import Engine, EngineConfig
 from detector.groups.links import sampled_cells
 from detector.groups.queries import selected_queries
-from detector.groups.rarities import Rarities, chance_of, honest_of
+from detector.groups.rarities import Rarities, chance_of
 from detector.groups.watch import CHANCE, GroupWatch
 from tests.groups.rings import calibrated, others, ring, stream
 
@@ -43,8 +43,8 @@ def test_a_ring_in_several_clusters_is_most_of_a_small_population(parts: int) ->
 
 
 def test_the_rest_of_the_population_says_how_many_accounts_are_honest() -> None:
-    assert honest_of(500, 400, 0.2) == pytest.approx(126.25)
-    assert honest_of(500, 90, 0.2) == 500
+    assert Rarities([1e-4] * 300).honest(500) == pytest.approx(201 / 0.99)
+    assert Rarities([0.1] * 300).honest(500) == 500
 
 
 def test_the_counts_follow_accounts_from_cluster_to_cluster() -> None:
@@ -53,7 +53,7 @@ def test_the_counts_follow_accounts_from_cluster_to_cluster() -> None:
     for profiled in observation.profiled:
         watch.observe(selected_queries([profiled], observation, sampled))
     live = watch._rarities.counts
-    assert live.sum() == len(watch._cluster_of) > 10
+    assert live.sum() == len(watch._clusters.of) > 10
     restored = GroupWatch(calibrated())
     restored.load(watch.dump())
     assert restored._rarities.counts.tolist() == live.tolist()

@@ -18,7 +18,8 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.core.reference.standards import VOLUMES, Crowd, Floats, Integers
 from detector.groups import watch
-from detector.groups.watch import GroupRevision, GroupWatch
+from detector.groups.clusters import Clusters
+from detector.groups.watch import GroupRevision
 from detector.policy.config import Policy
 from detector.replay.groups import GroupReplay
 from detector.replay.report import replay
@@ -244,7 +245,7 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     ((own, _),) = groups._watches.values()
     group = found.revisions[-1][2].id
     assert own.state_of(group).evidence
-    slots, names = list(own._named[group].slots), own._names
+    slots, names = own._clusters.named[group].slots, own._names
     own._accounts.every[slots] = 0.0
     own._accounts.every[slots, names.index("outlyingness")] = 9.0
     assert own.state_of(group).family == "content"
@@ -254,20 +255,19 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())
 
 
-@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 1), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
-def test_clusters_that_have_become_alike_are_united_unless_both_are_groups(sizes: tuple[int, int], parts: int) -> None:
-    own = GroupWatch(calibrated())
-    own._accounts.slots(["a", "b", "c", "d"])
+@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 2), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
+def test_a_cluster_that_has_become_like_a_group_is_united_with_it(sizes: tuple[int, int], parts: int) -> None:
+    own = Clusters(2, ("m", "1"))
     angles = np.radians([0, 60, 50, 45])
-    added = np.zeros((4, own._directions.shape[1]))
-    added[:, 0], added[:, 1] = np.cos(angles), np.sin(angles)
-    first, second = (own._join(slot, added[slot]) for slot in (0, 1))
-    assert own._united(second) is second is not first
+    added = np.column_stack((np.cos(angles), np.sin(angles)))
+    first, second = (own.join(slot, "founder", added[slot]) for slot in (0, 1))
+    assert own.united(second) is second is not first
     for slot in (2, 3):
-        assert own._join(slot, added[slot]) is second
+        assert own.join(slot, "other", added[slot]) is second
     first.size, second.size = sizes
-    kept = own._united(second)
-    assert len(own._clusters) == len(own._directions) == len(own._named) == parts
+    kept = own.united(second)
     assert kept is (first if sizes == (3, 0) else second)
-    assert {own._cluster_of[slot] for slot in kept.slots} == {kept}
-    assert own._directions.sum(axis=0) == pytest.approx(added.sum(axis=0))
+    assert {own.of[slot] for slot in kept.accounts} == {kept}
+    assert sorted(own.of) == [0, 1, 2, 3]
+    assert len(own.named) == parts
+    assert own.dump()["directions"].sum(axis=0) == pytest.approx(added.sum(axis=0))

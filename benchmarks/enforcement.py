@@ -306,17 +306,18 @@ def effect_on(served: Served, gate: Gate, target: Model, defence: str) -> Effect
 
 def latencies(served: Served, target: Model) -> dict[str, NDArray[np.float64]]:
     """The milliseconds that an answer to one row took under each defence: of honest clients, or of the account that is
-    under it where it changes answers. Each row is asked under all of them, each time another one first, so that what
-    else goes on delays all alike."""
+    under it where it changes answers. Each row is asked under all of them, in an order drawn anew, so that what else
+    goes on, and what the answer before left to do, delays all alike."""
     taken: dict[str, list[float]] = {defence: [] for defence in DEFENCES}
+    rng = np.random.default_rng(SEED)
     for number in range(HONEST):
         name = f"honest-{number}"
         callers = {
             defence: Caller(served, name_of(target, defence), TESTED if defence in CHANGING else name)
             for defence in DEFENCES
         }
-        for at, row in enumerate(honest_of(target)[number].queries.features[:TIMED_ROWS, None]):
-            for defence in np.roll(DEFENCES, at):
+        for row in honest_of(target)[number].queries.features[:TIMED_ROWS, None]:
+            for defence in rng.permutation(DEFENCES):
                 taken[defence].append(1_000 * callers[defence].seconds(row))
     return {defence: np.array(own) for defence, own in taken.items()}
 

@@ -113,16 +113,27 @@ class Caller:
 
     def answer(self, features: Rows) -> Answers:
         """Returns the answers once they are judged. Raises TurnedAwayError."""
+        reply, _ = self._post(features)
+        self._served.wait(self._model, self._served.sent(self._model, len(features)))
+        return self._mapping.reply(reply.json(), len(features))
+
+    def seconds(self, features: Rows) -> float:
+        """Returns how long the answer took; it may not be judged yet. Raises TurnedAwayError."""
+        _, taken = self._post(features)
+        self._served.sent(self._model, len(features))
+        return taken
+
+    def _post(self, features: Rows) -> tuple[httpx.Response, float]:
         body = self._mapping.body(features, self._account)
-        reply = self._http.post(
-            f"{self._served.url}/{self._model}{PREDICT}", json=body, headers=self._mapping.headers(self._account)
-        )
+        headers = self._mapping.headers(self._account)
+        begun = time.perf_counter()
+        reply = self._http.post(f"{self._served.url}/{self._model}{PREDICT}", json=body, headers=headers)
+        taken = time.perf_counter() - begun
         if reply.status_code == httpx.codes.TOO_MANY_REQUESTS:
             raise TurnedAwayError
         reply.raise_for_status()
         self.answered += len(features)
-        self._served.wait(self._model, self._served.sent(self._model, len(features)))
-        return self._mapping.reply(reply.json(), len(features))
+        return reply, taken
 
     def probabilities(self, features: Rows) -> NDArray[np.float64]:
         return self.answer(features).probabilities

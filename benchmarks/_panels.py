@@ -12,7 +12,7 @@ from detector.explain.chart import Point, path, text
 _WIDTH, _HEIGHT = 430, 230
 """Of a panel; its plot is what the margins leave."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 84, 30, 40
-_COLOURS = ("#1a6f52", "#2563a8", "#b3261e")
+_COLOURS = ("#1a6f52", "#2563a8", "#b3261e", "#8250a8")
 _APART = 14.0
 """Least distance between the names of two lines."""
 
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Up to three lines under a title."""
+    """Up to four lines under a title."""
 
     title: str
     lines: Sequence[Line]

@@ -5,7 +5,8 @@ python -m benchmarks.enforcement [--full] [--broker apache] [--picture docs/pict
 Over HTTP, with a broker, a detector that has a profile of other honest accounts, and a gate. Each theft is done anew
 under each defence, by an account of its own, which gives up when it is turned away. A caller waits until the detector
 has judged what they asked, so that figures do not depend on this machine's speed. Honest clients ask the same models
-meanwhile. ``--full``: also at 5,000 queries.
+meanwhile. At the end, when the thieves are gone, honest clients ask row by row, and each row of each model under all
+defences in turn: the difference is what a defence adds to their wait. ``--full``: also at 5,000 queries.
 """
 
 from __future__ import annotations
@@ -59,6 +60,10 @@ SEED = 2
 PARTITIONS = 4
 CALIBRATION = 40
 HONEST, HONEST_ROWS, TESTED_ROWS = 20, 100, 300
+TIMED_ROWS = 25
+"""Of each honest client, timed one by one."""
+ORDERED_SECONDS = 86_400.0
+"""How long the account TESTED stays under its defence: longer than any run."""
 STEP = 25
 """Rows in a request."""
 EARLY = (100, 200)
@@ -263,6 +268,12 @@ class Effect(NamedTuple):
     labels: float = 0.0
 
 
+Figures = Mapping[tuple[Theft, str, str], Outcome]
+Effects = Mapping[tuple[Model, str], Effect]
+Waits = Mapping[Model, Mapping[str, NDArray[np.float64]]]
+"""Milliseconds by model and defence."""
+
+
 def ask_honestly(served: Served, target: Model, defence: str, number: int) -> None:
     """One honest client at work, until done or turned away."""
     caller = Caller(served, name_of(target, defence), f"honest-{number}")
@@ -293,13 +304,41 @@ def effect_on(served: Served, gate: Gate, target: Model, defence: str) -> Effect
     )
 
 
+def latencies(served: Served, target: Model) -> dict[str, NDArray[np.float64]]:
+    """The milliseconds that an answer to one row took under each defence: of honest clients, or of the account that is
+    under it where it changes answers. Each row is asked under all of them, each time another one first, so that what
+    else goes on delays all alike."""
+    taken: dict[str, list[float]] = {defence: [] for defence in DEFENCES}
+    for number in range(HONEST):
+        name = f"honest-{number}"
+        callers = {
+            defence: Caller(served, name_of(target, defence), TESTED if defence in CHANGING else name)
+            for defence in DEFENCES
+        }
+        for at, row in enumerate(honest_of(target)[number].queries.features[:TIMED_ROWS, None]):
+            for defence in np.roll(DEFENCES, at):
+                taken[defence].append(1_000 * callers[defence].seconds(row))
+    return {defence: np.array(own) for defence, own in taken.items()}
+
+
+def rows_of_waits(waits: Waits) -> Iterator[list[str]]:
+    """Of all models together."""
+    every = {defence: np.concatenate([own[defence] for own in waits.values()]) for defence in DEFENCES}
+    plain = np.percentile(every[NONE], (50, 99))
+    for defence, own in every.items():
+        spent = np.percentile(own, (50, 99))
+        added = ["", ""] if defence == NONE else [f"{one:+.1f}" for one in spent - plain]
+        yield [_shown(defence), f"{len(own):,}", *(f"{one:.1f}" for one in spent), *added]
+
+
 def put_under(connection: Connection, gate: Gate) -> None:
     """Orders each defence that changes answers against the account TESTED, and waits until ``gate`` has it."""
     producer = connection.producer()
     for defence in CHANGING:
         for model in models_of([defence]):
             order = Command(
-                model, "add", time.time(), "benchmark", model, TESTED, "", make_action(defence), "enforce", 3_600.0
+                *(model, "add", time.time(), "benchmark", model, TESTED, ""),
+                *(make_action(defence), "enforce", ORDERED_SECONDS),
             )
             place = partition_of(TESTED, PARTITIONS)
             producer.send(connection.topics.commands, encode(order), TESTED.encode(), partition=place).get(30)
@@ -317,9 +356,6 @@ def thieves_of(theft: Theft, defence: str) -> Sequence[str]:
     return [thief for thief in wanted if thief in theft.thieves]
 
 
-Figures = Mapping[tuple[Theft, str, str], Outcome]
-
-
 def by_thief(theft: Theft, defence: str, found: Figures) -> dict[str, Outcome]:
     """The outcome of each thief, the one who takes answers as served first."""
     own = {thief: found[theft, defence, thief] for thief in thieves_of(theft, defence)}
@@ -334,8 +370,9 @@ def best_of(outcomes: Mapping[str, Outcome]) -> tuple[str, NDArray[np.float64]]:
     return name, np.fmax.reduce([one.fidelity for one in outcomes.values()])
 
 
-def rows_of(found: Figures, effects: Mapping[tuple[Model, str], Effect]) -> Iterator[list[str]]:
+def rows_of(found: Figures, effects: Effects, waits: Waits) -> Iterator[list[str]]:
     for theft in THEFTS:
+        spent = waits[theft.target]
         for defence in DEFENCES:
             outcomes = by_thief(theft, defence, found)
             served, (name, best) = outcomes[THIEVES[0]], best_of(outcomes)
@@ -344,13 +381,18 @@ def rows_of(found: Figures, effects: Mapping[tuple[Model, str], Effect]) -> Iter
             changes = [f"{100 * effect.accuracy:+.1f}", f"{effect.distance:.2f}", percent(effect.labels)]
             yield [
                 theft.title,
-                f"`{defence}`" if defence in RULES else defence,
+                _shown(defence),
                 f"{served.answered:,}",
                 *(f"{_percent(one)} / {_percent(other)}" for one, other in pairs),
                 name,
                 f"{effect.touched} of {HONEST}",
                 *(changes if defence in CHANGING else ("", "", "")),
+                "" if defence == NONE else f"{np.median(spent[defence]) - np.median(spent[NONE]):+.1f}",
             ]
+
+
+def _shown(defence: str) -> str:
+    return f"`{defence}`" if defence in RULES else defence
 
 
 def _percent(share: float) -> str:
@@ -358,12 +400,16 @@ def _percent(share: float) -> str:
 
 
 def panels(found: Figures, checkpoints: Sequence[int]) -> list[Panel]:
-    """Natural fidelity of the best thief: under no defence, under the response that costs most, and the ladder."""
+    """Natural fidelity of the best thief: under no defence, under the response that costs most, and the ladder; with a
+    budget, where that ends the theft earlier."""
     drawn = []
     for theft in THEFTS:
         best = {name: best_of(by_thief(theft, name, found))[1][:, 0] for name in DEFENCES}
         names = dict.fromkeys((NONE, min(CHANGING, key=lambda name: best[name][-1]), "ladder"))
-        drawn.append(Panel(theft.title, [_line(name, checkpoints, best[name]) for name in names]))
+        lines = [_line(name, checkpoints, best[name]) for name in names]
+        if not np.array_equal(best[BUDGETED], best["ladder"], equal_nan=True):
+            lines.append(_line("with budget", checkpoints, best[BUDGETED]))
+        drawn.append(Panel(theft.title, lines))
     return drawn
 
 
@@ -372,7 +418,7 @@ def _line(name: str, checkpoints: Sequence[int], shares: NDArray[np.float64]) ->
     return Line(name, *zip(*known, strict=True))
 
 
-def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[tuple[Model, str], Effect]]:
+def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Effects, Waits]:
     """All thefts and honest clients, on one server."""
     guarded, targets = list(models_of([*RULES])), dict.fromkeys(theft.target for theft in THEFTS)
     with tempfile.TemporaryDirectory() as folder:
@@ -416,7 +462,8 @@ def measured(broker: str, checkpoints: Sequence[int]) -> tuple[Figures, Mapping[
                     for target in targets
                     for defence in RULES
                 }
-                return found, effects | {(target, NONE): Effect(0) for target in targets}
+                effects |= {(target, NONE): Effect(0) for target in targets}
+                return found, effects, {target: latencies(served, target) for target in targets}
 
 
 def main() -> None:
@@ -428,13 +475,16 @@ def main() -> None:
     started = time.monotonic()
     shown = (500, 2_000, 5_000) if arguments.full else (500, 2_000)
     checkpoints = (*EARLY, *shown)
-    found, effects = measured(arguments.broker, checkpoints)
+    found, effects, waits = measured(arguments.broker, checkpoints)
     columns = (
         *("theft", "defence", "answers"),
         *(f"{what} at {at:,}" for at in shown for what in ("natural", "uniform")),
         *("best thief", "honest accounts touched", "honest accuracy", "L1", "labels changed"),
+        "ms more",
     )
-    print(table(columns, rows_of(found, effects)))
+    print(table(columns, rows_of(found, effects, waits)))
+    columns = ("defence", "answers", "ms, median", "ms, p99", "median added", "p99 added")
+    print(table(columns, rows_of_waits(waits)))
     print(f"\n{time.monotonic() - started:.0f} s")
     if arguments.picture:
         text = picture(panels(found, checkpoints), "Natural fidelity of the best thief")

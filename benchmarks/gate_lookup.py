@@ -27,7 +27,7 @@ def filled_gate() -> Gate:
         action = Action("slow", 1.0) if number % 2 else Action("refuse")
         one = Decision(f"{number:032x}", "digits", f"p{number}", action, "enforce", (1, 1), now, now + 3_600, (), "1")
         gate._table.apply(decision_key(one.model, one.principal), encode(one))
-    gate._background.latest_contact = now
+    gate._background.note_contact()
     return gate
 
 

@@ -1,7 +1,8 @@
-"""How soon gates obey, and what the loss of the broker does to those who ask them.
+"""How soon gates obey, and what the loss of the broker or the detector does to those who ask them.
 
 From a record sent to obeyed by each of 8 gate processes: a decision, its release, and the kill switch. Then a gate
-service with a client that asks without a pause, before the broker is killed, while it is away, and after its return.
+service with a client that asks without a pause, before the broker is killed, while it is away, and after its return;
+and the same with a detector.
 Run: python -m benchmarks.gates
 """
 
@@ -18,11 +19,15 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks._service import wait_until
 from detector.contracts.codecs import KILL_SWITCH_KEY
+from detector.contracts.codecs.records import HEARTBEAT_SECONDS
 from detector.contracts.findings import ActionName
 from detector.contracts.topics import Topics, partition_of
 from detector.runtime.broker import EmbeddedBroker
 from detector.serving import Connection, Gate
+from tests.conftest import Broker
+from tests.e2e.service import running_service
 from tests.e2e.test_gate_service import CLOSED, OPEN, STALE_SECONDS, gate_service
 from tests.serving.arrivals import LATER, PARTITIONS, create_topics, tell
 from tests.serving.doubles import decision, record
@@ -104,7 +109,7 @@ def asked(port: int, seconds: float) -> tuple[np.ndarray, dict[str, list[int]]]:
 
 
 def outage(broker: EmbeddedBroker, connection: Connection) -> None:
-    """Prints a line for each phase."""
+    """What the loss of ``broker`` does."""
 
     def back() -> None:
         broker.start()
@@ -117,8 +122,37 @@ def outage(broker: EmbeddedBroker, connection: Connection) -> None:
         time.sleep(2 * STALE_SECONDS)
 
     phases: Sequence[tuple[str, Callable[[], object]]] = (("before", lambda: None), ("away", away), ("back", back))
-    print(f"\n{'broker':8} {'requests':>9} {'p50 ms':>7} {'p99 ms':>7} {'max ms':>7}  open model, closed model")
-    with tempfile.TemporaryDirectory() as folder, gate_service(connection, Path(folder) / "log") as (port, _):
+    with tempfile.TemporaryDirectory() as folder:
+        print_phases("broker", connection, Path(folder), phases)
+
+
+def detector_outage(broker: EmbeddedBroker) -> None:
+    """The same for a detector."""
+
+    def away() -> None:
+        service.worker.kill_all()
+        time.sleep(STALE_SECONDS + 4 * HEARTBEAT_SECONDS)
+
+    def back() -> None:
+        service.worker.start()
+        wait_until("the worker ready", service.worker.ready)
+        time.sleep(STALE_SECONDS)
+
+    named = Broker(broker.bootstrap, embedded=True, process=broker)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_service(named, f"bench-{secrets.token_hex(4)}", Path(folder)) as service,
+    ):
+        phases = (("before", lambda: None), ("away", away), ("back", back))
+        print_phases("detector", service.connection, Path(folder), phases)
+
+
+def print_phases(
+    what: str, connection: Connection, folder: Path, phases: Sequence[tuple[str, Callable[[], object]]]
+) -> None:
+    """Prints a line for each phase: what changed then, and how a gate service answers after that."""
+    print(f"\n{what:8} {'requests':>9} {'p50 ms':>7} {'p99 ms':>7} {'max ms':>7}  open model, closed model")
+    with gate_service(connection, folder / "log") as (port, _):
         asked(port, 2.0)
         for name, change in phases:
             change()
@@ -138,6 +172,7 @@ def main() -> None:
         for name, spent in propagation(connection).items():
             p50, p99 = np.percentile(spent, [50, 99])
             print(f"{name:16} {p50:7.1f} {p99:7.1f} {max(spent):7.1f}", flush=True)
+        detector_outage(broker)
         outage(broker, connection)
 
 

@@ -1,10 +1,14 @@
 """Thieves with many accounts, each in one stream with honest accounts: who is found alone, and which groups.
 
 For each victim 50 honest accounts calibrate and 120 others, of the same habits, are judged: alone, and with each attack
-dealt to 5, 20, 100 and 400 accounts in turn or in blocks. With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the
-colluding runs in it are judged among all honest accounts of their victim that did not calibrate. With ``--scale`` it
-prints what groups cost. Run: python -m benchmarks.groups [--recorded FOLDER | --populations | --scale]
-[DATASET:VICTIM ...]
+dealt to 5, 20, 100 and 400 accounts in turn or in blocks. A campaign is caught in time before the clone first has 90
+percent of its final agreement on uniform inputs. That may be chance, as a clone that names one class agrees on nearly
+all of them: it has 90 percent *for good* once it keeps them on uniform and on natural inputs. For attacks not caught in
+time, *separable* says how well a classifier tells the queries until then from honest ones (0.5 is chance).
+
+With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the colluding runs in it are judged among all honest accounts
+of their victim that did not calibrate. With ``--scale`` it prints what groups cost. Run: python -m benchmarks.groups
+[--recorded FOLDER | --populations | --scale] [DATASET:VICTIM ...]
 """
 
 from __future__ import annotations
@@ -35,11 +39,11 @@ from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
 from detector.lab.experiment import AttackPlan, session_of, thief_trace, victim_of
-from detector.lab.fidelity import Yardstick
+from detector.lab.fidelity import Fidelity, Yardstick
 from detector.lab.session import InProcess
 from detector.replay.groups import GroupReplay
 
-from benchmarks._detecting import account  # isort: skip
+from benchmarks._detecting import Account, account, told_apart  # isort: skip
 
 TARGETS = {
     "categorical:decision tree": (
@@ -152,39 +156,75 @@ def dealt(queries: QueryBatch, accounts: int, how: str) -> list[QueryBatch]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One campaign: whether it was caught before the clone had 90 percent of its final fidelity, whether 80 percent of
-    the accounts became suspects themselves, and its line of the table."""
+    """One campaign: whether it was caught before the clone had 90 percent of its final fidelity, at first and for good,
+    whether 80 percent of the accounts became suspects themselves, and its line of the table."""
 
     in_time: bool
+    for_good: bool
     alone: bool
     accounts: int
     line: str
 
 
-def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryBatch]) -> list[Row]:
-    """One attack, dealt in each way."""
+def fidelities(curve: Sequence[Fidelity], queries: int) -> tuple[int, int]:
+    """The queries, of all ``queries``, at which the clone first has 90 percent of its final agreement on uniform
+    inputs, and from which on it keeps 90 percent of it, and of that on natural ones."""
+    reached = [(point.uniform >= 0.9 * curve[-1].uniform, point.test >= 0.9 * curve[-1].test) for point in curve]
+    first = next((point.queries for point, own in zip(curve, reached, strict=True) if own[0]), queries)
+    lasting = sum(all(all(own) for own in reached[at:]) for at in range(len(curve)))
+    return first, curve[-lasting].queries if lasting else queries
+
+
+def carried_out(target: str, attack: str) -> tuple[Account, list[Fidelity]]:
+    """The queries of an attack, and the clone's fidelity after more and more of them."""
     data, _, model = target.partition(":")
     dataset, victim = victim_of(data, model)
     plan = AttackPlan(attack, model, data, budget=BUDGET, seed=SEED)
     session = session_of(plan, dataset, InProcess(victim), Yardstick.of(victim, dataset, 0))
     session.run()
     trace = thief_trace(attack, session)
-    queries = account("thief", attack, trace.features, trace.outputs).queries
-    curve = [(point.queries, point.uniform) for point in session.curve]
-    end = curve[-1][1] if curve else None
-    late = next((query for query, share in curve if end is not None and share >= 0.9 * end), len(queries))
-    rows = []
+    return account("thief", attack, trace.features, trace.outputs), session.curve
+
+
+def one_each(target: str, profile: Profile, others: Sequence[QueryBatch]) -> str:
+    """What is found of as many accounts as a linear model has unknowns, each with one query to solve its equations."""
+    queries = carried_out(target, "equation solving")[0].queries
+    count = queries.features.shape[1] + 1
+    own = judged(profile, others, dealt(cut(queries, 0, count), count, "turn"), count)
+    named = f"{own.caught(0.8) or 'never'}; found {len(own.found)} of {count}, and {own.honest} honest accounts"
+    return f"{count} accounts of one query that solve equations: 80% found as of query {named}"
+
+
+def campaign(target: str, attack: str, profile: Profile, others: Sequence[QueryBatch]) -> list[Row]:
+    """One attack, dealt in each way."""
+    data = target.partition(":")[0]
+    thief, curve = carried_out(target, attack)
+    queries = thief.queries
+    late, too_late = fidelities(curve, len(queries))
+    known, rows = [Account("", "", own) for own in others], list[Row]()
+    apart = told_apart(replace(thief, queries=cut(queries, 0, late)), known, np.random.default_rng(0))
     for accounts in ACCOUNTS:
         for how in ("turn", "blocks"):
             ring = dealt(queries, accounts, how)
             own = judged(profile, others, ring, len(queries))
             caught = own.caught(0.8)
-            then = max((share for query, share in curve if caught and query <= caught), default=None)
+            in_time, for_good = (caught is not None and caught <= end for end in (late, too_late))
             found = f"{len(own.found)} of {len(ring)}"
-            fidelity = ("" if share is None else f"{share:.0%}" for share in (then, end))
-            cells = (attack, data, how, len(own.alone), caught or "**missed**", found, own.honest, *fidelity)
+            separable = "" if in_time else f"{apart:.2f}"
+            cells = (
+                attack,
+                data,
+                how,
+                len(own.alone),
+                caught or "**missed**",
+                late,
+                too_late,
+                found,
+                own.honest,
+                separable,
+            )
             line = f"| {' | '.join(str(cell) for cell in cells)} |"
-            rows.append(Row(caught is not None and caught <= late, len(own.alone) >= 0.8 * len(ring), accounts, line))
+            rows.append(Row(in_time, for_good, len(own.alone) >= 0.8 * len(ring), accounts, line))
     return rows
 
 
@@ -209,6 +249,8 @@ def of_target(target: str, progress: Progress) -> Iterator[Row]:
     alone = judged(profile, others, [], BUDGET)
     share = alone.cpu[1] / alone.cpu[0]
     print(f"{target}: {alone.honest} of {JUDGED} honest accounts in a group; CPU of groups {share:.0%} of the engine's")
+    if "equation solving" in TARGETS[target]:
+        print(one_each(target, profile, others))
     task = progress.add_task(f"campaigns on {target}", total=len(TARGETS[target]))
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as workers:
         futures = [workers.submit(campaign, target, attack, profile, others) for attack in TARGETS[target]]
@@ -274,13 +316,18 @@ def main() -> None:
             return
         for target in options.targets:
             rows += of_target(target, progress)
-    print("| attack | data | dealt in | suspects alone | caught | found | honest in groups | clone then | at the end |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = "suspects alone | caught | clone has 90% | for good | found | honest in groups | separable"
+    print(f"| attack | data | dealt in | {columns} |\n{'|---' * 10}|")
     print("\n".join(row.line for row in rows))
     for accounts in ACCOUNTS:
         own = [row for row in rows if row.accounts == accounts]
-        caught, alone = sum(row.in_time for row in own), sum(row.alone for row in own)
-        print(f"{accounts} accounts: {caught} of {len(own)} campaigns caught in time; {alone} by their accounts alone")
+        caught, for_good, alone = (
+            sum(each) for each in zip(*((row.in_time, row.for_good, row.alone) for row in own), strict=True)
+        )
+        print(
+            f"{accounts} accounts: {caught} of {len(own)} campaigns caught in time, {for_good} before the clone has 90%"
+        )
+        print(f"for good; {alone} by their accounts alone")
 
 
 if __name__ == "__main__":

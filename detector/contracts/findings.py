@@ -248,9 +248,9 @@ class GateReport:
     """What one gate, that is one process, did since ``started_at``; the next report comes after ``report_seconds``.
 
     ``running`` is False in the last report. ``ready``: it has read the decisions to their end once. ``stale_seconds``:
-    since Kafka's last answer, None if there was none; beyond ``max_stale_seconds``, ``when_stale`` applies: by model,
-    ``*`` for all others. ``known``: decisions that it holds. ``counts``: requests by outcome, and the gate's other
-    counters. ``responses``: queries that got another answer than the model's, by response.
+    since Kafka answered and the detector was at work, None if never; beyond ``max_stale_seconds``, ``when_stale``
+    applies: by model, ``*`` for all others. ``known``: decisions that it holds. ``counts``: requests by outcome, and
+    the gate's other counters. ``responses``: queries that got another answer than the model's, by response.
     """
 
     gate: str

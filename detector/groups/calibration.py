@@ -49,9 +49,10 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
             continue
         by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]
         total = comparison.by_query(own[due - 1], {at}) + by_links
-        for start in range(_WINDOW, len(own) - _WINDOW + 1, _WINDOW):
-            total = np.maximum(total, comparison.by_query(own[start + due - 1], {at}))
         reached[: len(due), at] = np.maximum.accumulate(total)
+        later = own[_WINDOW:][np.isin(np.arange(len(own) - _WINDOW) % _WINDOW + 1, VOLUMES)]
+        if len(later):
+            reached[-1, at] = max(reached[-1, at], comparison.by_query(later, {at}).max())
     early = _early(scores, linked)
     by_early = np.full(early.shape[:2], np.nan)
     for volume, every in enumerate(early):

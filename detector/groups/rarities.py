@@ -59,6 +59,13 @@ def chance_of(rarity: Floats, present: int) -> float:
     return float(bdtrc(np.arange(FEWEST - 1, len(rarity)), present, rarity[FEWEST - 1 :]).min())
 
 
+def honest_of(present: int, rare: int, notable: float) -> float:
+    """Returns an upper estimate of how many of ``present`` accounts are honest, if ``rare`` of them have at most the
+    rarity ``notable``, as that share of honest ones does (Storey 2002, with one more as in Storey, Taylor and Siegmund
+    2004)."""
+    return min((present - rare + 1) / (1 - notable), float(present))
+
+
 def _bins(rarity: Floats) -> Array:
     """Returns int64 (n,): the bin of each ``rarity`` float64 (n,), at most 1."""
     return np.asarray(-_PER_OCTAVE * np.log2(np.maximum(rarity, _LEAST)), np.int64)

@@ -3,8 +3,8 @@
 Queries with the same two nearest reference rows are kept together, in pages of 32: the latest 1,024 at most. A query
 is compared with those kept for each pair of its own four nearest reference rows, as a near query has two of them. Once
 memory is full the page that was begun first is overwritten. Within a page the leading axes stand side by side, and then
-all features: single precision along the axes excludes nearly all queries, page by page; where it leaves several, single
-precision on all features excludes more. Double precision decides.
+the features query by query: 16 bits along each axis exclude nearly all queries, page by page, with few bytes read, and
+double precision on all features decides.
 """
 
 from __future__ import annotations
@@ -29,20 +29,21 @@ _LANES = 32
 _AXES = 8
 _MOST_AXES = 32
 _MOST_PAGES = MOST_SOUGHT // _LANES
-_PAGES_A_BUCKET = 4
+_PAGES_A_BUCKET = 2
 _DUPLICATE = 1e-3
 _ROUNDING = np.float32(1 + 1e-5)
-_ROUGH = np.float32(1 + 1e-3)
-"""More than the rounding of a sum over all features."""
-_SEVERAL = 3
-_STRETCH = 32
-_TINY = np.float32(1e-12)
+_HALF = 0.51
+"""How far a coordinate may be from its whole number, with the rounding of single precision."""
+_REACH, _FARTHEST = 16.0, 32_767
+"""Coordinates of 16 bits reach this many times as far as any of the reference; farther ones count as that far."""
+_LEAST = 1e-9
 _NONE = -1
 _STIR = 2_654_435_761
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Short = NDArray[np.int32]
+Coordinates = NDArray[np.int16]
 
 
 class Nearest(NamedTuple):
@@ -61,6 +62,8 @@ class RecentQueries:
 
     def __init__(self, reference: Reference, nbytes: int = BYTES) -> None:
         self._same = _DUPLICATE * reference.median_distance
+        reach = _REACH * max(float(np.abs(reference.points).max()), float(reference.residual.max()), _LEAST)
+        self._unit = reach / _FARTHEST
         self._pages = _Pages.of(reference.dimension, _width(reference.points.shape[1]), nbytes)
 
     @property
@@ -78,9 +81,9 @@ class RecentQueries:
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned; forgets all queries if there was other room for them."""
-        pages, state = self._pages, _by_feature(state)
+        pages = self._pages
         same = all(len(state[name]) == len(getattr(pages, name)) for name in ("bucket", "newest"))
-        if same and all(name in state and state[name].shape[1:] == getattr(pages, name).shape[1:] for name in _ROWS):
+        if same and all(_alike(state.get(name), getattr(pages, name)) for name in _ROWS):
             for name in _Pages._fields:
                 getattr(pages, name)[state["used"] if name in _ROWS else ...] = state[name]
 
@@ -95,8 +98,9 @@ class RecentQueries:
         leading = np.zeros((count, width), np.float32)
         axes = min(points.shape[1], width) - 1
         leading[:, 0], leading[:, 1 : axes + 1] = points[:, -1], points[:, :axes]
+        leading = np.clip(leading / np.float32(self._unit), -_FARTHEST, _FARTHEST)
         whose = np.column_stack((account, label)).astype(np.int32)
-        _search(plain(features), leading, plain(cells), whose, self._pages, self._same**2, found)
+        _search(plain(features), leading, plain(cells), whose, self._pages, self._unit, self._same**2, found)
         return found
 
 
@@ -106,16 +110,16 @@ def _width(axes: int) -> int:
 
 
 class _Pages(NamedTuple):
-    """``leading`` float32 (p, w, 32): the numbers that exclude, inf where there is no row; ``by_feature`` float32 (p,
-    d, 32); ``whose`` int32 (p, 32, 2): account and label.
+    """``leading`` int16 (p, w, 32): the numbers that exclude, the largest where there is no row; ``features`` float32
+    (p, 32, d); ``whose`` int32 (p, 32, 2): account and label.
 
     Per page, int32 (p,): its ``bucket``, -1 if it is unused; how many rows it is ``filled`` with; the pages ``before``
     and ``after`` it in the order of their beginning, and the ``older`` and ``newer`` ones of its bucket. ``ends`` int32
     (2,): first and last of all. Per bucket, int32 (b,): its ``newest`` and ``oldest`` page, and how many it ``holds``.
     -1 stands for none."""
 
-    leading: Rows
-    by_feature: Rows
+    leading: Coordinates
+    features: Rows
     whose: Short
     bucket: Short
     filled: Short
@@ -131,13 +135,13 @@ class _Pages(NamedTuple):
     @classmethod
     def of(cls, dimension: int, width: int, nbytes: int) -> _Pages:
         """Returns unused pages, as many as fit into ``nbytes``, but one at least."""
-        per_page = 4 * (_LANES * (width + dimension + 2) + 6)
+        per_page = _LANES * (2 * width + 4 * dimension + 8) + 4 * 6
         buckets = 1 << max((nbytes // per_page // _PAGES_A_BUCKET).bit_length(), 0)
         count = max((nbytes - 4 * (2 + 3 * buckets)) // per_page, 1)
         order, nothing = np.arange(count, dtype=np.int32), np.full(count, _NONE, np.int32)
         return cls(
-            np.zeros((count, width, _LANES), np.float32),
-            np.zeros((count, dimension, _LANES), np.float32),
+            np.zeros((count, width, _LANES), np.int16),
+            np.zeros((count, _LANES, dimension), np.float32),
             np.zeros((count, _LANES, 2), np.int32),
             nothing.copy(),
             np.zeros(count, np.int32),
@@ -152,50 +156,55 @@ class _Pages(NamedTuple):
         )
 
 
-_ROWS = ("leading", "by_feature", "whose")
+_ROWS = ("leading", "features", "whose")
 """The columns of pages that hold queries."""
 
 
-def _by_feature(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the dump ``state``; one of an older version holds ``features`` (p, 32, d)."""
-    if "features" not in state:
-        return state
-    return {**state, "by_feature": state["features"].transpose(0, 2, 1)}
+def _alike(rows: Any, own: NDArray[Any]) -> bool:
+    """Returns whether ``rows`` of a dump are such as ``own``; those of older versions are not."""
+    return rows is not None and rows.dtype == own.dtype and rows.shape[1:] == own.shape[1:]
 
 
 @compiled
 def _search(
-    features: Rows, leading: Rows, cells: Array, whose: Short, kept: _Pages, same: float, found: Nearest
+    features: Rows, leading: Rows, cells: Array, whose: Short, kept: _Pages, unit: float, same: float, found: Nearest
 ) -> None:
-    """Row after row, fills ``found`` and keeps the row. ``same``: the squared distance of equal queries."""
-    near, places = np.empty(_LANES, np.float32), np.empty(cells.shape[1] ** 2, np.int64)
+    """Row after row, fills ``found`` and keeps the row. ``unit``: that of ``leading``. ``same``: the squared distance
+    of equal queries."""
+    places = np.empty(cells.shape[1] ** 2, np.int64)
+    pages = np.empty(len(places) * _MOST_PAGES, np.int64)
+    near, blur = np.empty((len(pages), _LANES), np.float32), _HALF * math.sqrt(leading.shape[1])
     for row in range(len(features)):
-        best, chosen, known = math.inf, _NONE, False
-        for at in range(_find_buckets(row, cells, len(kept.newest), places)):
-            page = kept.newest[places[at]]
-            while page >= 0:
-                if _approach(leading, row, kept.leading, page, best, near):
-                    best, chosen, known = _nearest(
-                        features,
-                        row,
-                        whose[row, 0],
-                        kept.by_feature,
-                        kept.whose,
-                        page,
-                        kept.filled[page],
-                        near,
-                        same,
-                        best,
-                        chosen,
-                        known,
-                    )
-                page = kept.older[page]
+        best, chosen, known, most = math.inf, _NONE, False, np.float32(np.inf)
+        count = _find_pages(_find_buckets(row, cells, len(kept.newest), places), places, kept, pages)
+        for at in range(count):
+            _approach(leading, row, kept.leading, pages[at], 0, near[at])
+        for at in range(count):
+            page, by_axes = pages[at], near[at]
+            if _is_open(leading, row, kept.leading, page, most, by_axes):
+                best, chosen, known, most = _nearest(
+                    features,
+                    row,
+                    whose[row, 0],
+                    kept.features,
+                    kept.whose,
+                    page,
+                    kept.filled[page],
+                    by_axes,
+                    blur,
+                    unit,
+                    same,
+                    best,
+                    chosen,
+                    known,
+                    most,
+                )
         if chosen >= 0:
             page, lane = chosen // _LANES, chosen % _LANES
             found.distance[row] = math.sqrt(best)
             found.partner[row], found.label[row] = kept.whose[page, lane, 0], kept.whose[page, lane, 1]
             for at in range(features.shape[1]):
-                found.step[row, at] = features[row, at] - kept.by_feature[page, at, lane]
+                found.step[row, at] = features[row, at] - kept.features[page, lane, at]
         if not known:
             _keep(features, leading, row, whose, places[0], kept)
 
@@ -214,21 +223,43 @@ def _find_buckets(row: int, cells: Array, count: int, found: Array) -> int:
 
 
 @compiled
-def _approach(leading: Rows, row: int, kept: Rows, page: int, best: float, near: Rows) -> bool:
-    """Fills ``near`` (32,) with squared distances of ``row`` of ``leading`` (n, w) to the rows of ``page``, along all
-    axes or the first; returns whether any may be at most ``best``."""
-    most, lanes = np.float32(best) * _ROUNDING + _TINY, len(near)  # Not a constant, which would not be vectorised.
-    for lane in range(lanes):
-        near[lane] = np.float32(0)
-    for axis in range(0, kept.shape[1], 4):
+def _find_pages(count: int, places: Array, kept: _Pages, pages: Array) -> int:
+    """Fills ``pages`` with those of the first ``count`` buckets of ``places``; returns how many there are."""
+    found = 0
+    for at in range(count):
+        page = kept.newest[places[at]]
+        while page >= 0:
+            pages[found] = page
+            found += 1
+            page = kept.older[page]
+    return found
+
+
+@compiled
+def _is_open(leading: Rows, row: int, kept: Coordinates, page: int, most: np.float32, near: Rows) -> bool:
+    """Returns whether any row of ``page`` may be within ``most`` of ``row``; ``near`` (32,) has the squared
+    distances along the first axes, and then along more."""
+    for axis in range(_AXES, kept.shape[1], _AXES):
+        if not _any_within(near, most):
+            return False
+        _approach(leading, row, kept, page, axis, near)
+    return _any_within(near, most)
+
+
+@compiled
+def _approach(leading: Rows, row: int, kept: Coordinates, page: int, first: int, near: Rows) -> None:
+    """Adds to ``near`` (32,) the squared distances of ``row`` of ``leading`` (n, w) to the rows of ``page`` along 8
+    axes from the ``first`` on; sets them if that is 0."""
+    lanes = len(near)  # Not a constant, which would not be vectorised.
+    if first == 0:
+        for lane in range(lanes):
+            near[lane] = np.float32(0)
+    for axis in range(first, first + _AXES, 4):
         p, q, r, s = leading[row, axis], leading[row, axis + 1], leading[row, axis + 2], leading[row, axis + 3]
         for lane in range(lanes):
-            a, b = p - kept[page, axis, lane], q - kept[page, axis + 1, lane]
-            c, d = r - kept[page, axis + 2, lane], s - kept[page, axis + 3, lane]
+            a, b = p - np.float32(kept[page, axis, lane]), q - np.float32(kept[page, axis + 1, lane])
+            c, d = r - np.float32(kept[page, axis + 2, lane]), s - np.float32(kept[page, axis + 3, lane])
             near[lane] += (a * a + b * b) + (c * c + d * d)
-        if axis % _AXES == 4 and not _any_within(near, most):
-            return False
-    return True
 
 
 @compiled
@@ -244,86 +275,68 @@ def _nearest(
     rows: Rows,
     row: int,
     account: int,
-    by_feature: Rows,
+    features: Rows,
     whose: Short,
     page: int,
     filled: int,
     near: Rows,
+    blur: float,
+    unit: float,
     same: float,
     best: float,
     chosen: int,
     known: bool,
-) -> tuple[float, int, bool]:
+    most: np.float32,
+) -> tuple[float, int, bool, np.float32]:
     """Returns the squared distance of ``row`` to the nearest of the ``filled`` queries on ``page`` of another account,
-    and its place, or those given if it is no nearer; and whether an equal one is ``known``. ``near`` (32,): lower
-    bounds, but for rounding, which are used up."""
-    most = np.float32(best) * _ROUNDING + _TINY
-    if _count_open(near, whose, page, filled, account, most) > _SEVERAL:
-        most = np.float32(best) * _ROUGH + _TINY
-        if not _measure(rows, row, by_feature, page, most, near):
-            return best, chosen, known
-        _count_open(near, whose, page, filled, account, most)
+    and its place, or those given if it is no nearer; whether an equal one is ``known``; and at ``most`` how far such a
+    one is in ``near`` (32,): squared distances along some axes in ``unit``, give or take ``blur`` before they are
+    squared, which are used up."""
+    for lane in range(filled):
+        if whose[page, lane, 0] == account:
+            near[lane] = np.inf
     for _ in range(filled):
-        lane = int(np.argmin(near))
-        if near[lane] == np.inf or near[lane] > np.float32(best) * _ROUGH + _TINY:
+        lane = _least(near, filled)
+        if near[lane] == np.inf or near[lane] > most:
             break
         near[lane] = np.inf
-        gap = _gap(rows, row, by_feature, page, lane, best)
+        gap = _gap(rows, row, features, page, lane, best)
         if gap <= same:
             known = True
         elif gap < best:
             best, chosen = gap, page * _LANES + lane
-    return best, chosen, known
+            most = np.float32((math.sqrt(best) / unit + blur) ** 2) * _ROUNDING
+    return best, chosen, known, most
 
 
 @compiled
-def _count_open(near: Rows, whose: Short, page: int, filled: int, account: int, most: np.float32) -> int:
-    """Returns how many of the ``filled`` queries of other accounts are ``near`` (32,), at most ``most``; sets all other
-    lanes to inf."""
-    count = 0
-    for lane in range(len(near)):
-        if lane >= filled or whose[page, lane, 0] == account:
-            near[lane] = np.inf
-        count += near[lane] <= most
-    return count
+def _least(near: Rows, filled: int) -> int:
+    """Returns the first of the least among the first ``filled`` of ``near``."""
+    least = 0
+    for at in range(1, filled):
+        if near[at] < near[least]:
+            least = at
+    return least
 
 
 @compiled
-def _measure(rows: Rows, row: int, by_feature: Rows, page: int, most: np.float32, near: Rows) -> bool:
-    """Fills ``near`` (32,) with squared distances of ``row`` to the rows of ``page``, but for rounding. Returns False
-    as soon as all exceed ``most``."""
-    lanes, width, last = len(near), rows.shape[1], rows.shape[1] - 3
-    for lane in range(lanes):
-        near[lane] = np.float32(0)
-    for at in range(0, last, 4):
-        p, q, r, s = rows[row, at], rows[row, at + 1], rows[row, at + 2], rows[row, at + 3]
-        for lane in range(lanes):
-            a, b = p - by_feature[page, at, lane], q - by_feature[page, at + 1, lane]
-            c, d = r - by_feature[page, at + 2, lane], s - by_feature[page, at + 3, lane]
-            near[lane] += (a * a + b * b) + (c * c + d * d)
-        if at % _STRETCH == _STRETCH - 4 and not _any_within(near, most):
-            return False
-    for at in range(width - width % 4, width):
-        for lane in range(lanes):
-            a = rows[row, at] - by_feature[page, at, lane]
-            near[lane] += a * a
-    return True
-
-
-@compiled
-def _gap(rows: Rows, row: int, by_feature: Rows, page: int, lane: int, most: float) -> float:
+def _gap(rows: Rows, row: int, features: Rows, page: int, lane: int, most: float) -> float:
     """Returns the squared distance of ``row`` to one on ``page``, or a part of it that is at least ``most``."""
-    gap, at, last = 0.0, 0, rows.shape[1] - 4
+    gap, at, last = 0.0, 0, rows.shape[1] - 8
     while at <= last and gap < most:
-        a = np.float64(rows[row, at]) - by_feature[page, at, lane]
-        b = np.float64(rows[row, at + 1]) - by_feature[page, at + 1, lane]
-        c = np.float64(rows[row, at + 2]) - by_feature[page, at + 2, lane]
-        d = np.float64(rows[row, at + 3]) - by_feature[page, at + 3, lane]
-        gap += (a * a + b * b) + (c * c + d * d)
-        at += 4
+        a = np.float64(rows[row, at]) - features[page, lane, at]
+        b = np.float64(rows[row, at + 1]) - features[page, lane, at + 1]
+        c = np.float64(rows[row, at + 2]) - features[page, lane, at + 2]
+        d = np.float64(rows[row, at + 3]) - features[page, lane, at + 3]
+        e = np.float64(rows[row, at + 4]) - features[page, lane, at + 4]
+        f = np.float64(rows[row, at + 5]) - features[page, lane, at + 5]
+        g = np.float64(rows[row, at + 6]) - features[page, lane, at + 6]
+        h = np.float64(rows[row, at + 7]) - features[page, lane, at + 7]
+        gap += ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+        at += 8
     if gap < most:
         for column in range(at, rows.shape[1]):
-            side = np.float64(rows[row, column]) - by_feature[page, column, lane]
+            side = np.float64(rows[row, column]) - features[page, lane, column]
             gap += side * side
     return gap
 
@@ -338,9 +351,9 @@ def _keep(features: Rows, leading: Rows, row: int, whose: Short, bucket: int, ke
         _begin(page, bucket, kept)
     lane = kept.filled[page]
     for axis in range(leading.shape[1]):
-        kept.leading[page, axis, lane] = leading[row, axis]
+        kept.leading[page, axis, lane] = np.int16(round(leading[row, axis]))
     for at in range(features.shape[1]):
-        kept.by_feature[page, at, lane] = features[row, at]
+        kept.features[page, lane, at] = features[row, at]
     kept.whose[page, lane, 0], kept.whose[page, lane, 1] = whose[row, 0], whose[row, 1]
     kept.filled[page] = lane + 1
 
@@ -386,4 +399,4 @@ def _begin(page: int, bucket: int, kept: _Pages) -> None:
     else:
         kept.oldest[bucket] = page
     kept.bucket[page], kept.filled[page] = bucket, 0
-    kept.leading[page] = np.float32(np.inf)
+    kept.leading[page] = np.int16(_FARTHEST)

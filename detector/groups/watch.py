@@ -27,7 +27,7 @@ from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.links import LINKS, WINDOW, Linker, deviations
 from detector.groups.queries import JudgedQueries
-from detector.groups.rarities import Rarities, chance_of
+from detector.groups.rarities import Rarities, chance_of, honest_of
 from detector.groups.recent import BYTES
 
 CHANCE = 1e-6
@@ -230,7 +230,7 @@ class GroupWatch:
         """Compares accounts again, each as of its row."""
         accounts = self._accounts
         most, origin = accounts.reach(due.slot, due.number, due.distance)
-        rarity = self._crowd.rarity(due.number % WINDOW + 1, most)
+        rarity = self._crowd.rarity(np.minimum(due.number + 1, WINDOW), most)
         excused = self._compared_early(due, rarity)
         revisions = []
         told = np.isin(due.slot, due.slot[rarity <= _NOTABLE]) | self._clustered(due.slot)
@@ -320,6 +320,7 @@ class GroupWatch:
         cluster = self._join(slot, added)
         if cluster.waiting <= len(cluster.slots) // _WAITING_SHARE:
             return None
+        cluster = self._united(cluster)
         cluster.waiting = 0
         joined = self._judged(cluster, present)
         return (cluster, joined) if joined else None
@@ -333,14 +334,12 @@ class GroupWatch:
         cluster.size -= bool(self._accounts.member[slot])
         self._directions[at] -= _direction(added)
         if not cluster.slots:
-            del self._clusters[at], self._named[cluster.id]
-            self._directions = np.delete(self._directions, at, axis=0)
+            self._drop(at)
 
     def _join(self, slot: int, added: Floats) -> _Cluster:
         """Adds an account to the cluster that is most like it, or to a new one."""
         direction = _direction(added)
-        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions))
-        cosines = self._directions @ direction / np.maximum(lengths, _LEAST)
+        cosines = self._cosines(direction)
         at = int(np.argmax(cosines)) if len(cosines) else -1
         if at < 0 or cosines[at] <= _ALIKE:
             at = len(self._clusters)
@@ -356,6 +355,33 @@ class GroupWatch:
         self._rarities.add(float(self._accounts.rarity[slot]))
         return cluster
 
+    def _united(self, cluster: _Cluster) -> _Cluster:
+        """Unites ``cluster`` with the one most like it, if that is as like as an account must be and not both are
+        groups, whose names stay; returns what they are now."""
+        own = self._clusters.index(cluster)
+        cosines = self._cosines(self._directions[own])
+        cosines[own] = -1.0
+        other = int(np.argmax(cosines))
+        pair = [self._clusters[own], self._clusters[other]]
+        if cosines[other] <= _ALIKE or all(each.size for each in pair):
+            return cluster
+        kept, gone = sorted(pair, key=lambda each: (each.size, len(each.slots), each.id), reverse=True)
+        at = self._clusters.index(gone)
+        self._directions[self._clusters.index(kept)] += self._directions[at]
+        kept.slots.update(gone.slots)
+        self._cluster_of.update(dict.fromkeys(gone.slots, kept))
+        self._drop(at)
+        return kept
+
+    def _cosines(self, direction: Floats) -> Floats:
+        """Returns float64 (c,): the cosine of each cluster's direction with ``direction`` (j + m,)."""
+        lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions)) * np.sqrt(direction @ direction)
+        return np.asarray(self._directions @ direction / np.maximum(lengths, _LEAST))
+
+    def _drop(self, at: int) -> None:
+        del self._named[self._clusters[at].id], self._clusters[at]
+        self._directions = np.delete(self._directions, at, axis=0)
+
     def _identifier(self, founder: int) -> str:
         parts = (self._profile.model, self._profile.model_version, self._accounts.names[founder], str(self._founded))
         return blake2b("\0".join(parts).encode(), digest_size=6).hexdigest()
@@ -366,7 +392,8 @@ class GroupWatch:
         among_all = self._rarity(cluster, present)
         if not cluster.size and chance_of(among_all, present) > CHANCE:
             return []
-        rarity, strangers = accounts.rarity[slots], present * among_all / np.arange(1, len(slots) + 1)
+        rarity, honest = accounts.rarity[slots], honest_of(present, len(self._cluster_of), _NOTABLE)
+        strangers = honest * among_all / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from detector.contracts.codecs.records import KILL_SWITCH_KEY
+from detector.contracts.codecs.records import HEARTBEAT_KEY, HEARTBEAT_SECONDS, KILL_SWITCH_KEY
 from detector.contracts.errors import BrokerError, InvalidRecord, read_error
 from detector.serving.connection import Connection, TopicMissing
 from detector.serving.decisions import DecisionTable
@@ -17,6 +17,8 @@ from detector.serving.threads import LONGEST_PAUSE_SECONDS, BackgroundThread
 
 _POLL_MILLISECONDS = 200
 _REPLY_MILLISECONDS = 5_000
+_QUIET_SECONDS = 3 * HEARTBEAT_SECONDS
+"""How long a detector may be silent until the gate counts it as away."""
 
 
 class DecisionReader(BackgroundThread):
@@ -42,11 +44,26 @@ class DecisionReader(BackgroundThread):
         self._clock = clock
         self._contact_seconds = contact_seconds
         self._log = RateLimitedLogger(logging.getLogger(__name__))
+        self._heard = dict[int, float]()
+        """Of each partition of the detector, its last heartbeat; replaced, never changed."""
         self.ready = threading.Event()
         self.latest_contact = float("-inf")
         """The last time, by ``clock``, at which the table was known to be complete."""
+        self.current_at = float("-inf")
+        """The last time at which besides the detector was at work, as far as it sends heartbeats."""
         self.latest_record = float("-inf")
-        """Kafka's time of the newest record of the detector, seconds UTC. It publishes what stands once a minute."""
+        """Kafka's time of the newest decision, seconds UTC. A detector publishes what stands once a minute."""
+
+    def resume(self, before: DecisionReader) -> None:
+        """Takes over what ``before`` knew, of a process that was forked since."""
+        self.latest_contact, self.current_at = before.latest_contact, before.current_at
+        self._heard, self.latest_record = before._heard, before.latest_record
+
+    @property
+    def latest_sign(self) -> float:
+        """The last time at which all partitions of the detector were at work; ``latest_record`` while a detector of an
+        earlier version sends no heartbeats."""
+        return min(self._heard.values(), default=self.latest_record)
 
     def _report_error(self, error: BaseException) -> None:
         """Counts and logs ``error``. A gate often starts before its topics: for some seconds that is no failure."""
@@ -68,11 +85,14 @@ class DecisionReader(BackgroundThread):
     def _catch_up(self, topic: _Topic) -> None:
         """Reads to the ends seen at the start. Sets the kill switch last, so that no intermediate value takes
         effect."""
+        self._heard = {number: at for number, at in self._heard.items() if number in topic.numbers}
         switches = []
         while not topic.caught_up():
             for record in topic.poll():
                 if record.key == KILL_SWITCH_KEY:
                     switches.append(record)
+                elif record.key == HEARTBEAT_KEY:
+                    self.hear(record.partition, min(record.timestamp / 1000, self._clock()))
                 else:
                     self._apply(record)
             if self._closing.is_set():
@@ -81,21 +101,31 @@ class DecisionReader(BackgroundThread):
             self._apply(switches[-1])
         else:
             self._table.set_kill_switch(None)
-        self._note_contact()
+        self.note_contact()
         self._reset_back_off()
 
     def _read_on(self, topic: _Topic) -> None:
         while not self._closing.is_set():
             records = topic.poll()
             for record in records:
-                self._apply(record)
+                if record.key == HEARTBEAT_KEY:  # by the own clock: the detector's may be wrong
+                    self.hear(record.partition, self._clock())
+                else:
+                    self._apply(record)
             self._table.sweep(self._clock())
             if records or abs(self._clock() - self.latest_contact) >= self._contact_seconds:
                 topic.require_contact()
-                self._note_contact()
+                self.note_contact()
 
-    def _note_contact(self) -> None:
+    def hear(self, partition: int, at: float) -> None:
+        """Notes a heartbeat. One who begins to read again sees old ones again."""
+        self._heard = self._heard | {partition: max(at, self._heard.get(partition, at))}
+
+    def note_contact(self) -> None:
+        """Notes that the table is complete now."""
         self.latest_contact = self._clock()
+        heard = min(self._heard.values(), default=self.latest_contact)
+        self.current_at = min(self.latest_contact, heard + _QUIET_SECONDS)
         self.ready.set()
 
     def _apply(self, record: Any) -> None:
@@ -116,10 +146,10 @@ class _Topic:
 
         self._consumer = consumer
         self._name = name
-        numbers = consumer.partitions_for_topic(name)
-        if not numbers:
+        self.numbers: frozenset[int] = frozenset(consumer.partitions_for_topic(name) or ())
+        if not self.numbers:
             raise TopicMissing(name)
-        self._partitions = [TopicPartition(name, number) for number in sorted(numbers)]
+        self._partitions = [TopicPartition(name, number) for number in sorted(self.numbers)]
         consumer.assign(self._partitions)
         self._ends = self._read_ends()
 
@@ -143,7 +173,7 @@ class _Topic:
         before, self._ends = self._ends, self._read_ends()
         if any(self._ends[partition] < end for partition, end in before.items()):
             raise BrokerError(f"records of {self._name} are gone, as after a loss of the broker; reading it again")
-        if self._consumer.partitions_for_topic(self._name) != {partition.partition for partition in self._partitions}:
+        if self._consumer.partitions_for_topic(self._name) != self.numbers:
             raise BrokerError(f"the partitions of {self._name} have changed; reading it again")
 
     def _position(self, partition: Any) -> int:

@@ -69,7 +69,8 @@ class Gate(BackgroundService[DecisionReader]):
 
     Until the decisions topic has been read once, and when Kafka was out of reach for longer than
     ``max_staleness_seconds``, ``when_stale`` decides, for all models, or by model with ``*`` for all others, which by
-    default are allowed. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
+    default are allowed. When the detector is away for as long, it closes its closed models; others obey what was
+    decided. A principal without a decision is always allowed. Decisions expire here by ``clock`` (seconds
     UTC), so a dead detector leaves no ban behind. The threads start with the first call of each process.
 
     With a ``responder``, :meth:`answer` changes answers as decisions ask. Without one, such decisions fall back to an
@@ -209,14 +210,14 @@ class Gate(BackgroundService[DecisionReader]):
         return responder.specification(graded, holder, features, requested, offered)
 
     def gauges(self) -> Mapping[str, float]:
-        """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered and ``silence_seconds``
-        since the detector's last record (-1: never). As long as a decision stands, a detector at work publishes it
-        every minute."""
-        now, latest = self._clock(), self._background.latest_record
+        """Returns ``ready`` (0 or 1), ``decisions`` known, ``age_seconds`` since Kafka answered and the detector was at
+        work, by its heartbeats, of which two may be missing, and ``silence_seconds`` since the detector's last sign
+        (-1: never)."""
+        now, latest = self._clock(), self._background.latest_sign
         return {
             "ready": self.ready,
             "decisions": len(self._table),
-            "age_seconds": now - self._background.latest_contact if self.ready else -1.0,
+            "age_seconds": now - self._background.current_at if self.ready else -1.0,
             "silence_seconds": max(now - latest, 0.0) if latest > 0 else -1.0,
         }
 
@@ -248,17 +249,18 @@ class Gate(BackgroundService[DecisionReader]):
         contact_seconds = min(_CONTACT_SECONDS, self._max_staleness / 3)
         follower = DecisionReader(self._connection, self._table, self.counters, self._clock, contact_seconds)
         if before is not None:
-            follower.latest_contact, follower.latest_record = before.latest_contact, before.latest_record
+            follower.resume(before)
         return follower
 
     def _check(self, model: str, principal: str, queries: int) -> Verdict:
         if not self._started:
             self._ensure_started()
         now = self._clock()
-        if now - self._background.latest_contact > self._max_staleness:
+        if now - self._background.current_at > self._max_staleness:
             stale = _STALE[self._when_stale.get(model) or self._when_stale[EVERYONE]]
-            self.counters.add("stale_allowed" if stale.allowed else "stale_refused")
-            return self._count(stale)
+            if now - self._background.latest_contact > self._max_staleness or not stale.allowed:
+                self.counters.add("stale_allowed" if stale.allowed else "stale_refused")
+                return self._count(stale)
         cached = self._table.get((model, principal))
         if cached is None and (self._table.derived_names or type(principal) is not str):
             cached = self._find(model, principal)

@@ -11,6 +11,7 @@ from typing import Any
 import faust
 from faust.stores.base import Store
 
+from detector.contracts.codecs.records import HEARTBEAT_SECONDS
 from detector.contracts.errors import SourceGap
 from detector.contracts.topics import STATE_TABLE
 from detector.runtime.sections import KafkaSettings, secret, tls_context
@@ -120,6 +121,13 @@ def _add_timers(app: faust_internals.Application) -> None:
     @app.timer(5.0)  # type: ignore[untyped-decorator]
     async def acknowledge() -> None:
         await manager.acknowledge()
+
+    @app.timer(HEARTBEAT_SECONDS)  # type: ignore[untyped-decorator]
+    async def beat() -> None:
+        try:
+            await manager.beat()
+        except Exception as error:  # noqa: BLE001 - gates take it for away, as they should; what it decides is safe
+            manager.reporter.failed("heartbeat", error)
 
     @app.timer(20.0)  # type: ignore[untyped-decorator]
     async def check_topics() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from detector.stream.partition_manager import PartitionManager
 
 FETCH_WAIT_SECONDS = 0.1
+EMBEDDED_FETCH_WAIT_SECONDS = 0.02
 FETCH_BYTES = 16_777_216
 """The most bytes that one answer of a broker brings, apart from a single record that is larger."""
 FLOW_POLL_SECONDS = 0.25
@@ -93,7 +94,7 @@ def install(embedded: bool) -> None:
     thread: Any = driver.AIOKafkaConsumerThread
     delegate._getmany = _getmany
     delegate.getmany = getmany
-    thread._create_worker_consumer = _create_worker_consumer
+    thread._create_worker_consumer = _create_embedded_consumer if embedded else _create_worker_consumer
     thread.seek_to_committed = _seek_to_state
     thread._highwaters = _embedded_highwaters if embedded else _original_highwaters
 
@@ -121,6 +122,13 @@ def _create_worker_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsu
     consumer._fetch_max_bytes = max(FETCH_BYTES, consumer._max_partition_fetch_bytes)
     consumer._fetch_max_wait_ms = int(FETCH_WAIT_SECONDS * 1000)
     consumer._isolation_level = "read_committed"
+    return consumer
+
+
+def _create_embedded_consumer(self: Any, transport: Any) -> aiokafka.AIOKafkaConsumer:
+    """Fetches wait 20 ms: the embedded broker answers only when the wait is over, even where there are records."""
+    consumer = _create_worker_consumer(self, transport)
+    consumer._fetch_max_wait_ms = int(EMBEDDED_FETCH_WAIT_SECONDS * 1000)
     return consumer
 
 

@@ -148,6 +148,7 @@ class PartitionManager:
         try:
             ends = await self._in_broker_thread(check_restored, self._broker, self._topics, SOURCES, restored)
             await asyncio.gather(*(self._take_over(partition, ends[partition.number]) for partition in restored))
+            await self._sender.beat([partition.number for partition in restored])
             await self.acknowledge()
         except OwnershipLost as error:
             stop_now(Exit.OWNERSHIP_LOST, str(error))
@@ -246,6 +247,10 @@ class PartitionManager:
         """Publishes all current decisions again, so that a frozen owner's late decision does not last long."""
         for partition in self._ready():
             await self._sender.publish(await self._in_logic_thread(partition.assertions))
+
+    async def beat(self) -> None:
+        """Tells gates that this worker judges its partitions: not while the thread that does so is stuck."""
+        await self._sender.beat(await self._in_logic_thread(lambda: [partition.number for partition in self._ready()]))
 
     # -- the flow ------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ import structlog
 from aiokafka import errors
 
 from detector.contracts.codecs.limits import is_time
+from detector.contracts.codecs.records import HEARTBEAT_KEY
 from detector.contracts.topics import Topics
 from detector.stream.dead_letters import cut_letter
 from detector.stream.exit_codes import Exit, stop_now
@@ -44,6 +45,7 @@ class Sender:
         self._app = app
         self._refused = refused
         self._letters = topics.dead_letters
+        self._decisions = topics.decisions
         self._for_people = {
             getattr(topics, name): name for name in ("groups", "alerts", "audit", "scores", "dead_letters")
         }
@@ -64,6 +66,11 @@ class Sender:
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, BaseException):
                 await self._not_taken(message, outcome)
+
+    async def beat(self, partitions: Sequence[int]) -> None:
+        """Tells gates that the owner of each of ``partitions`` is at work."""
+        send, topic = self._app.producer.send, self._decisions
+        await asyncio.gather(*[await send(topic, HEARTBEAT_KEY, None, number, None, None) for number in partitions])
 
     async def _not_taken(self, message: Message, error: BaseException) -> None:
         if not _is(error, _FOR_GOOD) or message.topic not in self._for_people:

@@ -31,14 +31,14 @@ class Worker:
         self._command = list(command)
         self.log = log
         self._port = free_port()
-        self._environment = dict(os.environ) | dict(environment) | {"WEIRGUARD_METRICS__PORT": str(self._port)}
+        self.environment = dict(os.environ) | dict(environment) | {"WEIRGUARD_METRICS__PORT": str(self._port)}
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = dying_with_parent(self._command)
         with self.log.open("ab") as output:
             self._supervisor = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment
             )
 
     @property

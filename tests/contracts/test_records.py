@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs import KILL_SWITCH_KEY, REASONS, decision_key, decode, encode
+from detector.contracts.codecs import HEARTBEAT_KEY, KILL_SWITCH_KEY, REASONS, decision_key, decode, encode
 from detector.contracts.errors import InvalidRecord
 from detector.contracts.findings import (
     MEMBERS_SHOWN,
@@ -140,6 +140,7 @@ def test_a_field_of_a_later_minor_version_is_skipped() -> None:
 def test_the_key_of_a_decision_is_a_json_array_without_spaces() -> None:
     assert decision_key("m", 'kunde "ß"') == '["m","kunde \\"ß\\""]'.encode()
     assert decision_key("*", "*") == KILL_SWITCH_KEY == b'["*"]'
+    assert decision_key("*", "detector") == HEARTBEAT_KEY == b'["*","detector"]'
 
 
 @settings(max_examples=300, deadline=None)

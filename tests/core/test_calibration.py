@@ -17,7 +17,7 @@ from detector.core.calibration.crossfit import COLUMNS, CrossFit, record, standa
 from detector.core.calibration.exemplars import d_of, fields, largest_unexplained, what_if
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
-from detector.core.reference.standards import MIN_THRESHOLD, unexplained
+from detector.core.reference.standards import unexplained
 from tests.core.honest import CLASSES, DIMENSION, account, crowd, honest, thief
 from tests.core.streams import observe, random
 
@@ -61,17 +61,18 @@ def test_a_smaller_budget_asks_for_more_and_the_tail_says_how_much() -> None:
     tail = Tail.of(_exponential(3, 40))
     budgets = [0.1, 0.03, 0.01, 0.001]
     thresholds = [tail.threshold(budget) for budget in budgets]
-    assert thresholds == sorted(thresholds) and tail.threshold(0.01) > MIN_THRESHOLD
+    assert thresholds == sorted(thresholds) and tail.threshold(0.01) > tail.least
     slopes = np.diff(thresholds) / np.diff(-np.log(budgets))
     np.testing.assert_allclose(slopes, tail.excess)
     assert tail.threshold(0.5) == tail.start  # there are no more than that above it
 
 
-def test_however_alike_honest_accounts_are_no_threshold_is_below_the_floor_at_one_percent() -> None:
-    assert Tail.of(np.zeros(30)).threshold(0.01) == MIN_THRESHOLD
-    alike = Tail.of(0.2 * _exponential(3, 40))
+@pytest.mark.parametrize(("count", "least"), [(8, 5.75), (20, 4.25), (200, 3.35)])
+def test_however_alike_a_few_accounts_are_no_threshold_is_low(count: int, least: float) -> None:
+    assert Tail.of(np.zeros(count)).threshold(0.01) == pytest.approx(least)
+    alike = Tail.of(0.1 * _exponential(3, count))
     thresholds = [alike.threshold(budget) for budget in (0.01, 0.05, 0.2)]
-    assert thresholds[0] == MIN_THRESHOLD
+    assert thresholds[0] == pytest.approx(least)
     np.testing.assert_allclose(-np.diff(thresholds), alike.excess * np.log([5, 4]))
 
 
@@ -319,6 +320,37 @@ def test_who_shares_rows_is_judged_without_them() -> None:
         assert sum(_flagged(profile, _sharing(20, 30, 5, pool))) <= 1
     uniform = account("thief", np.random.default_rng(1).uniform(-8, 8, (40, 60)), 1)
     assert _flagged(profile, [uniform]) == [True]
+
+
+def test_who_varies_rows_of_others_is_judged_without_these_rows() -> None:
+    """Half of the accounts send noisy copies of the rows that the others share. New accounts share none."""
+    generator = np.random.default_rng(7)
+    accounts = _sharing(20, 20, 2, _natural(3, 30))
+    noisy = [replace(own, features=own.features + _noise(generator, own)) for own in accounts[10:]]
+    fit = CrossFit([*accounts[:10], *noisy])
+    for fold in fit.folds:
+        for part in range(fold.parts):
+            reference = fit.reference(fold, part)
+            rows = (reference.points @ reference.embedding.axes.T + reference.embedding.centre) * reference.scale
+            for at in fold.inside:
+                own = fit.honest[at].features[fit.parts(at, fold) == part]
+                apart = np.linalg.norm(rows[:, None] - own[None], axis=2)
+                assert apart.min() > 1.0  # the noise of two copies together is 0.2, the nearest other row 8 away
+
+
+def _noise(generator: np.random.Generator, own: QueryBatch) -> NDArray[np.float32]:
+    return generator.normal(0, 0.02, own.features.shape).astype(np.float32)
+
+
+def test_a_habit_of_some_widens_what_counts_as_usual_content() -> None:
+    """Three accounts of twenty have a device of their own each."""
+    accounts = crowd(20)
+    offsets = np.random.default_rng(2).uniform(-0.5, 0.5, (3, DIMENSION)).astype(np.float32)
+    for at, offset in enumerate(offsets):
+        accounts[at] = replace(accounts[at], features=accounts[at].features + offset)
+    column = COLUMNS.index("outlyingness")
+    spread, usual = (calibrate(own, BUDGET).profile.standards.spread for own in (accounts, crowd(20)))
+    assert spread.between[column] > 2 * usual.between[column]
 
 
 def test_who_asked_nearly_all_rows_is_judged_beside_half_of_them() -> None:

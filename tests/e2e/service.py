@@ -13,6 +13,7 @@ from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
+from detector.contracts.codecs import HEARTBEAT_KEY
 from detector.contracts.topics import Topics
 from detector.runtime.sections import KafkaSettings
 from detector.serving import Connection
@@ -41,7 +42,7 @@ class Service:
         return Connection(self.kafka.bootstrap_servers, self.topics, self.kafka.client_arguments())
 
     def read(self, topic: str, enough: Callable[[list[Any]], bool], seconds: float = 60.0) -> list[Any]:
-        """All records of ``topic`` from its beginning until ``enough`` of them; fails after ``seconds``."""
+        """All records of ``topic`` from its beginning, but heartbeats, until ``enough``; fails after ``seconds``."""
         with KafkaConsumer(
             **self.kafka.client_arguments(), group_id=None, auto_offset_reset="earliest", enable_auto_commit=False
         ) as consumer:
@@ -53,7 +54,7 @@ class Service:
                 if time.monotonic() > deadline:
                     raise AssertionError(f"{topic} has {len(records)} records; the worker's log:\n{self.log_tail()}")
                 for batch in consumer.poll(timeout_ms=200).values():
-                    records += batch
+                    records += [record for record in batch if record.key != HEARTBEAT_KEY]
             return records
 
     def resident_bytes(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 from detector.core.engine import Engine, EngineConfig
 from detector.groups.links import sampled_cells
 from detector.groups.queries import selected_queries
-from detector.groups.rarities import Rarities, chance_of
+from detector.groups.rarities import Rarities, chance_of, honest_of
 from detector.groups.watch import CHANCE, GroupWatch
 from tests.groups.rings import calibrated, others, ring, stream
 
@@ -40,6 +40,11 @@ def test_a_ring_in_several_clusters_is_most_of_a_small_population(parts: int) ->
     part = rarity[: 400 // parts]
     every = Rarities(rarity.tolist())
     assert chance_of(every.among_all(part, 520), 520) < CHANCE
+
+
+def test_the_rest_of_the_population_says_how_many_accounts_are_honest() -> None:
+    assert honest_of(500, 400, 0.2) == pytest.approx(126.25)
+    assert honest_of(500, 90, 0.2) == 500
 
 
 def test_the_counts_follow_accounts_from_cluster_to_cluster() -> None:

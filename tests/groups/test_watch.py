@@ -16,8 +16,9 @@ from detector.contracts.batches import cut, take
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.core.profile import Profile
+from detector.core.reference.standards import VOLUMES, Crowd, Floats, Integers
 from detector.groups import watch
-from detector.groups.watch import GroupRevision
+from detector.groups.watch import GroupRevision, GroupWatch
 from detector.policy.config import Policy
 from detector.replay.groups import GroupReplay
 from detector.replay.report import replay
@@ -40,6 +41,9 @@ def _watched(log: QueryBatch, size: int = 512) -> tuple[list[GroupRevision], lis
         ids += found.ids.tolist()
         flagged += observation.flagged.tolist()
     return revisions, ids, flagged
+
+
+_CONTENT = "features", "outputs"
 
 
 def _members(revisions: Sequence[GroupRevision]) -> set[str]:
@@ -73,6 +77,18 @@ def test_honest_accounts_alone_are_no_group(seed: int) -> None:
     assert _watched(stream(others(80, seed)))[0] == []
 
 
+def test_an_account_of_more_than_256_queries_is_compared_with_those_of_256(monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes, rarity = list[int](), Crowd.rarity
+
+    def recorded(crowd: Crowd, at: Integers, distances: Floats) -> Floats:
+        volumes.extend(at.tolist())
+        return rarity(crowd, at, distances)
+
+    monkeypatch.setattr(Crowd, "rarity", recorded)
+    _watched(stream(others(1, rows=259)))
+    assert volumes == [*VOLUMES, 256, 256, 256]
+
+
 def test_an_office_that_scores_one_public_file_is_no_group() -> None:
     shared = honest("office", 7_000, 60)
     office = [replace(shared, principals=[f"office-{at}"]) for at in range(40)]
@@ -89,6 +105,25 @@ def test_resold_traffic_of_many_users_is_no_group() -> None:
     accounts = [replace(take(resold, np.arange(at, len(resold), 50)), principals=[f"user-{at}"]) for at in range(50)]
     accounts = [replace(own, principal_index=np.zeros(len(own), np.int32)) for own in accounts]
     assert _watched(stream([*others(30), *accounts]))[0] == []
+
+
+def test_jobs_that_repeat_a_file_are_no_group() -> None:
+    """Thirty accounts score one file again and again, each from another row on."""
+    file = honest("job", 8_000, 60)
+    jobs = [replace(take(file, (np.arange(180) + 7 * at) % 60), principals=[f"job-{at}"]) for at in range(30)]
+    assert _watched(stream([*others(40), *jobs]))[0] == []
+
+
+def test_examples_of_the_documentation_are_no_link() -> None:
+    """A hundred newcomers try the same examples before their own rows."""
+    examples, rng = honest("examples", 8_500, 6), np.random.default_rng(5)
+    accounts = []
+    for own in others(100, 9_000, 12):
+        features, outputs = (np.concatenate((getattr(examples, each), getattr(own, each))) for each in _CONTENT)
+        rows = np.concatenate((rng.permutation(6), np.arange(6, len(features))))
+        longer = take(own, np.zeros(len(features), np.int64))
+        accounts.append(replace(longer, features=features[rows], outputs=outputs[rows]))
+    assert _watched(stream([*others(40), *accounts]))[0] == []
 
 
 def test_any_cut_gives_the_same_groups() -> None:
@@ -217,3 +252,22 @@ def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members
     assert own.state_of(group).family == "structure"
     own._accounts.member[:] = False
     assert (own.state_of(group).members, own.state_of(group).evidence) == ((), ())
+
+
+@pytest.mark.parametrize(("sizes", "parts"), [((0, 0), 1), ((3, 0), 1), ((0, 3), 1), ((3, 3), 2)])
+def test_clusters_that_have_become_alike_are_united_unless_both_are_groups(sizes: tuple[int, int], parts: int) -> None:
+    own = GroupWatch(calibrated())
+    own._accounts.slots(["a", "b", "c", "d"])
+    angles = np.radians([0, 60, 50, 45])
+    added = np.zeros((4, own._directions.shape[1]))
+    added[:, 0], added[:, 1] = np.cos(angles), np.sin(angles)
+    first, second = (own._join(slot, added[slot]) for slot in (0, 1))
+    assert own._united(second) is second is not first
+    for slot in (2, 3):
+        assert own._join(slot, added[slot]) is second
+    first.size, second.size = sizes
+    kept = own._united(second)
+    assert len(own._clusters) == len(own._directions) == len(own._named) == parts
+    assert kept is (first if sizes == (3, 0) else second)
+    assert {own._cluster_of[slot] for slot in kept.slots} == {kept}
+    assert own._directions.sum(axis=0) == pytest.approx(added.sum(axis=0))

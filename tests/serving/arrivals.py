@@ -39,11 +39,17 @@ def create_topics(connection: Connection) -> None:
                 continue
 
 
-def publish(connection: Connection, *records: tuple[bytes, bytes | None], partition: int | None = None) -> None:
+def publish(
+    connection: Connection, *records: tuple[bytes, bytes | None], partition: int | None = None, at: float | None = None
+) -> None:
+    """``at``: what the records say of their time, seconds UTC."""
     producer = connection.producer()
+    milliseconds = None if at is None else int(1_000 * at)
     for key, value in records:
         place = partition_of("thief", PARTITIONS) if partition is None else partition
-        producer.send(connection.topics.decisions, value, key=key, partition=place).get(timeout=10)
+        producer.send(connection.topics.decisions, value, key=key, partition=place, timestamp_ms=milliseconds).get(
+            timeout=10
+        )
     producer.close()
 
 

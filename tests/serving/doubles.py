@@ -66,8 +66,7 @@ class FedGate(Gate):
             self.feed(one)
 
     def contact(self) -> None:
-        self._background.latest_contact = self._clock()
-        self._background.ready.set()
+        self._background.note_contact()
 
     def feed(self, one: Decision) -> None:
         self._table.apply(*record(one))

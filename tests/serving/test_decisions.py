@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key
+from detector.contracts.codecs import HEARTBEAT_KEY, KILL_SWITCH_KEY, decision_key
 from detector.contracts.errors import InvalidRecord
 from detector.serving.decisions import LONGEST_SECONDS, DecisionTable, TokenBucket
 from tests.serving.doubles import decision, record
@@ -101,6 +101,14 @@ def test_the_kill_switch_expires_and_is_lifted() -> None:
     assert not table.switched_off(200.0)
     table.apply(KILL_SWITCH_KEY, None)
     assert not table.switched_off(100.0)
+
+
+def test_a_heartbeat_changes_nothing_in_a_table_of_a_version_that_knows_none() -> None:
+    """Such a gate applies it as it applies any record: this is the only way in which it sees one."""
+    table = DecisionTable()
+    table.apply(*record(decision("refuse")))
+    assert table.apply(HEARTBEAT_KEY, None)
+    assert len(table) == 1 and table.get(KEY) is not None and not table.switched_off(0.0)
 
 
 _VALUE = record(decision("refuse"))[1]

@@ -221,6 +221,27 @@ def test_decisions_bind_until_contact_is_lost_for_too_long_and_again_when_it_is_
     assert not gate.check("digits", "thief").allowed
 
 
+def test_a_detector_that_falls_silent_in_one_partition_closes_closed_models_and_no_others() -> None:
+    clock = Clock(100.0)
+    gate = FedGate([decision("refuse")], clock, when_stale={"credit": "refuse"})
+    for partition in (0, 1):
+        gate._background.hear(partition, 100.0)
+    for now, closed in ((175.0, False), (175.1, True)):
+        clock.now = now
+        gate._background.hear(0, now)
+        gate.contact()
+        assert gate.check("credit", "honest") == (
+            Verdict("refuse", retry_after=5.0, stale=True) if closed else Verdict()
+        )
+    assert gate.check("digits", "honest") == Verdict()
+    assert gate.check("digits", "thief").action == "refuse" and not gate.check("digits", "thief").stale
+    assert (gate.gauges()["age_seconds"], gate.gauges()["silence_seconds"]) == pytest.approx((60.1, 75.1))
+    assert _counted(gate) == {"allowed": 2, "refused": 3, "stale_refused": 1}
+    gate._background.hear(1, clock.now)
+    gate.contact()
+    assert gate.check("credit", "honest") == Verdict()
+
+
 def test_a_dead_broker_never_blocks() -> None:
     """As many look-ups as anybody wants while the thread tries to connect: none waits for it."""
     begun = time.monotonic()

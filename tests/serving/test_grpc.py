@@ -108,14 +108,18 @@ def asynchronous(interceptor: Any, methods: type[Any] = Asynchronous) -> Iterato
     loop = asyncio.new_event_loop()
     over = asyncio.Event()
 
+    pool = ThreadPoolExecutor(4)
+
     async def serve() -> None:
-        server = grpc.aio.server(interceptors=[interceptor], migration_thread_pool=ThreadPoolExecutor(4))
+        server = grpc.aio.server(interceptors=[interceptor], migration_thread_pool=pool)
         server.add_generic_rpc_handlers((handlers(methods()),))
         ports.append(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
         up.set()
         await over.wait()
         await server.stop(None)
+        # A migrated stream that is refused still tells the loop from its thread that it has ended.
+        await loop.run_in_executor(None, pool.shutdown)
 
     thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
     thread.start()

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from detector.contracts.actions import ACTIONS, make_action
-from detector.contracts.codecs import KILL_SWITCH_KEY, decision_key
+from detector.contracts.codecs import HEARTBEAT_KEY, KILL_SWITCH_KEY, decision_key
 from detector.contracts.findings import Mode
 from detector.contracts.queries import DecodedQueries
 from detector.contracts.topics import Topics
@@ -29,7 +29,7 @@ from detector.serving import Connection, Gate, Header, Identity, QueryLogger, Re
 from detector.serving import asgi as weirguard
 from detector.serving.asgi import WeirguardMiddleware, route
 from tests.conftest import Broker
-from tests.serving.arrivals import LATER, counts_of, create_topics, publish, received, rows_of, tell, until
+from tests.serving.arrivals import LATER, PARTITIONS, counts_of, create_topics, publish, received, rows_of, tell, until
 from tests.serving.doubles import decision, record
 
 
@@ -89,6 +89,24 @@ def test_the_gate_obeys_a_decision_its_release_and_the_kill_switch(connection: C
         assert until(lambda: not gate.check("digits", "thief").allowed)
         tell(connection, decision("none", epoch=(1, 2), expires_at=LATER))
         assert until(lambda: gate.check("digits", "thief").allowed)
+
+
+def test_heartbeats_count_by_the_clock_of_the_gate_and_those_from_before_its_start_by_their_time(
+    connection: Connection,
+) -> None:
+    long_ago = time.time() - 3_600
+    for partition in range(PARTITIONS):
+        publish(connection, (HEARTBEAT_KEY, None), partition=partition, at=long_ago)
+    tell(connection, decision("refuse", expires_at=LATER))
+    with Gate(connection, when_stale={"credit": "refuse"}) as gate:
+        assert gate.wait_until_ready(20)
+        assert gate.check("credit", "honest").stale
+        assert [gate.check("digits", one).action for one in ("thief", "honest")] == ["refuse", "none"]
+        for partition in range(PARTITIONS):
+            assert not gate.check("credit", "honest").allowed, "one partition of the detector is away"
+            publish(connection, (HEARTBEAT_KEY, None), partition=partition, at=long_ago)
+        assert until(lambda: gate.check("credit", "honest").allowed)
+        assert (gate.snapshot()["applied"], gate.snapshot()["unreadable"]) == (1, 0)
 
 
 def test_a_rung_changes_answers_where_it_is_enforced_and_never_the_log(connection: Connection) -> None:

@@ -29,6 +29,7 @@ class _Broker:
 class _Sender:
     def __init__(self) -> None:
         self.sent: list[Message] = []
+        self.beats: list[Sequence[int]] = []
 
     async def send(self, message: Message) -> int:
         self.sent.append(message)
@@ -36,6 +37,9 @@ class _Sender:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         self.sent += messages
+
+    async def beat(self, partitions: Sequence[int]) -> None:
+        self.beats.append(partitions)
 
 
 class _Group:
@@ -99,6 +103,22 @@ def test_only_what_the_log_covers_is_acknowledged(group: _Group) -> None:
     asyncio.run(run())
     assert group.committed == {TP(TOPICS.queries, 0): 4}
     assert manager.next_offsets()[TP(TOPICS.judged, 0)] == 8
+
+
+def test_a_worker_says_that_it_is_at_work_once_it_judges_and_of_no_other_partitions(group: _Group) -> None:
+    manager = _manager()
+    sender: Any = manager._sender
+
+    async def run() -> None:
+        await _take(manager, 0)
+        assert sender.beats == [[0]]
+        await manager.reassigned([], [1])  # not recovered yet
+        await manager.beat()
+        await manager.reassigned([0], [])
+        await manager.beat()
+
+    asyncio.run(run())
+    assert sender.beats == [[0], [0], []]
 
 
 def test_what_a_rebalance_refuses_is_acknowledged_again_and_nothing_twice(group: _Group) -> None:

@@ -53,6 +53,11 @@ SCHEMAS: Final[dict[type[Record], str]] = {
 KILL_SWITCH_KEY: Final = b'["*"]'
 """Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
 
+HEARTBEAT_KEY: Final = b'["*","detector"]'
+"""Key of the empty decision record by which the owner of a partition says every HEARTBEAT_SECONDS that they are at
+work. To a gate of an earlier version it is the end of a decision that it does not have."""
+HEARTBEAT_SECONDS: Final = 5.0
+
 LETTER_HEADER: Final = "weirguard.dead-letter"
 """Header of a dead letter that holds its description, a ``DeadLetter`` as JSON."""
 

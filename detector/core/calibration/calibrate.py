@@ -25,7 +25,7 @@ from detector.core.calibration.crossfit import (
 from detector.core.calibration.exemplars import AccountComparison, LargestD, SimulatedUser, d_of, simulate_users
 from detector.core.measures import MEASURES
 from detector.core.profile import Profile
-from detector.core.reference.standards import MIN_THRESHOLD, MIN_THRESHOLD_BUDGET, Spread, Standards, Tails
+from detector.core.reference.standards import Spread, Standards, Tails
 from detector.core.signals import WEIGHED
 from detector.core.signals.extremes import BEYOND
 from detector.core.signals.suspicion import FOLLOWING, MeasuredQueries, clock_of
@@ -36,8 +36,16 @@ FEWEST_ACCOUNTS = 3
 GROUPS = 24
 """Maximum number of groups left out in turn to find the range of the threshold."""
 
+_LEAST, _LEAST_PER_ACCOUNT, _LEAST_BUDGET = 3.25, 20.0, 0.01
+"""The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are; and
+what the fewness of accounts adds, divided by their number: a few alike do not show how others differ."""
 _LEAST_STATE = (0.5, 0.0)
 """The lowest standard deviations of signals whose score is 1 at their own threshold; see ``Measure``."""
+_WIDE, _WIDE_NORMAL = 0.9, 1.2816
+"""A quantile of accounts, and that of the normal distribution."""
+_UNEVEN = np.array([position for position, own in enumerate(MEASURES.values()) if own.family in ("content", "outputs")])
+"""Measures in which some habits, such as another device, are far from most others. The exemplars alone would excuse an
+account as far as another happened to be, where the next device is off in another way."""
 _CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
 
 Floats = NDArray[np.float64]
@@ -75,11 +83,12 @@ class FlaggedRate:
 @dataclass(frozen=True, slots=True)
 class Tail:
     """The upper ``share`` of honest accounts exceed ``start`` by ``excess`` on average, at most, with 75 percent
-    confidence."""
+    confidence. ``least``: the lowest threshold at a budget of 1 percent."""
 
     start: float
     share: float
     excess: float
+    least: float
 
     @classmethod
     def of(cls, largest: Floats) -> Tail:
@@ -93,7 +102,7 @@ class Tail:
         count = min(max(ceil(0.2 * len(ordered)), 4), len(ordered))
         start = float(ordered[count]) if count < len(ordered) else 0.0
         excess = float((ordered[:count] - start).mean())
-        return cls(start, count / len(ordered), excess * _mean_bound(count))
+        return cls(start, count / len(ordered), excess * _mean_bound(count), _LEAST + _LEAST_PER_ACCOUNT / len(ordered))
 
     @classmethod
     def weighted(cls, largest: Floats, odd: Floats) -> Tail:
@@ -105,9 +114,9 @@ class Tail:
         return cls(*((1 - part) * getattr(own, name) + part * getattr(rest, name) for name in cls.__slots__))
 
     def threshold(self, budget: float) -> float:
-        """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below 5 at a budget of 1
-        percent, and at another, as far from that as the tail gives."""
-        lift = max(MIN_THRESHOLD - self._reached(MIN_THRESHOLD_BUDGET), 0.0)
+        """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below ``least`` at a budget
+        of 1 percent, and at another, as far from that as the tail gives."""
+        lift = max(self.least - self._reached(_LEAST_BUDGET), 0.0)
         return self._reached(budget) + lift
 
     def _reached(self, share: float) -> float:
@@ -136,7 +145,7 @@ def oddness(largest: Floats) -> Floats:
     best, most = 0, 0.0
     for count in range(max(len(largest) // 5, 1), 0, -1):
         least, rest = largest[order[count - 1]], largest[order[count:]]
-        limit = Tail.of(rest).threshold(MIN_THRESHOLD_BUDGET)
+        limit = Tail.of(rest).threshold(_LEAST_BUDGET)
         border = max(1.25 * limit, 2.0 * rest.max(), limit + 1e-9)
         own = min(max((least - limit) / (border - limit), 0.0), 1.0)
         if own > most:
@@ -274,6 +283,7 @@ def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
     mean = np.nanmedian(means, axis=0)
     between = 1.4826 * np.nanmedian(np.abs(means - mean), axis=0)
+    between[_UNEVEN] = np.fmax(between, (np.nanquantile(means, _WIDE, axis=0) - mean) / _WIDE_NORMAL)[_UNEVEN]
     within = np.nanmedian(deviations, axis=0)
     floors = [(own.between, own.within) for own in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
     least_between, least_within = np.array(floors).T

@@ -1,5 +1,8 @@
 """Cross-fitting: each account is compared with the queries of the others, without any row that it sent itself, even if
-others sent that row too. The scores of its queries are recorded."""
+others sent that row too, and without variants of such rows. The scores of its queries are recorded.
+
+Later accounts have rows of their own. In a calibration where accounts share rows, a row is near the variants that
+others sent of it, and novel queries would seem rarer than they are."""
 
 from __future__ import annotations
 
@@ -20,7 +23,15 @@ from detector.core.measures import MEASURES
 from detector.core.owner_model import OwnerModel
 from detector.core.owner_model.margins import Margins
 from detector.core.profile import Profile
-from detector.core.reference.reference import NEAREST, HonestQueries, Reference, shares
+from detector.core.reference.reference import (
+    LARGEST,
+    NEAREST,
+    HonestQueries,
+    Reference,
+    Rows,
+    scale_and_ranges,
+    shares,
+)
 from detector.core.reference.standards import Spread, Standards, Tails
 from detector.core.signals import SIGNALS, WEIGHED
 from detector.core.signals.extremes import EXTREMES
@@ -36,6 +47,11 @@ _SHARED_BY_SEVERAL = 0.25
 """Maximum share of the others' rows to exclude for several accounts judged together."""
 _SHARED_BY_ONE = 0.5
 """An account that sent a larger share of the others' rows is judged in two parts, each with half of these rows."""
+_VARIANT = 0.7
+"""A variant is closer to its original than this share of the distance to the next common row."""
+_FEWEST_ORIGINALS, _MOST_ORIGINALS = 3, 2_000
+_SEARCHED = 65_536
+"""Rows searched at a time."""
 _CONTENT = ("features", "outputs", "missing", "hardness", "leaf", "specification")
 
 
@@ -59,9 +75,11 @@ class CrossFit:
         self.digests = [digests[at] for at in self.order.tolist()]
         self.honest = [HonestQueries(own.features, own.outputs, own.hardness) for own in self.accounts]
         keys = [own.keys[own.ranked] for own in self.honest]
-        self._once, ids = np.unique(np.concatenate(keys), return_inverse=True)
+        self._once, first, ids = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
         self._ids = np.split(ids, np.cumsum([len(own) for own in keys])[:-1])
         self._owners = np.bincount(ids)
+        rows = np.concatenate([own.features[own.ranked] for own in self.honest])[first]
+        self._original = self._once[_originals(rows.clip(-LARGEST, LARGEST), self._owners > 1)]
 
     @cached_property
     def long(self) -> NDArray[np.bool_]:
@@ -79,7 +97,8 @@ class CrossFit:
 
     def parts(self, at: int, fold: Fold) -> Array:
         """Returns int64 (n,): the part of ``fold`` of each row of account ``at``."""
-        return np.asarray(self.honest[at].keys % np.uint64(fold.parts), np.int64)
+        own = self._original[np.searchsorted(self._once, self.honest[at].keys)]
+        return np.asarray(own % np.uint64(fold.parts), np.int64)
 
     def reference(self, fold: Fold | None = None, part: int = 0) -> Reference:
         """Returns the reference of all accounts outside ``fold``, without rows that accounts inside sent in that
@@ -103,10 +122,8 @@ class CrossFit:
         offered = [self.honest[at].ranked for at in others]
         if fold is None:
             return others, offered
-        free = np.ones(len(self._once), np.bool_)
-        for at in inside:
-            free[self._ids[at]] = False
-        free |= self._once % np.uint64(fold.parts) != part
+        free = ~self._related(inside)
+        free |= self._original % np.uint64(fold.parts) != part
         left = [own[free[self._ids[at]]] for at, own in zip(others, offered, strict=True)]
         return others, left if sum(map(len, left)) > NEAREST else offered
 
@@ -121,10 +138,42 @@ class CrossFit:
             yield from self._parted(inside[1::2])
 
     def _shared(self, inside: Sequence[int]) -> float:
-        """Returns the share of the others' distinct rows that accounts inside sent too."""
+        """Returns the share of the others' distinct rows that accounts inside sent too, or a variant of the same
+        row."""
         own, times = np.unique(np.concatenate([self._ids[at] for at in inside]), return_counts=True)
-        theirs = int((self._owners[own] == times).sum())
-        return (len(own) - theirs) / max(len(self._once) - theirs, 1)
+        others = np.ones(len(self._once), np.bool_)
+        others[own[self._owners[own] == times]] = False
+        return float((others & self._related(inside)).sum()) / max(int(others.sum()), 1)
+
+    def _related(self, inside: Sequence[int]) -> NDArray[np.bool_]:
+        """Returns bool (n,): the distinct rows that accounts inside sent too, or a variant of the same row."""
+        sent = np.unique(self._original[np.concatenate([self._ids[at] for at in inside])])
+        at = np.minimum(np.searchsorted(sent, self._original), len(sent) - 1)
+        return np.asarray(sent[at] == self._original)
+
+
+def _originals(rows: Rows, common: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Returns int64 (n,): for each of the distinct ``rows`` (n, d) the one that it is a variant of, or itself. Rows
+    that are ``common`` to several accounts are no variants.
+
+    Accounts that share rows also send variants of them, such as noisy readings or what-if copies. A row is a variant of
+    the nearest common row if the second nearest is much farther: the ratio test of Lowe (2004). Of very many common
+    rows some count.
+    """
+    found, base = np.arange(len(rows)), np.flatnonzero(common)
+    base = base[:: max(-(-len(base) // _MOST_ORIGINALS), 1)]
+    if len(base) < _FEWEST_ORIGINALS:
+        return found
+    from sklearn.neighbors import NearestNeighbors
+
+    scale, _, _ = scale_and_ranges(rows[base], np.arange(len(base)))
+    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(rows[base] / scale)
+    for start in range(0, len(rows), _SEARCHED):
+        part = slice(start, start + _SEARCHED)
+        distance, nearest = search.kneighbors(rows[part] / scale)
+        variant = (distance[:, 0] < _VARIANT * distance[:, 1]) & ~common[part]
+        found[part] = np.where(variant, base[nearest[:, 0]], found[part])
+    return found
 
 
 def _digest(account: QueryBatch) -> bytes:

@@ -20,7 +20,6 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import Calibration, FlaggedRate, Floats, Mask, Tail, calibrate, oddness
 from detector.core.calibration.crossfit import NOTHING, OwnerInputs, record, standardised
 from detector.core.calibration.exemplars import SIMULATED, LargestD, d_of
-from detector.core.reference.standards import MIN_THRESHOLD
 from detector.core.signals.suspicion import FAMILIES, NOTABLE
 
 
@@ -131,8 +130,8 @@ drifted are as far off as a thief's in content and outputs, and there are severa
 _FEW = 6.0
 """This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
 kind."""
-_MOST_ALLOWED = 2.5 * MIN_THRESHOLD
-"""Maximum of the limit: the tail of a few different accounts is not reliable beyond it."""
+_LEAST_ALLOWED, _MOST_ALLOWED = 5.0, 12.5
+"""The range of the limit: the tail of a few different accounts is not reliable below or beyond it."""
 _EACH, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""
 _NEAR = 0.5
@@ -172,7 +171,7 @@ def line(
         second = min(total["structure"], others)
     one, two, enough = _TOGETHER if together else _AS_ONE if as_one else _ALONE
     factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
-    return min(limit, _MOST_ALLOWED) * factor
+    return min(max(limit, _LEAST_ALLOWED), _MOST_ALLOWED) * factor
 
 
 class Ranking:

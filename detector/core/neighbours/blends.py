@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import approximate, compiled
 from detector.core.neighbours.store import LANES, Arena
 from detector.core.reference.compared import Compared
 
@@ -44,6 +44,7 @@ _TILE = 32
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
+UNIT32, LEAST32 = 2.0**-24, 2.0**-126
 _LEAST_LEFT = 0.02
 """A query is off a segment by at least this share of its distance."""
 
@@ -259,10 +260,9 @@ def _choose(rows: Rows, columns: Integers, count: int, left: int, compared: Comp
             row, dot, length = at.chosen[start + lane], np.float64(dots[lane]), np.float64(lengths[lane]) + 1e-30
             gain = dot * dot / length if dot > 0 else 0.0
             if gain * _TIE >= marks[1, _CANDIDATES - 1] and gain > 0:
-                _insert(best[1], marks[1], row, gain * _above_one(rows, row, columns))
+                _insert(rows, columns, best[1], marks[1], row, gain)
             if same[lane] > 0 and same[lane] + 1 > marks[0, _CANDIDATES - 1]:
-                mark = same[lane] + min(gain / along, _LESS_THAN_ONE)
-                _insert(best[0], marks[0], row, mark * _above_one(rows, row, columns))
+                _insert(rows, columns, best[0], marks[0], row, same[lane] + min(gain / along, _LESS_THAN_ONE))
 
 
 @compiled
@@ -282,6 +282,24 @@ def _probe(rows: Rows, start: int, lanes: int, at: Bench) -> None:
 
 
 @compiled
+def _insert(rows: Rows, columns: Integers, best: Integers, marks: Floats, row: int, mark: float) -> None:
+    """Inserts ``row`` in the order of ``marks``, highest first, and drops the last. Those of equal marks are ordered by
+    their values: that needs the rows themselves, which most others do not."""
+    at = _CANDIDATES
+    while at > 0 and marks[at - 1] <= mark * _TIE:
+        other = marks[at - 1]
+        if mark <= other * _TIE and best[at - 1] >= 0:
+            tie = _above_one(rows, row, columns)
+            if mark * tie <= other * _above_one(rows, best[at - 1], columns):
+                break
+        at -= 1
+    for back in range(_CANDIDATES - 1, at, -1):
+        marks[back], best[back] = marks[back - 1], best[back - 1]
+    if at < _CANDIDATES:
+        marks[at], best[at] = mark, row
+
+
+@compiled
 def _above_one(rows: Rows, row: int, columns: Integers) -> float:
     """Returns a number from 1 to ``_TIE`` that depends on the values of ``row``: it orders rows with equal marks, as
     their places must not, which are other ones after a recovery."""
@@ -293,42 +311,66 @@ def _above_one(rows: Rows, row: int, columns: Integers) -> float:
 
 
 @compiled
-def _insert(best: Integers, marks: Floats, row: int, mark: float) -> None:
-    """Inserts ``row`` in the order of ``marks``, highest first, and drops the last."""
-    at = _CANDIDATES
-    while at > 0 and marks[at - 1] < mark:
-        at -= 1
-    for back in range(_CANDIDATES - 1, at, -1):
-        marks[back], best[back] = marks[back - 1], best[back - 1]
-    if at < _CANDIDATES:
-        marks[at], best[at] = mark, row
-
-
-@compiled
 def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: Rows, nearest: int, at: Bench) -> None:
     """Sets ``at.best[1]`` to the rows that lie best in the direction of the query, by their projections
-    ``arena.points`` (groups, axes, 64), whose last axis is no direction."""
-    points = arena.points
-    best, marks, axes = at.best[1], at.marks[1], points.shape[1] - 1
-    best[:], marks[:] = -1, 0.0
-    dots, lengths = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    ``arena.points`` (groups, 8, 16), whose last axis is no direction."""
+    points, best, marks = arena.points, at.best[1], at.marks[1]
+    dots, lengths, base, step = at.lanes[0], at.lanes[1], at.lanes[2], at.lanes[3]
+    best[:], marks[:], along, least = -1, 0.0, 0.0, np.float32(0)
+    for axis in range(len(point) - 1):
+        base[axis] = points[nearest // LANES, axis, nearest % LANES]
+        step[axis] = point[axis] - base[axis]
+        along += np.float64(step[axis]) * np.float64(step[axis])
     for run in range(total):
         start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-        for group in range(start // LANES, (end + LANES - 1) // LANES):
-            dots[:], lengths[:] = np.float32(0), np.float32(0)
-            for axis in range(axes):
-                base = points[nearest // LANES, axis, nearest % LANES]
-                step, column = point[axis] - base, points[group, axis]
-                for lane in range(LANES):
-                    gap = column[lane] - base
-                    dots[lane] += gap * step
-                    lengths[lane] += gap * gap
+        group, groups = start // LANES, (end + LANES - 1) // LANES
+        while group < groups:
+            if least > 0:
+                group = _pass_aside(points, group, groups, base, step, least)
+                if group == groups:
+                    break
+            _aside(points[group], base, step, dots, lengths)
             first = group * LANES
             for lane in range(max(start - first, 0), min(end - first, LANES)):
                 dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
                 if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
-                    tie = _above_one(arena.rows, first + lane, columns)
-                    _insert(best, marks, first + lane, dot * dot / length * tie)
+                    _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
+            # Single precision is off by 20 units of the step's length at most.
+            least = np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - 128 * UNIT32 * along)
+            group += 1
+
+
+@compiled
+def _aside(columns: Rows, base: Rows, step: Rows, dots: Rows, lengths: Rows) -> None:
+    """Sets ``dots`` and ``lengths``, by lane, to the products of the steps from ``base`` to the projections ``columns``
+    (8, 16) with the ``step``, and to their squared lengths."""
+    o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
+    for lane in range(columns.shape[1]):
+        a, b, c, d = columns[0, lane] - o, columns[1, lane] - p, columns[2, lane] - q, columns[3, lane] - r
+        e, f, g = columns[4, lane] - s, columns[5, lane] - t, columns[6, lane] - u
+        dots[lane] = a * step[0] + b * step[1] + c * step[2] + d * step[3] + e * step[4] + f * step[5] + g * step[6]
+        lengths[lane] = a * a + b * b + c * c + d * d + e * e + f * f + g * g
+
+
+@approximate
+def _pass_aside(columns: Rows, first: int, end: int, base: Rows, step: Rows, least: np.float32) -> int:
+    """Returns the first group of projections ``columns`` (groups, 8, 16), from ``first`` on, of which one has ``least``
+    for the square of its product over its squared length, or ``end``; see ``_aside``."""
+    o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
+    h, i, j, k, m, n, v = step[0], step[1], step[2], step[3], step[4], step[5], step[6]
+    tiny = np.float32(8 * LEAST32)
+    for group in range(first, end):
+        within = np.int32(0)
+        for lane in range(columns.shape[2]):
+            a, b, c = columns[group, 0, lane] - o, columns[group, 1, lane] - p, columns[group, 2, lane] - q
+            d, e, f = columns[group, 3, lane] - r, columns[group, 4, lane] - s, columns[group, 5, lane] - t
+            g = columns[group, 6, lane] - u
+            dot = ((a * h + b * i) + (c * j + d * k)) + ((e * m + f * n) + g * v)
+            length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
+            within += np.int32(dot * abs(dot) + tiny >= least * length)
+        if within:
+            return group
+    return end
 
 
 @compiled

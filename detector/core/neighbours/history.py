@@ -9,6 +9,7 @@ depends on the principal's own queries alone. If a signal needs it, each row has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import plain
+from detector.core.loops.compiled import compiled, plain
 from detector.core.neighbours.blends import Blends
 from detector.core.neighbours.search import (
     DOUBTFUL,
@@ -42,7 +43,8 @@ from detector.core.state.rows import StepRows
 
 _PARITIES = 2
 _AXES = 7
-"""The axes of a projection that are kept with a vector, and one number for the rest of it."""
+"""The axes of a projection that are kept with a vector, and one number for the rest of it: eight, as ``search`` reads
+them."""
 _FEWEST = 32
 """With fewer features than this a projection saves nothing."""
 _TOGETHER = 1_024
@@ -231,10 +233,9 @@ class History:
         return Chains(self._lists_of(), self._pools.columns["next"], slots["pool"], slots["block"], slots["filled"])
 
     def _arrays(self, rows: StepRows, projection: Projection | None, width: int, block_rows: int) -> QueryArrays:
-        points, length = np.zeros((len(rows), width), np.float32), np.full(len(rows), -1.0)
+        points, length = np.empty((len(rows), width), np.float32), np.full(len(rows), -1.0)
         if projection is not None and width:
-            points = _truncated(projection, width)
-            length = np.sqrt(np.einsum("ij,ij->i", points, points, dtype=np.float64))
+            _truncate(projection.points, projection.residual, points, length)
         return QueryArrays(
             plain(rows.features),
             points,
@@ -264,7 +265,9 @@ class History:
         _, _, locations = self._locations(self._pools.of_slots(without))
         for at in range(0, len(locations), _TOGETHER):
             some = locations[at : at + _TOGETHER]
-            arena.points[some // LANES, :, some % LANES] = _truncated(embedding.project(arena.rows[some]), width)
+            projection, points = embedding.project(arena.rows[some]), np.empty((len(some), width), np.float32)
+            _truncate(projection.points, projection.residual, points, np.empty(len(some)))
+            arena.points[some // LANES, :, some % LANES] = points
         self._unprojected["vectors"][without] = False
 
     def _locations(self, pools: Array) -> tuple[Array, Array, Array]:
@@ -285,15 +288,24 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
     return NearestOwn(far, joined, block, far.copy(), step, unknown, Blends.none(count))
 
 
-def _truncated(projection: Projection, width: int) -> NDArray[np.float32]:
-    """Returns float32 (n, width): the first axes of projections, and the length of the rest of each. The distance of
-    two of them is at most that of the vectors."""
-    points = np.zeros((len(projection.points), width), np.float32)
-    kept = projection.points[:, : width - 1]
-    rest = projection.points[:, width - 1 :].astype(np.float64)
-    points[:, : kept.shape[1]] = kept
-    points[:, -1] = np.sqrt(np.einsum("ij,ij->i", rest, rest) + projection.residual**2)
-    return points
+@compiled
+def _truncate(
+    whole: NDArray[np.float32], residual: NDArray[np.float64], points: NDArray[np.float32], length: NDArray[np.float64]
+) -> None:
+    """Sets ``points`` (n, p) to the first axes of projections ``whole`` (n, k) and the length of the rest of each, its
+    ``residual`` (n,) included, and ``length`` (n,) to theirs. The distance of two of them is at most that of the
+    vectors."""
+    last, axes = points.shape[1] - 1, whole.shape[1]
+    for row in range(len(points)):
+        rest, squares = residual[row] * residual[row], 0.0
+        for axis in range(last, axes):
+            rest += np.float64(whole[row, axis]) * np.float64(whole[row, axis])
+        for axis in range(last):
+            points[row, axis] = whole[row, axis] if axis < axes else np.float32(0)
+        points[row, last] = math.sqrt(rest)
+        for axis in range(last + 1):
+            squares += np.float64(points[row, axis]) * np.float64(points[row, axis])
+        length[row] = math.sqrt(squares)
 
 
 class Views:

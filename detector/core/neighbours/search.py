@@ -24,14 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import Blends, bench, blend
+from detector.core.neighbours.blends import LEAST32, UNIT32, Blends, bench, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
 _RUN = 128
 _DEEPEST = 40
-UNIT32 = 2.0**-24
-LEAST32 = 2.0**-126
 
 Matrix = NDArray[np.float32]
 
@@ -103,26 +101,23 @@ def gap(rows: Matrix, at: int, others: Matrix, other: int) -> np.float32:
 
 class SearchBuffers(NamedTuple):
     """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Of one list: the vectors ``near`` int64
-    to a query, by row, and their squared distances ``gaps`` float32; and the squared distances of all projections to
-    its projection, ``bounds`` float32, which begin with the first row of the group that the list begins in."""
+    to a query, by row, and their squared distances ``gaps`` float32."""
 
     runs: NDArray[np.int64]
     near: NDArray[np.int64]
     gaps: NDArray[np.float32]
-    bounds: NDArray[np.float32]
 
     @classmethod
     def of(cls, rows: int, runs: int) -> SearchBuffers:
         """Returns buffers for ``runs`` lists of at most ``rows`` each."""
-        near, gaps = np.empty(rows, np.int64), np.empty(rows, np.float32)
-        return cls(np.empty((runs, 2), np.int64), near, gaps, np.empty(rows + 2 * LANES, np.float32))
+        return cls(np.empty((runs, 2), np.int64), np.empty(rows, np.int64), np.empty(rows, np.float32))
 
 
 @compiled
 def nearest_of(
     arena: Arena,
     features: Matrix,
-    points: Matrix,
+    point: Matrix,
     length: float,
     at: int,
     buffers: SearchBuffers,
@@ -130,53 +125,66 @@ def nearest_of(
     total: int,
 ) -> tuple[float, float, int]:
     """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
-    and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query than
-    the nearest so far are left out, unless ``length``, its projection's, is negative."""
-    rows, columns, runs = arena.rows, arena.points, buffers.runs
-    near, gaps, bounds = buffers.near, buffers.gaps, buffers.bounds
+    and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query,
+    ``point``, than the nearest so far are left out, unless the ``length`` of that is negative."""
+    rows, points, runs, near, gaps = arena.rows, arena.points, buffers.runs, buffers.near, buffers.gaps
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
     bound, nearest, of_alike = inf, NONE, inf
     for run in range(total):
         if run == alike:
             of_alike = bound
-        start, count, number = runs[run, 0], runs[run, 1], 0
-        shift = start % LANES
-        if length >= 0:
-            _bound_all(columns, start - shift, shift + count, points, at, bounds)
+        start, end, number = runs[run, 0], runs[run, 0] + runs[run, 1], 0
         limit = bound * bound * slack + least
         reach = _reach(limit, length)
-        for row in range(start, start + count):
-            if length >= 0 and bounds[shift + row - start] > reach:
-                continue
-            squared = gap(rows, row, features, at)
-            if squared <= limit:
-                near[number], gaps[number] = row, squared
-                number += 1
-                within = np.float64(squared) * slack + least
-                if within < limit:
-                    limit, reach = within, _reach(within, length)
+        group, groups = start // LANES, (end + LANES - 1) // LANES
+        while group < groups:
+            if length >= 0:
+                group = _pass_far(points, group, groups, point, reach)
+            for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
+                if length >= 0 and _apart(points[group], row % LANES, point) > reach:
+                    continue
+                squared = gap(rows, row, features, at)
+                if squared <= limit:
+                    near[number], gaps[number] = row, squared
+                    number += 1
+                    within = np.float64(squared) * slack + least
+                    if within < limit:
+                        limit, reach = within, _reach(within, length)
+            group += 1
         for candidate in range(number):
             if gaps[candidate] <= limit:
                 bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
     return (of_alike if alike < total else bound), bound, nearest
 
 
-@compiled
-def _bound_all(
-    columns: NDArray[np.float32], start: int, count: int, points: Matrix, at: int, bounds: NDArray[np.float32]
-) -> None:
-    """Sets ``bounds`` to the squared distances of projections to the ``at``-th query, from row ``start`` on, which a
-    group begins with, whole groups at a time: lane beside lane, as the processor does several at once."""
-    for group in range((count + LANES - 1) // LANES):
-        bound = bounds[group * LANES : group * LANES + LANES]
-        for lane in range(LANES):
-            bound[lane] = np.float32(0.0)
-        for axis in range(points.shape[1]):
-            query, column = points[at, axis], columns[start // LANES + group, axis]
-            for lane in range(LANES):
-                step = column[lane] - query
-                bound[lane] += step * step
+@approximate
+def _pass_far(columns: Matrix, first: int, end: int, point: Matrix, reach: np.float32) -> int:
+    """Returns the first group of projections ``columns`` (groups, 8, 16), from ``first`` on, that has one within
+    ``reach`` of ``point`` (8,), squared, or ``end``: lane beside lane, as the processor does several at once."""
+    p, q, r, s = point[0], point[1], point[2], point[3]
+    t, u, v, w = point[4], point[5], point[6], point[7]
+    for group in range(first, end):
+        within = np.int32(0)
+        for lane in range(columns.shape[2]):
+            a, b, c = columns[group, 0, lane] - p, columns[group, 1, lane] - q, columns[group, 2, lane] - r
+            d, e, f = columns[group, 3, lane] - s, columns[group, 4, lane] - t, columns[group, 5, lane] - u
+            g, h = columns[group, 6, lane] - v, columns[group, 7, lane] - w
+            bound = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+            within += np.int32(bound <= reach)
+        if within:
+            return group
+    return end
+
+
+@approximate
+def _apart(columns: Matrix, lane: int, point: Matrix) -> np.float32:
+    """Returns the squared distance of the projection in a ``lane`` of ``columns`` (p, 16) to ``point`` (p,)."""
+    total = np.float32(0.0)
+    for axis in range(len(point)):
+        step = columns[axis, lane] - point[axis]
+        total += step * step
+    return total
 
 
 @compiled
@@ -188,12 +196,14 @@ def _nearer(arena: Arena, row: int, features: Matrix, at: int, bound: float, nea
 
 
 @compiled
-def _reach(limit: float, length: float) -> float:
+def _reach(limit: float, length: float) -> np.float32:
     """Returns the squared distance of projections beyond which no vector is within the squared distance ``limit`` of a
     query whose projection is ``length`` long: each was rounded by a share of its own length."""
+    if length < 0:
+        return np.float32(inf)
     distance = sqrt(limit)
     reach = distance + 64 * UNIT32 * (2 * length + distance)
-    return reach * reach * (1.0 + 64 * UNIT32) + 64 * LEAST32
+    return np.float32(reach * reach * (1.0 + 66 * UNIT32) + 64 * LEAST32)
 
 
 @compiled
@@ -306,8 +316,8 @@ def grow(
         if chains.filled[slot] >= block_rows:
             advance(arena, chains, slot, chains.block[slot] + 1)
         alike, total = _gather(chains, slot, pool, judged, buffers.runs)
-        features, points, length = queries.features, queries.points, queries.length[i]
-        distance, of_any, nearest = nearest_of(arena, features, points, length, i, buffers, alike, total)
+        features, point, length = queries.features, queries.points[i], queries.length[i]
+        distance, of_any, nearest = nearest_of(arena, features, point, length, i, buffers, alike, total)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and position != settled:
@@ -317,7 +327,7 @@ def grow(
             if 0 < of_any < inf and len(compared.features):
                 for j in range(len(compared.features)):
                     table.query[j] = features[i, compared.features[j]]
-                blend(arena, buffers.runs, total, nearest, points[i], compared, table, found.blends, i)
+                blend(arena, buffers.runs, total, nearest, point, compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)

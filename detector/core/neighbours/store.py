@@ -69,7 +69,7 @@ EMPTY = (NONE, 0, NONE)
 """Of each list: the first row of its block, the vectors in it, and the size of the block as a position in SIZES."""
 
 _END = 0xFFFFFFFF
-LANES = 64
+LANES = 16
 """The rows of a group of projections, so that one of a list's first rows may be any of them."""
 _MADE, _TAKEN = -2, -1
 _GROWTH = 8
@@ -86,7 +86,7 @@ SIZES = np.array(_sizes, np.int64)
 
 class Arena(NamedTuple):
     """``rows`` float32 (capacity, d) and the same memory as ``words`` uint32; ``notes`` float32 (capacity,), the
-    model's answers; ``points`` float32 (capacity / 64, p, 64), projections, by group of rows and lane in it.
+    model's answers; ``points`` float32 (capacity / 16, p, 16), projections, by group of rows and lane in it.
 
     ``free`` int64: the first free block of each size, -1 for none, then how many rows blocks were made of, and how many
     rows are in blocks that lists have. A free block names the next one in its first word."""

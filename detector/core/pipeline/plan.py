@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain
+from itertools import accumulate, chain, compress, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from detector.core.state.rows import StepRows, positions
 MOST_ROWS = 1_024
 _EVICTED_SHARE = 16
 """At once, one of this number of principals is evicted."""
+_NOBODY = PrincipalKey("", "", "")
 
 
 class FlatBatch:
@@ -116,10 +117,15 @@ class FlatBatch:
 
 def _key_numbers(piece: QueryBatch, model: str, version: str, numbers: dict[Key, int]) -> Array:
     """Returns int32 (n,): the number of each row's key among those of the shard. Adds new keys to ``numbers``."""
-    used = np.flatnonzero(np.bincount(piece.principal_index, minlength=len(piece.principals)))
+    counts = np.bincount(piece.principal_index, minlength=len(piece.principals))
     number = np.full(len(piece.principals), -1, np.int32)
-    keys = [(model, version, piece.principals[at]) for at in used.tolist()]
-    number[used] = [numbers.setdefault(key, len(numbers)) for key in keys]
+    keys = list(zip(repeat(model), repeat(version), compress(piece.principals, counts.tolist())))
+    numbered = dict(zip(keys, range(len(keys)), strict=True))
+    if numbers or len(numbered) < len(keys):
+        number[counts > 0] = [numbers.setdefault(key, len(numbers)) for key in keys]
+    else:  # the usual case, without a loop in Python
+        numbers.update(numbered)
+        number[counts > 0] = np.arange(len(keys))
     return number[piece.principal_index]
 
 
@@ -197,10 +203,9 @@ class Planner:
         self._fixed = np.array(fixed, dtype=np.int32)[batch.first_piece]
         self._all_fit = bool(batch.fits.all())
         self._look_up()
-        self.names = [
-            state.principals.key_of[slot] if slot >= 0 else self._name(at, int(batch.first_piece[at]))
-            for at, slot in enumerate(self.slots.tolist())
-        ]
+        self.names = list(map(state.principals.key_of.get, self.slots.tolist(), repeat(_NOBODY)))
+        for at in np.flatnonzero(self.slots < 0).tolist():
+            self.names[at] = self._name(at, int(batch.first_piece[at]))
         self.name_of = np.arange(len(self.names))
         self.refused: list[list[BadRow]] = [[] for _ in shards]
         self.evicted = [0] * len(shards)

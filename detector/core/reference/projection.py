@@ -176,8 +176,10 @@ class NearestRows:
     def __init__(self, points: Rows, residual: Floats) -> None:
         count, blocks = len(points), -(-len(points) // _BLOCK)
         self._rows = _padded(points, residual)
-        rows = np.full((blocks * _BLOCK, self._rows.shape[1]), np.inf)
-        rows[:count, :-1], rows[:count, -1] = self._rows[:, :-1], residual**2
+        rows = np.zeros((blocks * _BLOCK, self._rows.shape[1]))
+        squares = np.einsum("ij,ij->i", self._rows, self._rows)
+        rows[:count, :-1], rows[:count, -1] = self._rows[:, :-1], squares * (1 - 3 * _share(rows.shape[1]))
+        rows[count:, -1] = np.inf
         by_axis = rows.reshape(blocks, _BLOCK, -1).transpose(0, 2, 1)
         self._columns = np.ascontiguousarray(by_axis, np.float32)
 
@@ -213,8 +215,8 @@ class _Best(NamedTuple):
 @compiled
 def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distance: Floats, found: Array) -> None:
     """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows
-    ``reference`` (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last the squared
-    residuals, infinite where there is no row."""
+    ``reference`` (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their squared
+    lengths, residuals included, less a share for rounding, infinite where there is no row."""
     near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
     lanes = near.reshape(len(columns), _TILE, _BLOCK // _LANES, _LANES)
     best = _Best(
@@ -226,7 +228,7 @@ def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distan
     count = min(CANDIDATES, len(reference))
     for start in range(0, len(queries), _TILE):
         end = min(start + _TILE, len(queries))
-        _approach(queries[start:end], columns, near)
+        _approach(np.float32(2) * queries[start:end], columns, near)
         for row in range(start, end):
             _choose(queries[row], reference, lanes, row - start, best)
             _rank(np.float64(queries[row, -1]), reference, same, count, best)
@@ -237,9 +239,8 @@ def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distan
 
 @approximate
 def _approach(queries: Rows, columns: Rows, near: Rows) -> None:
-    """Fills ``near`` (b, n, 128) with the squared distances of ``queries`` (n, k + 1) to ``columns`` (b, k + 1, 128),
-    without the residuals of the former, to within k + 8 units of single precision, whatever the order of sums, as no
-    term is negative (Higham 2002, 3.1)."""
+    """Fills ``near`` (b, n, 128) with the last of ``columns`` (b, k + 1, 128) less the products with ``queries``
+    (n, k + 1). For queries taken twice these are squared distances but for their own part, see ``_reach``."""
     axes = columns.shape[1] - 1
     for block in range(len(columns)):
         for row in range(len(queries)):
@@ -250,15 +251,17 @@ def _approach(queries: Rows, columns: Rows, near: Rows) -> None:
                 p, q, r, s = queries[row, at], queries[row, at + 1], queries[row, at + 2], queries[row, at + 3]
                 t, u, v, w = queries[row, at + 4], queries[row, at + 5], queries[row, at + 6], queries[row, at + 7]
                 for lane in range(columns.shape[2]):
-                    a = p - columns[block, at, lane]
-                    b = q - columns[block, at + 1, lane]
-                    c = r - columns[block, at + 2, lane]
-                    d = s - columns[block, at + 3, lane]
-                    e = t - columns[block, at + 4, lane]
-                    f = u - columns[block, at + 5, lane]
-                    g = v - columns[block, at + 6, lane]
-                    h = w - columns[block, at + 7, lane]
-                    near[block, row, lane] += a * a + b * b + c * c + d * d + e * e + f * f + g * g + h * h
+                    sums = near[block, row, lane] - p * columns[block, at, lane] - q * columns[block, at + 1, lane]
+                    sums = sums - r * columns[block, at + 2, lane] - s * columns[block, at + 3, lane]
+                    sums = sums - t * columns[block, at + 4, lane] - u * columns[block, at + 5, lane]
+                    near[block, row, lane] = sums - v * columns[block, at + 6, lane] - w * columns[block, at + 7, lane]
+
+
+@compiled
+def _share(width: int) -> float:
+    """Returns by which share of its terms a sum of ``width`` numbers in single precision may be off, in any order
+    (Higham 2002, 3.1)."""
+    return (width + 8) * _UNIT
 
 
 @compiled
@@ -267,7 +270,7 @@ def _choose(queries: Rows, reference: Floats, near: Rows, at: int, best: _Best) 
     squared distances are those ``at`` a position of ``near`` (b, n, 4, 32). Of rows whose exact ones are equal in
     single precision, the first are taken."""
     best.keys[:], best.gaps[:], best.chosen[:] = np.inf, np.inf, 0
-    bound = np.float32(_fourth(near, at, best.least) * (1 + 8 * (len(queries) + 8) * _UNIT) + _TINY)
+    bound = _reach(queries, _fourth(near, at, best.least))
     for lane in range(_LANES):
         if best.least[lane] > bound:
             continue
@@ -275,6 +278,23 @@ def _choose(queries: Rows, reference: Floats, near: Rows, at: int, best: _Best) 
             if near[row // _BLOCK, at, row % _BLOCK // _LANES, lane] <= bound:
                 gap, off = _gap(queries, reference[row]), reference[row, -1]
                 _insert(np.float32(gap + off * off), gap, row, best)
+
+
+@compiled
+def _reach(query: Rows, fourth: float) -> np.float32:
+    """Returns how large the result of ``_approach`` may be for a row that is as near to ``query`` (k + 1,) as another
+    with the result ``fourth``.
+
+    Let q be the squared length of the query without its residual, r that of a row with it, and D = r + q - 2 <.,.>
+    their squared distance. The last column is r (1 - 3e), e the share of ``_share``. The sum of it and the products is
+    off by e (r + 2 sqrt(q r)) <= e (2 r + q) at most: so no result is above D - q + e q. As r <= 2 q + 2 D, none is
+    below D - q - e (11 q + 14 D)."""
+    share, length = _share(len(query)), 0.0
+    for axis in range(len(query) - 1):
+        length += np.float64(query[axis]) * np.float64(query[axis])
+    farthest = (fourth + length * (1 + 11 * share)) / (1 - 14 * share)
+    reach = farthest - length * (1 - share)
+    return np.float32(reach + 4 * _UNIT * abs(reach) + _TINY)
 
 
 @compiled

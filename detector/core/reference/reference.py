@@ -182,7 +182,7 @@ NEAREST = 3
 
 _DUPLICATE = 1e-3
 """Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
-_LARGEST = 1e30
+LARGEST = 1e30
 """Features are clipped to this before they are scaled."""
 _FAR = 1_000.0
 """Features are clipped to this many ranges from honest ones. Beyond that all honest queries are equally far, and next
@@ -257,7 +257,7 @@ class Reference:
         first; all by default."""
         taken = shares([account.ranked for account in accounts] if offered is None else offered, ROWS)
         chosen = [(account, np.sort(at)) for account, at in zip(accounts, taken, strict=True) if len(at)]
-        rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-_LARGEST, _LARGEST)
+        rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-LARGEST, LARGEST)
         outputs = np.concatenate([account.outputs[at] for account, at in chosen])
         owner = np.repeat(np.arange(len(chosen)), [len(at) for _, at in chosen])
         scale, low, spread = scale_and_ranges(rows, owner)
@@ -327,7 +327,7 @@ class ReferenceIndex:
         if self._plain:
             inside = features.min() >= self._near_all[0] and features.max() <= self._near_all[1]
             return features if inside else np.clip(features, self._least, self._most)
-        scaled = np.clip(features, -_LARGEST, _LARGEST)
+        scaled = np.clip(features, -LARGEST, LARGEST)
         scaled /= self.reference.scale
         return np.clip(scaled, self._least, self._most, out=scaled)
 

@@ -28,9 +28,7 @@ from detector.core.loops.compiled import compiled, plain
 
 MAX_CONTRIBUTION = 12.0
 """The most that one measure can add to D."""
-MIN_THRESHOLD, MIN_THRESHOLD_BUDGET = 5.0, 0.01
-"""The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are."""
-PRIOR = 2.0
+PRIOR = 3.0
 """The number of ordinary queries assumed before an account's first: with fewer, one query of nonsense would give a
 verdict."""
 

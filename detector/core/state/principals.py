@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -52,7 +54,7 @@ class Shard:
 
     def find(self, keys: Iterable[Key]) -> list[int]:
         """Returns the slot of each key, -1 where there is none."""
-        return [self.slot_of.get(key, -1) for key in keys]
+        return list(map(self.slot_of.get, keys, repeat(-1)))
 
 
 class Principals:
@@ -115,7 +117,9 @@ class Principals:
     def find(self, shard: Shard, keys: Sequence[Key]) -> list[int]:
         """Returns the slot that judges each key of a stream, -1 where there is none: for ``ANY`` version the home of
         its account."""
-        slot_of, home_of = shard.slot_of, shard.home_of
+        slot_of, home_of, versions = shard.slot_of, shard.home_of, set(map(itemgetter(1), keys))
+        if len(versions) == 1:  # the usual case, without a loop in Python
+            return list(map((home_of if ANY in versions else slot_of).get, keys, repeat(-1)))
         return [(home_of if key[1] == ANY else slot_of).get(key, -1) for key in keys]
 
     def versions_of(self, shard: Shard, model: str, principal: str) -> list[int]:
@@ -141,7 +145,7 @@ class Principals:
         return self.accounts["latch"][self.slots["account"][slots]]
 
     def keys_of(self, slots: Iterable[int]) -> list[PrincipalKey]:
-        return [self.key_of[slot] for slot in slots]
+        return list(map(self.key_of.__getitem__, slots))
 
     @property
     def nbytes(self) -> int:

@@ -31,7 +31,7 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 class Draws:
     """Random numbers for ``n`` rows, by ``seeds`` uint64 (n, 2).
 
-    A row's numbers depend on its own seed and on ``stream`` alone, and the first m of them not on m.
+    A row's numbers depend on its own seed alone, and the first m uniform ones not on m.
     """
 
     def __init__(self, seeds: NDArray[np.uint64]) -> None:
@@ -51,16 +51,16 @@ class Draws:
         """Returns the draws of ``rows`` (m,)."""
         return Draws(self._seeds[rows])
 
-    def uniform(self, columns: int, stream: int = 0) -> NDArray[np.float64]:
+    def uniform(self, columns: int) -> NDArray[np.float64]:
         """Returns float64 (n, columns), each above 0 and below 1."""
-        steps = np.arange(1 + stream * columns, 1 + (stream + 1) * columns, dtype=np.uint64) * np.uint64(_GOLDEN)
+        steps = np.arange(1, 1 + columns, dtype=np.uint64) * np.uint64(_GOLDEN)
         mixed = _mixed(_mixed(self._seeds[:, :1] + steps) ^ self._seeds[:, 1:])
         return (mixed >> np.uint64(12)).astype(np.float64) * 2.0**-52 + 2.0**-53
 
     def normal(self, columns: int) -> NDArray[np.float64]:
         """Returns standard normal numbers float64 (n, columns), by Box and Muller."""
-        radius = np.sqrt(-2 * np.log(self.uniform(columns)))
-        turn = np.cos(2 * np.pi * self.uniform(columns, stream=1))
+        both = self.uniform(2 * columns)
+        radius, turn = np.sqrt(-2 * np.log(both[:, :columns])), np.cos(2 * np.pi * both[:, columns:])
         return radius * turn  # type: ignore[no-any-return]
 
 
@@ -114,7 +114,9 @@ def _cells(features: Any, rows: int, step: NDArray[np.float64] | None) -> list[b
         return _loose_cells(features, rows)
     if matrix.size % rows or not matrix.size:
         return [b""] * rows
-    matrix = np.nan_to_num(matrix.reshape(rows, -1), nan=0.0, posinf=3e38, neginf=-3e38)
+    matrix = matrix.reshape(rows, -1)
+    if not np.isfinite(matrix).all():
+        matrix = np.nan_to_num(matrix, nan=0.0, posinf=3e38, neginf=-3e38)
     if step is None:
         largest = np.abs(matrix).max(axis=1, keepdims=True)
         step = np.exp2(np.ceil(np.log2(np.where(largest > 0, largest, 1)))) / STEPS

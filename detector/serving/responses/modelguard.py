@@ -31,9 +31,9 @@ _LEAST_MARGIN = 1e-7
 
 _APART = 1e-8
 _TANGENTS = 40
-_BELOW, _ABOVE = (0.0, 0.5), (0.0, 0.1, 0.3, 1.0)
+_BELOW, _ABOVE = (0.0, 0.5), (0.0, 0.05, 0.1, 0.15, 0.3, 1.0)
 """Where the search begins: shares of the way from the least t to the model's own, and from there to the highest."""
-_BLOCK = 3_000
+_BLOCK = 2_000
 """Probabilities solved at once: what these need stays in the cache."""
 _FLAT = 1e-6
 """Slopes nearer to 0, which a step of ``_APART`` cannot tell from it, count as 0, and costs as near as equal."""
@@ -151,14 +151,14 @@ def _searched(program: _Program, least: Array) -> Array:
     row, last = np.arange(len(least)), len(points) - 1
     low, end = known[:, np.maximum(falling - 1, 0), row], known[:, np.minimum(falling, last), row]
     best, open_ = end[0], ((falling > 0) & (falling <= last))[:, None]
-    for _ in range(_TANGENTS):
-        if not open_.any():
-            break
+    for _ in range(_TANGENTS if open_.any() else 0):
         apart = end - low
         step = np.divide(end[2] * apart[0] - apart[1], apart[2], out=np.zeros_like(best), where=open_)
         best = np.where(open_, low[0] + np.minimum(np.maximum(step, 0), apart[0]), best)
         new = program.tangent(best)
         open_ &= new[1] - low[1] - low[2] * (best - low[0]) > _FLAT
+        if not open_.any():
+            break
         right = new[2] < -_FLAT
         low, end = np.where(open_ & right, new, low), np.where(open_ > right, new, end)
     return best  # type: ignore[no-any-return]

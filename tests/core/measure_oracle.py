@@ -20,7 +20,7 @@ from tests.core.blend_oracle import Blender
 from tests.core.oracle import OraclePrincipal
 
 MEMORIES = (8.0, 32.0, 128.0, 512.0)
-PRIOR = 2.0
+PRIOR = 3.0
 
 Vector = NDArray[Any]
 

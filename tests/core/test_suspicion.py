@@ -373,7 +373,7 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
     config = EngineConfig(profiles=(forgetful,))
     engine = Engine(config, {**SIGNALS, "suspicion": partial(Told, measures=MEASURES, others=WEIGHED)})
     ordinary = random(np.random.default_rng(12), 400, DIMENSION)
-    features = np.concatenate((_thief(60).features, ordinary, _thief(60).features))
+    features = np.concatenate((_thief(60).features, ordinary, _thief(120).features[60:]))
     observe(engine, [_of(features, ["ann"] * len(features))], [30, 50, 490])
     alarm = np.concatenate([own.alarm for own in proposals])
     starts = np.cumsum([0, *(len(own.alarm) for own in proposals)])

@@ -24,7 +24,8 @@ NAMED = (
     *("policy/" + name for name in ("accounting", "activity", "allowlist", "causes", "config", "entry", "ladder")),
     *("policy/" + name for name in ("ledger", "principal", "records", "timeline")),
     *("core/" + name for name in ("configuration", "engine", "exposure", "forms", "profile", "warm")),
-    *("core/" + name for name in ("owner_model", "pipeline", "reference", "state")),
+    *("core/" + name for name in ("loops", "owner_model", "pipeline", "reference", "state")),
+    *("core/neighbours/" + name for name in ("blends", "search", "store")),
 )
 """The packages and modules whose variables have no pronouns for names."""
 PRONOUNS = frozenset({"own", "one", "told", "said", "mine", "theirs", "each", "such", "ones"})

@@ -153,10 +153,10 @@ def reached(functions: Iterable[Callable[..., Any]]) -> dict[str, Callable[..., 
     sources: dict[str, Callable[..., Any]] = {}
     waiting = list(functions)
     while waiting:
-        one = waiting.pop()
-        if _name(one) not in sources:
-            sources[_name(one)] = one
-            waiting += [value.py_func for _, value in _read_by(one) if isinstance(value, Loop)]
+        function = waiting.pop()
+        if _name(function) not in sources:
+            sources[_name(function)] = function
+            waiting += [value.py_func for _, value in _read_by(function) if isinstance(value, Loop)]
     return sources
 
 
@@ -173,9 +173,9 @@ def _read_by(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
 def _ingredients(function: Callable[..., Any]) -> Iterator[bytes]:
     """Yields what the machine code of ``function`` is made of, in a fixed order: digests of its file, of those of all
     that it calls and of the decorators', and the constants that they read."""
-    for name, one in sorted(reached([function]).items()):
-        yield _digest_of(one.__code__.co_filename)
-        for word, value in _read_by(one):
+    for name, source in sorted(reached([function]).items()):
+        yield _digest_of(source.__code__.co_filename)
+        for word, value in _read_by(source):
             if isinstance(value, int | float | tuple):
                 yield f"{name}.{word}={value!r}".encode()
     yield _digest_of(compiled.__file__)

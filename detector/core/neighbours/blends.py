@@ -122,23 +122,23 @@ def blend(
         held += runs[run, 1]
     if held < FEWEST_ROWS:
         return
-    own, columns = arena.rows, compared.features
-    left, equal = _differ(own, columns, nearest, compared, at)
+    rows, columns = arena.rows, compared.features
+    left, equal = _differ(rows, columns, nearest, compared, at)
     if left < _FEWEST_FEATURES:
         return
     every = (held + _ROWS - 1) // _ROWS
     projected = arena.points.shape[1] > 0
     if projected:
         _direct(arena, columns, runs, total, point, nearest, at)
-        blends.spanned[i] = _span(own, columns, left, at)
+        blends.spanned[i] = _span(rows, columns, left, at)
     if not projected or _PROBES * equal >= left:
         count = _take(arena, columns, runs, total, every, at.chosen)
-        _choose(own, columns, count, left, compared, at)
+        _choose(rows, columns, count, left, compared, at)
         if not projected:
-            blends.spanned[i] = _span(own, columns, left, at)
-        left, equal = _rebase(own, columns, count, left, equal, compared, at)
-        blends.recombined_honestly[i] = _common(own, columns, left, equal, compared, at)
-        blends.recombined[i] = _recombine(own, columns, count, left, equal, compared, at)
+            blends.spanned[i] = _span(rows, columns, left, at)
+        left, equal = _rebase(rows, columns, count, left, equal, compared, at)
+        blends.recombined_honestly[i] = _common(rows, columns, left, equal, compared, at)
+        blends.recombined[i] = _recombine(rows, columns, count, left, equal, compared, at)
     _blend_honest(arena, nearest, held // every, compared, at, blends, i)
 
 
@@ -446,12 +446,12 @@ def _common(rows: Rows, columns: Integers, left: int, equal: int, compared: Comp
     if at.best[0, _CANDIDATES - 1] < 0 or lacking < _FEWEST_FEATURES:
         return 0.0
     for candidate in range(_CANDIDATES):
-        row, own = at.best[0, candidate], 0
+        row, missed = at.best[0, candidate], 0
         for k in range(left):
             j = at.open[k]
             value, limit = at.query[j], compared.limits[j]
-            own += abs(value - compared.usual[j]) > limit and abs(value - rows[row, columns[j]]) > limit
-        most = max(most, own)
+            missed += abs(value - compared.usual[j]) > limit and abs(value - rows[row, columns[j]]) > limit
+        most = max(most, missed)
     total = equal + lacking
     return math.log((lacking / total + _SHARE) / (most / total + _SHARE))
 

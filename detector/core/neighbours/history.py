@@ -84,7 +84,7 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        return self._lists.nbytes + self._thresholds.nbytes + sum(own.nbytes for own in self._stores.values())
+        return self._lists.nbytes + self._thresholds.nbytes + sum(store.nbytes for store in self._stores.values())
 
     def row_bytes(self, dimension: int) -> int:
         """Returns the bytes of one row."""
@@ -154,8 +154,8 @@ class History:
                 assert recompute is not None
                 row = int(queries.order[at])
                 pool = int(rows.pool[row])
-                own = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
-                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][own].tolist())
+                joined = (rows.pool[:row] == pool) & found.joined[:row] & np.isfinite(found.grown[:row])
+                thresholds.threshold[rows.pools[pool]] = recompute(pool, found.grown[:row][joined].tolist())
                 settled = at
         return found
 
@@ -213,8 +213,8 @@ class History:
     def _make_room(self, store: VectorStore, rows: int) -> None:
         if store.is_sparse:
             owner = self._pools.columns["slot"][: self._pools.columns.count]
-            own = (owner >= 0) & (self._slots["dimension"][owner] == store.dimension)
-            store.compact(self._lists_of(), np.flatnonzero(own))
+            of_store = (owner >= 0) & (self._slots["dimension"][owner] == store.dimension)
+            store.compact(self._lists_of(), np.flatnonzero(of_store))
         if not store.has_room(rows):
             store.grow(rows)
 
@@ -282,18 +282,21 @@ def _nothing(count: int, dimension: int) -> NearestOwn:
 
 @compiled
 def _truncate(
-    whole: NDArray[np.float32], residual: NDArray[np.float64], points: NDArray[np.float32], length: NDArray[np.float64]
+    projected: NDArray[np.float32],
+    residual: NDArray[np.float64],
+    points: NDArray[np.float32],
+    length: NDArray[np.float64],
 ) -> None:
-    """Sets ``points`` (n, p) to the first axes of projections ``whole`` (n, k) and the length of the rest of each, its
+    """Sets ``points`` (n, p) to the first axes of the rows ``projected`` (n, k) and the length of the rest of each, its
     ``residual`` (n,) included, and ``length`` (n,) to theirs. The distance of two of them is at most that of the
     vectors."""
-    last, axes = points.shape[1] - 1, whole.shape[1]
+    last, axes = points.shape[1] - 1, projected.shape[1]
     for row in range(len(points)):
         rest, squares = residual[row] * residual[row], 0.0
         for axis in range(last, axes):
-            rest += np.float64(whole[row, axis]) * np.float64(whole[row, axis])
+            rest += np.float64(projected[row, axis]) * np.float64(projected[row, axis])
         for axis in range(last):
-            points[row, axis] = whole[row, axis] if axis < axes else np.float32(0)
+            points[row, axis] = projected[row, axis] if axis < axes else np.float32(0)
         points[row, last] = math.sqrt(rest)
         for axis in range(last + 1):
             squares += np.float64(points[row, axis]) * np.float64(points[row, axis])

@@ -74,11 +74,11 @@ def _by_halves(row: Matrix, other: Matrix) -> float:
 @compiled
 def _run(row: Matrix, other: Matrix) -> float:
     count = len(row)
-    whole = count - count % 8
+    in_eights = count - count % 8
     total = 0.0
-    if whole:
+    if in_eights:
         a = b = c = d = e = f = g = h = 0.0
-        for j in range(0, whole, 8):
+        for j in range(0, in_eights, 8):
             a += (np.float64(row[j]) - np.float64(other[j])) ** 2
             b += (np.float64(row[j + 1]) - np.float64(other[j + 1])) ** 2
             c += (np.float64(row[j + 2]) - np.float64(other[j + 2])) ** 2
@@ -88,7 +88,7 @@ def _run(row: Matrix, other: Matrix) -> float:
             g += (np.float64(row[j + 6]) - np.float64(other[j + 6])) ** 2
             h += (np.float64(row[j + 7]) - np.float64(other[j + 7])) ** 2
         total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    for j in range(whole, count):
+    for j in range(in_eights, count):
         total += (np.float64(row[j]) - np.float64(other[j])) ** 2
     return total
 

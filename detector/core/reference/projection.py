@@ -215,9 +215,8 @@ class _Best(NamedTuple):
 @compiled
 def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distance: Floats, found: Array) -> None:
     """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows
-    ``reference``
-    (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their squared lengths,
-    residuals included, less a share for rounding, infinite where there is no row."""
+    ``reference`` (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their squared
+    lengths, residuals included, less a share for rounding, infinite where there is no row."""
     near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
     lanes = near.reshape(len(columns), _TILE, _BLOCK // _LANES, _LANES)
     best = _Best(

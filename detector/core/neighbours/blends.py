@@ -370,7 +370,7 @@ def _pass_aside(
     for own in range(run, total):
         start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
-            within = np.float32(0)
+            within = np.float32(0)  # as in ``search``
             for lane in range(columns.shape[2]):
                 a, b, c = columns[at, 0, lane] - o, columns[at, 1, lane] - p, columns[at, 2, lane] - q
                 d, e, f = columns[at, 3, lane] - r, columns[at, 4, lane] - s, columns[at, 5, lane] - t

@@ -30,6 +30,7 @@ from detector.core.reference.compared import Compared
 
 _RUN = 128
 _DEEPEST = 40
+_LARGEST32 = 2.0**127
 
 _NEAR = 64
 
@@ -131,73 +132,40 @@ def nearest_of(
     """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
     and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query,
     ``point``, than the nearest so far are left out, unless the ``length`` of that is negative."""
-    of_alike, nearest = _nearest_in(arena, features, point, length, at, buffers, 0, alike, inf, NONE)
-    of_any, nearest = _nearest_in(arena, features, point, length, at, buffers, alike, total, of_alike, nearest)
-    return of_alike, of_any, nearest
-
-
-@compiled
-def _nearest_in(
-    arena: Arena,
-    features: Matrix,
-    point: Matrix,
-    length: float,
-    at: int,
-    buffers: SearchBuffers,
-    run: int,
-    last: int,
-    bound: float,
-    nearest: int,
-) -> tuple[float, int]:
-    """Returns the distance to the nearest vector of the lists from ``run`` to ``last`` and its row, or the ``bound``
-    and the ``nearest`` so far."""
-    points, runs, number, group = arena.points, buffers.runs, 0, 0
+    points, runs, near, gaps = arena.points, buffers.runs, buffers.near, buffers.gaps
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
-    limit = bound * bound * slack + least
-    reach = _reach(limit, length)
-    while run < last:
-        if length >= 0:
-            run, group = _pass_far(points, runs, run, last, group, point, reach)
+    bound, nearest, limit, reach = inf, NONE, inf, np.float32(inf)
+    run, group, number = 0, 0, 0
+    for last in (alike, total):
+        of_alike = bound
+        while True:
+            if length >= 0:
+                run, group = _pass_far(points, runs, run, last, group, point, reach)
+            if run == last or number > _NEAR - LANES:
+                for candidate in range(number):
+                    if gaps[candidate] <= limit:
+                        bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
+                number, limit = 0, _limit(bound * bound * slack + least)
+                reach = _reach(limit, length)
             if run == last:
                 break
-        start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-        group = max(group, start // LANES)
-        for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
-            if length >= 0 and _apart(points[group], row % LANES, point) > reach:
-                continue
-            squared = gap(arena.rows, row, features, at)
-            if squared <= limit:
-                if number == _NEAR:
-                    bound, nearest = _nearest_near(arena, features, at, buffers, number, limit, bound, nearest)
-                    number = 0
-                buffers.near[number], buffers.gaps[number] = row, squared
-                number += 1
-                within = np.float64(squared) * slack + least
-                if within < limit:
-                    limit, reach = within, _reach(within, length)
-        group += 1
-        if group * LANES >= end:
-            run, group = run + 1, 0
-    return _nearest_near(arena, features, at, buffers, number, limit, bound, nearest)
-
-
-@compiled
-def _nearest_near(
-    arena: Arena,
-    features: Matrix,
-    at: int,
-    buffers: SearchBuffers,
-    number: int,
-    limit: float,
-    bound: float,
-    nearest: int,
-) -> tuple[float, int]:
-    """Returns the same among the first ``number`` of the buffered vectors, those beyond ``limit`` left out."""
-    for candidate in range(number):
-        if buffers.gaps[candidate] <= limit:
-            bound, nearest = _nearer(arena, buffers.near[candidate], features, at, bound, nearest)
-    return bound, nearest
+            start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
+            group = max(group, start // LANES)
+            for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
+                if length >= 0 and _apart(points[group], row % LANES, point) > reach:
+                    continue
+                squared = gap(arena.rows, row, features, at)
+                if squared <= limit:
+                    near[number], gaps[number] = row, squared
+                    number += 1
+                    within = np.float64(squared) * slack + least
+                    if within < limit:
+                        limit, reach = within, _reach(within, length)
+            group += 1
+            if group * LANES >= end:
+                run, group = run + 1, 0
+    return of_alike, bound, nearest
 
 
 @approximate
@@ -212,7 +180,7 @@ def _pass_far(
     for own in range(run, last):
         start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
-            within = np.float32(0)
+            within = np.float32(0)  # an integer would have 64 bits, and halve the lanes
             for lane in range(columns.shape[2]):
                 a, b, c = columns[at, 0, lane] - p, columns[at, 1, lane] - q, columns[at, 2, lane] - r
                 d, e, f = columns[at, 3, lane] - s, columns[at, 4, lane] - t, columns[at, 5, lane] - u
@@ -241,6 +209,12 @@ def _nearer(arena: Arena, row: int, features: Matrix, at: int, bound: float, nea
     if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, row, nearest))):
         return distance, row
     return bound, nearest
+
+
+@compiled
+def _limit(squared: float) -> float:
+    """Returns ``squared``, or inf where sums in single precision may be infinite, and exclude nothing."""
+    return squared if squared < _LARGEST32 else inf
 
 
 @compiled

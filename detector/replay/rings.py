@@ -27,7 +27,7 @@ from detector.replay.groups import GroupReplay
 
 FIRST = 512
 """Queries of each account that are searched: a ring deals its queries to many accounts."""
-_ALIKE = (0.6, 0.75, 0.9)
+_ALIKE = (0.45, 0.6, 0.75, 0.9)
 """The least cosines of the deviations of accounts that are left out together; no single one suits all thefts."""
 _SEEDS, _TRIED = 256, 4
 """The most accounts that candidates are built around, and the most candidates that are tried."""
@@ -75,9 +75,9 @@ def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> lis
     alike = shown / np.maximum(length, 1e-9)[:, None]
     ranked: dict[frozenset[int], float] = {}
     for seed in np.argsort(-length, kind="stable")[:_SEEDS].tolist():
-        cosines = alike @ alike[seed]
         for least in _ALIKE:
-            close = np.flatnonzero(cosines >= least)
+            middle = alike[alike @ alike[seed] >= least].mean(axis=0)
+            close = np.flatnonzero(alike @ middle >= least * np.linalg.norm(middle))
             if FEWEST <= len(close) <= len(accounts) // 2 and frozenset(close.tolist()) not in ranked:
                 ranked[frozenset(close.tolist())] = _far(reached, close)
     chosen: list[frozenset[int]] = []

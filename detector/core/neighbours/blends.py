@@ -367,8 +367,8 @@ def _pass_aside(
     o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
     h, i, j, k, m, n, v = step[0], step[1], step[2], step[3], step[4], step[5], step[6]
     tiny = np.float32(8 * LEAST32)
-    for own in range(run, total):
-        start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
+    for number in range(run, total):
+        start, end = runs[number, 0], runs[number, 0] + runs[number, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
             within = np.float32(0)  # as in ``search``
             for lane in range(columns.shape[2]):
@@ -379,7 +379,7 @@ def _pass_aside(
                 length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
                 within += np.float32(dot * abs(dot) + tiny >= least * length)
             if within > 0:
-                return own, at
+                return number, at
         group = 0
     return total, 0
 

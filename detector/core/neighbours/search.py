@@ -177,8 +177,8 @@ def _pass_far(
     there is none before that list. Lane beside lane, as the processor does several at once."""
     p, q, r, s = point[0], point[1], point[2], point[3]
     t, u, v, w = point[4], point[5], point[6], point[7]
-    for own in range(run, last):
-        start, end = runs[own, 0], runs[own, 0] + runs[own, 1]
+    for number in range(run, last):
+        start, end = runs[number, 0], runs[number, 0] + runs[number, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
             within = np.float32(0)  # an integer would have 64 bits, and halve the lanes
             for lane in range(columns.shape[2]):
@@ -188,7 +188,7 @@ def _pass_far(
                 bound = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
                 within += np.float32(bound <= reach)
             if within > 0:
-                return own, at
+                return number, at
         group = 0
     return last, 0
 

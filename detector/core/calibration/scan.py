@@ -130,7 +130,7 @@ drifted are as far off as a thief's in content and outputs, and there are severa
 _FEW = 6.0
 """This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
 kind."""
-_LEAST_ALLOWED, _MOST_ALLOWED = 5.0, 9.0
+_LEAST_ALLOWED, _MOST_ALLOWED = 5.0, 7.5
 """The range of the limit: the tail of a few different accounts is not reliable below or beyond it."""
 _EACH, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""

@@ -342,15 +342,15 @@ def _noise(generator: np.random.Generator, own: QueryBatch) -> NDArray[np.float3
     return generator.normal(0, 0.02, own.features.shape).astype(np.float32)
 
 
-def test_a_habit_of_some_widens_what_counts_as_usual_content() -> None:
-    """Three accounts of twenty have a device of their own each."""
+@pytest.mark.parametrize(("devices", "wider"), [(5, True), (1, False)])
+def test_devices_of_several_widen_what_is_usual_content_and_that_of_one_does_not(devices: int, wider: bool) -> None:
     accounts = crowd(20)
-    offsets = np.random.default_rng(2).uniform(-0.5, 0.5, (3, DIMENSION)).astype(np.float32)
+    offsets = np.random.default_rng(2).uniform(-0.5, 0.5, (devices, DIMENSION)).astype(np.float32)
     for at, offset in enumerate(offsets):
         accounts[at] = replace(accounts[at], features=accounts[at].features + offset)
     column = COLUMNS.index("outlyingness")
     spread, usual = (calibrate(own, BUDGET).profile.standards.spread for own in (accounts, crowd(20)))
-    assert spread.between[column] > 2 * usual.between[column]
+    assert (spread.between[column] > 2 * usual.between[column]) == wider
 
 
 def test_who_asked_nearly_all_rows_is_judged_beside_half_of_them() -> None:

@@ -41,7 +41,7 @@ _LEAST, _LEAST_PER_ACCOUNT, _LEAST_BUDGET = 3.25, 20.0, 0.01
 what the fewness of accounts adds, divided by their number: a few alike do not show how others differ."""
 _LEAST_STATE = (0.5, 0.0)
 """The lowest standard deviations of signals whose score is 1 at their own threshold; see ``Measure``."""
-_WIDE, _WIDE_NORMAL = 0.9, 1.2816
+_WIDE, _WIDE_NORMAL = 0.85, 1.0364
 """A quantile of accounts, and that of the normal distribution."""
 _UNEVEN = np.array([position for position, own in enumerate(MEASURES.values()) if own.family in ("content", "outputs")])
 """Measures in which some habits, such as another device, are far from most others. The exemplars alone would excuse an

@@ -45,9 +45,10 @@ def test_what_is_kept_for_a_dimension_goes_with_its_last_principal() -> None:
     tracemalloc.start()
     for dimension in range(400, 1_200):
         engine.observe(_newcomers(dimension, 1, dimension))
-    held = tracemalloc.get_traced_memory()[0]
+    # Of the engine alone: threads that earlier tests left behind allocate too.
+    held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/detector/core/*")])
     tracemalloc.stop()
-    assert held < 1_000_000
+    assert 0 < sum(trace.size for trace in held.traces) < 1_000_000
 
 
 def test_whoever_has_a_score_outlasts_those_without_and_the_suspect_outlasts_both() -> None:

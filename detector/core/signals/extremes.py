@@ -7,7 +7,7 @@ is added up, in nats of likelihood. A query without extremes takes a little away
 
 the CUSUM of Page (1954), here for a ``share`` of one query in sixteen. ``ratio`` is that of the likelihoods of its
 extremes for thieves and for honest accounts. A value is extreme beyond the ``start`` of the measure's tail, which at
-most 3 percent of honest queries exceed; their excess is exponential there, and that of thieves four times as long. One
+most 5 percent of honest queries exceed; their excess is exponential there, and that of thieves four times as long. One
 query counts 3.5 nats at most, so that few bad rows are no theft, and S ends at 24. Repeats have no weight, and near
 repeats little.
 
@@ -31,7 +31,7 @@ from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.reference.standards import Tails
 
-BEYOND = 0.03
+BEYOND = 0.05
 """The share of honest queries beyond the start of a tail, at most."""
 
 

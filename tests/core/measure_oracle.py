@@ -383,7 +383,9 @@ class Judge:
             nats = log(15 / 16)
             excess = sum(max(own, 0.0) for own in beyond) / 1.2
             if excess > 0 and self._is_extreme(members[0], values, weights):
-                nats = min(log(15 / 16 + exp(excess * 3 / 4) / (4 * 0.05) / 16), 3.5)
+                nats = min(
+                    log(15 / 16 + exp(excess * 3 / 4) / (4 * (0.05 if name == "extreme_content" else 0.03)) / 16), 3.5
+                )
             self.evidence[name] = min(max(before + weights["effective"] * nats, 0.0), 24.0)
 
     def _is_extreme(self, name: str, values: dict[str, float], weights: dict[str, float]) -> bool:

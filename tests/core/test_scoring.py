@@ -100,7 +100,7 @@ class Oracle:
         ):
             own, at = beyond[[NAMES.index(name) for name in names]], NAMES.index(names[0])
             extreme = values[at] > TAILS.start[at] and counts[at] and own.sum() > 0
-            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / 0.05 if extreme else 0.0
+            ratio = np.exp(own.sum() / 1.2 * 3 / 4) / 4 / (0.03 if group else 0.05) if extreme else 0.0
             nats = min(np.log(15 / 16 + ratio / 16), 3.5)
             self._evidence[group] = np.clip(self._evidence[group] + weights[0] * nats, 0, 24)
 

@@ -27,7 +27,7 @@ from detector.core.measures import MEASURES
 from detector.core.profile import Profile
 from detector.core.reference.standards import Spread, Standards, Tails
 from detector.core.signals import WEIGHED
-from detector.core.signals.extremes import BEYOND
+from detector.core.signals.extremes import beyond_of
 from detector.core.signals.suspicion import FOLLOWING, MeasuredQueries, clock_of
 
 CONFIDENCE = 0.95
@@ -298,7 +298,8 @@ def _tails(records: Sequence[MeasuredQueries], spread: Spread) -> Tails:
     half a standard deviation."""
     count = len(MEASURES)
     floors = 0.5 * np.hypot(spread.between, spread.within)[:count]
-    start, excess = np.array([_tail_of([_weighed(own, at) for own in records]) for at in range(count)]).T
+    tails = [_tail_of([_weighed(own, at) for own in records], beyond_of(name)) for at, name in enumerate(MEASURES)]
+    start, excess = np.array(tails).T
     return Tails(tuple(MEASURES), spread.mean[:count], start, np.maximum(excess, floors))
 
 
@@ -308,20 +309,20 @@ def _weighed(own: MeasuredQueries, column: int) -> Floats:
     return np.asarray(values[~np.isnan(values)])
 
 
-def _tail_of(values: Sequence[Floats]) -> tuple[float, float]:
-    """Returns the start and the mean excess of the tail of ``values`` of each account; the start is infinite without
-    any."""
+def _tail_of(values: Sequence[Floats], beyond: float) -> tuple[float, float]:
+    """Returns the start and the mean excess of the tail of ``values`` of each account, a share ``beyond`` of them at
+    most; the start is infinite without any."""
     own = np.concatenate(values)
     if not len(own):
         return np.inf, 0.0
     share = np.concatenate([np.full(len(part), 1 / max(len(part), 1)) for part in values])
     order = np.argsort(own, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
-    start = own[order][min(int(np.searchsorted(reached, 1 - BEYOND)), len(own) - 1)]
-    beyond = own > start
-    if not beyond.any():
+    start = own[order][min(int(np.searchsorted(reached, 1 - beyond)), len(own) - 1)]
+    far = own > start
+    if not far.any():
         return float(start), 0.0
-    excess = np.average(own[beyond] - start, weights=share[beyond])
+    excess = np.average(own[far] - start, weights=share[far])
     return float(start), float(excess)
 
 

@@ -7,9 +7,9 @@ is added up, in nats of likelihood. A query without extremes takes a little away
 
 the CUSUM of Page (1954), here for a ``share`` of one query in sixteen. ``ratio`` is that of the likelihoods of its
 extremes for thieves and for honest accounts. A value is extreme beyond the ``start`` of the measure's tail, which at
-most 5 percent of honest queries exceed; their excess is exponential there, and that of thieves four times as long. One
-query counts 3.5 nats at most, so that few bad rows are no theft, and S ends at 24. Repeats have no weight, and near
-repeats little.
+most 3 percent of honest queries exceed, or 5 in measures of content; their excess is exponential there, and that of
+thieves four times as long. One query counts 3.5 nats at most, so that few bad rows are no theft, and S ends at 24.
+Repeats have no weight, and near repeats little.
 
 An account whose usual queries are extreme has large averages already. So the values count from its own average over the
 last 32 queries, where that is above the mean of honest accounts; the first measure of a group decides from the mean
@@ -31,22 +31,20 @@ from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.reference.standards import Tails
 
-BEYOND = 0.05
-"""The share of honest queries beyond the start of a tail, at most."""
-
 
 class Extreme(NamedTuple):
-    """``measures`` whose extremes are added up where the first is extreme. ``shifted``: whether values count from the
-    account's average."""
+    """``measures`` whose extremes are added up where the first is extreme. ``beyond``: the share of honest queries
+    beyond the start of a tail, at most. ``shifted``: whether values count from the account's average."""
 
     family: Family
     measures: tuple[str, ...]
+    beyond: float = 0.03
     shifted: bool = True
 
 
 EXTREMES = {
     # A new category is extreme in the latter two, and yet near honest queries.
-    "extreme_content": Extreme("content", ("novelty", "unseen_values", "outlyingness")),
+    "extreme_content": Extreme("content", ("novelty", "unseen_values", "outlyingness"), beyond=0.05),
     "extreme_interpolation": Extreme("structure", ("interpolation",)),
     "extreme_steps": Extreme("structure", ("sign_steps",), shifted=False),
 }
@@ -66,15 +64,21 @@ _FAR = 20.0
 Floats = NDArray[np.float64]
 
 
+def beyond_of(measure: str) -> float:
+    """Returns the share of honest queries beyond the start of the tail of ``measure``, at most."""
+    return next((own.beyond for own in EXTREMES.values() if measure in own.measures), Extreme._field_defaults["beyond"])
+
+
 class TailScales(NamedTuple):
     """By measure: the position of its group in ``EXTREMES`` int64 (j,), -1 for none; whether it ``leads`` that and
-    whether it is ``shifted``, bool (j,); and ``tail`` float64 (3, j): mean, start and mean excess. ``varied``: the
-    column of ``one_feature``, -1 for none."""
+    whether it is ``shifted``, bool (j,); and ``tail`` float64 (3, j): mean, start and mean excess. ``beyond`` float64
+    (groups,): see ``Extreme``. ``varied``: the column of ``one_feature``, -1 for none."""
 
     group: NDArray[np.int64]
     leads: NDArray[np.bool_]
     shifted: NDArray[np.bool_]
     tail: Floats
+    beyond: Floats
     varied: int
 
     @classmethod
@@ -89,7 +93,8 @@ class TailScales(NamedTuple):
                     column, at = names.index(name), known.index(name)
                     group[column], leads[column], shifted[column] = number, name == own.measures[0], own.shifted
                     tail[:, column] = tails.mean[at], tails.start[at], tails.excess[at]
-        return cls(group, leads, shifted, tail, names.index("one_feature") if "one_feature" in names else -1)
+        beyond = np.array([own.beyond for own in EXTREMES.values()])
+        return cls(group, leads, shifted, tail, beyond, names.index("one_feature") if "one_feature" in names else -1)
 
 
 @compiled
@@ -114,7 +119,7 @@ def add_extremes(
     for group in range(len(evidence)):
         nats = _NONE
         if leads[group] and reached[group] > 0:
-            ratio = math.exp(_RATE * reached[group]) / (BEYOND * _LONGER)
+            ratio = math.exp(_RATE * reached[group]) / (scales.beyond[group] * _LONGER)
             nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MOST)
         evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _END)
 

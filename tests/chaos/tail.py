@@ -13,7 +13,7 @@ from tests.chaos.audit import Names
 from tests.chaos.logs import CONSUMER_OFFSETS, Commit, Entry, Logs
 
 _HEARTBEAT = b'["*","detector"]'
-"""No decision, whatever it lies between."""
+"""The key of heartbeats, which are no decisions."""
 
 
 class Tail:

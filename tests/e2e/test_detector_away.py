@@ -129,7 +129,7 @@ def test_workers_of_one_detector_stand_in_for_each_other_and_closed_models_stay_
             assert until(lambda: _partitions(other) == PARTITIONS, 60)
             taken_over = time.monotonic()
             assert until(lambda: time.monotonic() - taken_over > 2 * HEARTBEAT_SECONDS)
-            assert until(lambda: _silence(gate) < 2 * HEARTBEAT_SECONDS), "who is left speaks for all partitions"
+            assert until(lambda: _silence(gate) < 2 * HEARTBEAT_SECONDS), "the other worker beats for all partitions"
             assert gate.check(CLOSED, "honest").allowed
         finally:
             other.worker.stop()

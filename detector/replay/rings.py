@@ -75,8 +75,9 @@ def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> lis
     alike = shown / np.maximum(length, 1e-9)[:, None]
     ranked: dict[frozenset[int], float] = {}
     for seed in np.argsort(-length, kind="stable")[:_SEEDS].tolist():
+        cosines = alike @ alike[seed]
         for least in _ALIKE:
-            middle = alike[alike @ alike[seed] >= least].mean(axis=0)
+            middle = alike[cosines >= least].mean(axis=0)
             close = np.flatnonzero(alike @ middle >= least * np.linalg.norm(middle))
             if FEWEST <= len(close) <= len(accounts) // 2 and frozenset(close.tolist()) not in ranked:
                 ranked[frozenset(close.tolist())] = _far(reached, close)

@@ -50,7 +50,7 @@ class DecisionReader(BackgroundThread):
         self.latest_contact = float("-inf")
         """The last time, by ``clock``, at which the table was known to be complete."""
         self.current_at = float("-inf")
-        """The last time at which besides the detector was at work, as far as it sends heartbeats."""
+        """The last time at which the table was complete and the detector at work, as far as it sends heartbeats."""
         self.latest_record = float("-inf")
         """Kafka's time of the newest decision, seconds UTC. A detector publishes what stands once a minute."""
 
@@ -108,7 +108,7 @@ class DecisionReader(BackgroundThread):
         while not self._closing.is_set():
             records = topic.poll()
             for record in records:
-                if record.key == HEARTBEAT_KEY:  # by the own clock: the detector's may be wrong
+                if record.key == HEARTBEAT_KEY:  # by the clock of the gate: that of the detector may be wrong
                     self.hear(record.partition, self._clock())
                 else:
                     self._apply(record)
@@ -118,7 +118,7 @@ class DecisionReader(BackgroundThread):
                 self.note_contact()
 
     def hear(self, partition: int, at: float) -> None:
-        """Notes a heartbeat. One who begins to read again sees old ones again."""
+        """Notes a heartbeat. A reader that starts again sees old ones again."""
         self._heard = self._heard | {partition: max(at, self._heard.get(partition, at))}
 
     def note_contact(self) -> None:

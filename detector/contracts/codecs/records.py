@@ -54,7 +54,7 @@ KILL_SWITCH_KEY: Final = b'["*"]'
 """Key of the one decision record (model and principal ``*``, action ``none``) that switches enforcement off."""
 
 HEARTBEAT_KEY: Final = b'["*","detector"]'
-"""Key of the empty decision record by which the owner of a partition says every HEARTBEAT_SECONDS that they are at
+"""Key of the empty decision record by which the owner of a partition says every HEARTBEAT_SECONDS that it is at
 work. To a gate of an earlier version it is the end of a decision that it does not have."""
 HEARTBEAT_SECONDS: Final = 5.0
 

@@ -50,8 +50,6 @@ _SHARED_BY_ONE = 0.5
 _VARIANT = 0.7
 """A variant is closer to its original than this share of the distance to the next common row."""
 _FEWEST_ORIGINALS, _MOST_ORIGINALS = 3, 2_000
-_SEARCHED = 65_536
-"""Rows searched at a time."""
 _CONTENT = ("features", "outputs", "missing", "hardness", "leaf", "specification")
 
 
@@ -75,11 +73,10 @@ class CrossFit:
         self.digests = [digests[at] for at in self.order.tolist()]
         self.honest = [HonestQueries(own.features, own.outputs, own.hardness) for own in self.accounts]
         keys = [own.keys[own.ranked] for own in self.honest]
-        self._once, first, ids = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+        self._once, ids = np.unique(np.concatenate(keys), return_inverse=True)
         self._ids = np.split(ids, np.cumsum([len(own) for own in keys])[:-1])
         self._owners = np.bincount(ids)
-        rows = np.concatenate([own.features[own.ranked] for own in self.honest])[first]
-        self._original = self._once[_originals(rows.clip(-LARGEST, LARGEST), self._owners > 1)]
+        self._original = self._once[self._originals()]
 
     @cached_property
     def long(self) -> NDArray[np.bool_]:
@@ -151,29 +148,37 @@ class CrossFit:
         at = np.minimum(np.searchsorted(sent, self._original), len(sent) - 1)
         return np.asarray(sent[at] == self._original)
 
+    def _originals(self) -> Array:
+        """Returns int64 (n,): for each distinct row the one that it is a variant of, or itself.
 
-def _originals(rows: Rows, common: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Returns int64 (n,): for each of the distinct ``rows`` (n, d) the one that it is a variant of, or itself. Rows
-    that are ``common`` to several accounts are no variants.
+        Accounts that share rows also send variants of them, such as noisy readings or what-if copies. A row of one
+        account is a variant of the nearest row that several sent if the second nearest is much farther: the ratio test
+        of Lowe (2004). Of very many common rows some count.
+        """
+        found, common = np.arange(len(self._once)), np.flatnonzero(self._owners > 1)
+        common = common[:: max(-(-len(common) // _MOST_ORIGINALS), 1)]
+        if len(common) < _FEWEST_ORIGINALS:
+            return found
+        from sklearn.neighbors import NearestNeighbors
 
-    Accounts that share rows also send variants of them, such as noisy readings or what-if copies. A row is a variant of
-    the nearest common row if the second nearest is much farther: the ratio test of Lowe (2004). Of very many common
-    rows some count.
-    """
-    found, base = np.arange(len(rows)), np.flatnonzero(common)
-    base = base[:: max(-(-len(base) // _MOST_ORIGINALS), 1)]
-    if len(base) < _FEWEST_ORIGINALS:
+        originals = np.empty((len(common), self.honest[0].features.shape[1]), np.float32)
+        for at, ids in enumerate(self._ids):
+            _, row, place = np.intersect1d(ids, common, return_indices=True)
+            originals[place] = self._rows(at, row)
+        scale, _, _ = scale_and_ranges(originals, np.arange(len(common)))
+        search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(originals / scale)
+        for at, ids in enumerate(self._ids):
+            lone = np.flatnonzero(self._owners[ids] == 1)
+            if len(lone):
+                distance, nearest = search.kneighbors(self._rows(at, lone) / scale)
+                variant = distance[:, 0] < _VARIANT * distance[:, 1]
+                found[ids[lone[variant]]] = common[nearest[variant, 0]]
         return found
-    from sklearn.neighbors import NearestNeighbors
 
-    scale, _, _ = scale_and_ranges(rows[base], np.arange(len(base)))
-    search = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(rows[base] / scale)
-    for start in range(0, len(rows), _SEARCHED):
-        part = slice(start, start + _SEARCHED)
-        distance, nearest = search.kneighbors(rows[part] / scale)
-        variant = (distance[:, 0] < _VARIANT * distance[:, 1]) & ~common[part]
-        found[part] = np.where(variant, base[nearest[:, 0]], found[part])
-    return found
+    def _rows(self, at: int, chosen: Array) -> Rows:
+        """Returns float32 (m, d): the ``chosen`` of the distinct rows of account ``at``."""
+        account = self.honest[at]
+        return account.features[account.ranked[chosen]].clip(-LARGEST, LARGEST)
 
 
 def _digest(account: QueryBatch) -> bytes:

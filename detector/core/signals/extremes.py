@@ -31,6 +31,8 @@ from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.reference.standards import Tails
 
+_BEYOND = 0.03
+
 
 class Extreme(NamedTuple):
     """``measures`` whose extremes are added up where the first is extreme. ``beyond``: the share of honest queries
@@ -38,7 +40,7 @@ class Extreme(NamedTuple):
 
     family: Family
     measures: tuple[str, ...]
-    beyond: float = 0.03
+    beyond: float = _BEYOND
     shifted: bool = True
 
 
@@ -66,7 +68,7 @@ Floats = NDArray[np.float64]
 
 def beyond_of(measure: str) -> float:
     """Returns the share of honest queries beyond the start of the tail of ``measure``, at most."""
-    return next((own.beyond for own in EXTREMES.values() if measure in own.measures), Extreme._field_defaults["beyond"])
+    return next((own.beyond for own in EXTREMES.values() if measure in own.measures), _BEYOND)
 
 
 class TailScales(NamedTuple):

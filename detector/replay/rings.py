@@ -25,8 +25,9 @@ from detector.groups.calibration import crowd_of
 from detector.groups.rarities import FEWEST
 from detector.replay.groups import GroupReplay
 
-FIRST = 512
-"""Queries of each account that are searched: a ring deals its queries to many accounts."""
+_FIRST, _LEAST_FIRST, _SEARCHED = 512, 128, 131_072
+"""Queries of each account that are searched, fewer but never below the second in logs with many accounts, so that they
+are about ``_SEARCHED`` in all: a ring deals its queries to many accounts."""
 _ALIKE = (0.45, 0.6, 0.75, 0.9)
 """The least cosines of the deviations of accounts that are left out together; no single one suits all thefts."""
 _SEEDS, _TRIED = 256, 4
@@ -49,10 +50,11 @@ def find_rings(
 ) -> list[FoundRing]:
     """Returns the rings among ``accounts``, each the queries of one principal to one model version. ``stage`` is as in
     ``scan``."""
-    accounts = [cut(account, 0, FIRST) for account in accounts]
     found: list[FoundRing] = []
     if len(accounts) < ENOUGH + FEWEST:
         return found
+    first = min(max(_SEARCHED // len(accounts), _LEAST_FIRST), _FIRST)
+    accounts = [cut(account, 0, first) for account in accounts]
     with stage(len(accounts)) as progress:
         calibration = calibrate_screened(accounts, budget, (), progress).calibration
     taken: set[str] = set()
@@ -74,7 +76,7 @@ def _candidates(calibration: Calibration, accounts: Sequence[QueryBatch]) -> lis
     length = np.linalg.norm(shown, axis=1)
     alike = shown / np.maximum(length, 1e-9)[:, None]
     ranked: dict[frozenset[int], float] = {}
-    for seed in np.argsort(-length, kind="stable")[:_SEEDS].tolist():
+    for seed in np.argsort(-length, kind="stable")[: min(_SEEDS, np.count_nonzero(length))].tolist():
         cosines = alike @ alike[seed]
         for least in _ALIKE:
             middle = alike[cosines >= least].mean(axis=0)

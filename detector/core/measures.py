@@ -20,14 +20,18 @@ from detector.contracts.findings import Family
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.blends import LEAST_RECOMBINED, LEAST_SPANNED
 from detector.core.neighbours.history import Views
+from detector.core.reference import synthetic as synthetic_queries
 from detector.core.reference.reference import Reference, log_margins
+from detector.core.reference.synthetic import log_odds
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
 _AXES = 16
 _REQUESTED = 2
-WIDTH = 2 * _AXES + _REQUESTED
-"""The size of the state: the last point, the step that led to it, and the specification requested with it."""
+_MEAN = 2 * _AXES + _REQUESTED
+WIDTH = _MEAN + synthetic_queries.WIDTH
+"""The size of the state: the last point, the step that led to it, the specification requested with it, and the mean of
+the queries."""
 
 Clock = Literal["effective", "each", "near"]
 """How a query counts in the averages: by its novelty to the principal, one per query, or only if it is near an own
@@ -39,23 +43,27 @@ Points = NDArray[np.float32]
 class Trail(NamedTuple):
     """For each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
     query's own step; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency
-    requested, and that of the query before; NaN for none."""
+    requested, and that of the query before; NaN for none. ``synthetic`` float64 (n,): see ``synthetic.log_odds``."""
 
     step: Points
     step_before: Points
     specification: Points
     specification_before: Points
+    synthetic: Floats
 
 
-def update_trail(rows: StepRows, slot: NDArray[np.int64], points: Points, state: Points) -> Trail:
-    """Returns the trail of ``rows`` at ``points`` float32 (n, k), which belong to ``slot`` int64 (n,) each, and updates
-    ``state`` float32 (slots, 34) in place."""
+def update_trail(rows: StepRows, slot: NDArray[np.int64], views: Views, state: Points) -> Trail:
+    """Returns the trail of ``rows``, which belong to ``slot`` int64 (n,) each, and updates ``state`` float32 (slots,
+    99) in place."""
     count = len(rows)
     step, step_before = np.empty((2, count, _AXES), np.float32)
     requested, requested_before = np.empty((2, count, _REQUESTED), np.float32)
     requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
-    trail = Trail(step, step_before, requested, requested_before)
-    _update_trail(slot, np.ascontiguousarray(points), state, trail)
+    trail = Trail(step, step_before, requested, requested_before, np.full(count, np.nan))
+    weights, projection = views.reference.synthetic, views.projection
+    _update_trail(slot, np.ascontiguousarray(projection.points), state, trail)
+    if len(weights):
+        log_odds(slot, projection.whitened, views.repeats, weights, state[:, _MEAN:], trail.synthetic)
     return trail
 
 
@@ -203,6 +211,13 @@ def outlyingness(queries: MeasureInput) -> Floats:
     """Returns the logarithm of the squared Mahalanobis distance per feature. Directions without honest variance weigh
     most: steps along no natural direction, above all gradient steps, stand out however small they are."""
     return np.asarray(np.log(queries.views.projection.mahalanobis + 1e-12))
+
+
+@measure("content", "queries that look synthetic", "log-odds", "effective", floors=(0.1, 0.8))
+def synthetic(queries: MeasureInput) -> Floats:
+    """Returns the log-odds that the query is synthetic, by how far it lies from the mean of the account's earlier
+    queries, and in which directions (``reference.synthetic``): crossovers, noisy copies, samples of a density."""
+    return queries.trail.synthetic
 
 
 @measure("protocol", "features left out", "share of features", "each", floors=(0.05, 0.1))
@@ -480,6 +495,7 @@ MEASURES: dict[str, Measure] = {
         leaps,
         recombination,
         interpolation,
+        synthetic,
     )
 }
 """In the order of stored averages."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from detector.core.loops.compiled import compiled, plain
 from detector.core.reference.compared import NOTHING, Compared, fewest_equal
 from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
+from detector.core.reference.synthetic import FEWEST, OF_ONE, ROOM, learn
 from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
@@ -234,7 +235,7 @@ class Reference:
     """``scale`` float32 (d,): features are divided by it first. ``points`` and ``residual``: m rows as projected by
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
     margins of honest queries. ``median_distance``: the median distance from a row to the nearest other. ``compared``:
-    the rows themselves, in some features."""
+    the rows themselves, in some features. ``synthetic``: the weights of ``synthetic.learn``."""
 
     scale: Rows
     embedding: Embedding
@@ -247,6 +248,7 @@ class Reference:
     hardness: Floats
     median_distance: float
     compared: Compared = NOTHING
+    synthetic: Floats = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(
@@ -255,7 +257,8 @@ class Reference:
         """Returns the reference of honest ``accounts``: distinct rows of each in equal shares, 1,000 in all at most.
         The rows themselves decide which. ``offered``: for each account the positions that may be taken, preferred ones
         first; all by default."""
-        taken = shares([account.ranked for account in accounts] if offered is None else offered, ROWS)
+        offered = [account.ranked for account in accounts] if offered is None else offered
+        taken = shares(offered, ROWS)
         chosen = [(account, np.sort(at)) for account, at in zip(accounts, taken, strict=True) if len(at)]
         rows = np.concatenate([account.features[at] for account, at in chosen]).clip(-LARGEST, LARGEST)
         outputs = np.concatenate([account.outputs[at] for account, at in chosen])
@@ -274,8 +277,12 @@ class Reference:
         bare = cls(
             scale, embedding, seen, points, residual, outputs, output_kind, margin, hard, 0.0, Compared.of(rows, spread)
         )
-        distance = ReferenceIndex(bare).nearest(projection).distance
-        return replace(bare, median_distance=float(np.median(distance)))
+        index = ReferenceIndex(bare)
+        distance = index.nearest(projection).distance
+        more = zip(accounts, shares([own[:OF_ONE] for own in offered], ROOM), strict=True)
+        natural = [index.scaled(account.features[at]) for account, at in more if len(at) >= FEWEST]
+        synthetic = learn(natural, embedding)
+        return replace(bare, median_distance=float(np.median(distance)), synthetic=synthetic)
 
     @property
     def dimension(self) -> int:
@@ -295,6 +302,8 @@ class Reference:
         parts: dict[str, Any] = {"embedding": self.embedding, "seen": self.seen}
         if self.compared is not NOTHING:
             parts["compared"] = self.compared._asdict()
+        if len(self.synthetic):
+            parts["synthetic"] = self.synthetic
         return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
@@ -302,7 +311,8 @@ class Reference:
         embedding, seen = Embedding(**_plain_values(record["embedding"])), SeenValues(**_plain_values(record["seen"]))
         values = _plain_values({name: record[key] for name, key in _KEYS.items()})
         compared = Compared(**_plain_values(record["compared"])) if "compared" in record else NOTHING
-        return cls(**values, embedding=embedding, seen=seen, compared=compared)
+        synthetic = np.array(record.get("synthetic", []), np.float64)
+        return cls(**values, embedding=embedding, seen=seen, compared=compared, synthetic=synthetic)
 
 
 def _plain_values(record: dict[str, Any]) -> dict[str, Any]:

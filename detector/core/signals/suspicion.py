@@ -124,7 +124,7 @@ class Suspicion(SlotState):
             return Proposal.empty(len(rows))
         self._begin(rows.slots, scorer.tag)
         slot = rows.slots[rows.slot]
-        trail = update_trail(rows, slot, views.projection.points, self._columns["trail"])
+        trail = update_trail(rows, slot, views, self._columns["trail"])
         queries = self._measured(MeasureInput(rows, views, trail))
         if self._listener is not None:
             self._listener(rows, *queries)

@@ -1,0 +1,128 @@
+"""Tells synthetic queries, which a thief puts together from natural ones, from natural queries.
+
+Such queries keep the values of natural ones and lose what holds these together: they scatter more about the mean of
+their sender's queries than those of any honest account, and more in some directions than in others. Another device or a
+drifted feed moves all queries of an account alike, and so does not look synthetic. A logistic regression on the squares
+of whitened distances from that mean learns the directions, from honest rows and from ones that are made of them:
+crossovers of two and of eight rows (Syswerda 1989), noisy copies, and rows whose features are drawn one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detector.core.loops.compiled import compiled
+from detector.core.reference.projection import EXACT, Embedding
+
+Rows = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Rng = np.random.Generator
+
+ROOM, OF_ONE = 5_000, 100
+"""The most honest rows to learn from, and the most of one account."""
+FEWEST = 10
+"""Accounts with fewer rows do not show how the queries of one account scatter."""
+_POOL = 100
+"""The natural rows that a pretended thief has."""
+_PENALTY = 1e-3
+_LARGEST = 36.0
+"""Squares are clipped to this, so that one feature does not decide."""
+
+WIDTH = 1 + EXACT
+"""The size of the state: the number of a principal's queries, and their mean along the whitened directions."""
+_FEWEST_OWN, _LATEST = 4, 256
+"""The fewest own queries that make a mean, and how many of the latest it follows."""
+_FARTHEST = 32.0
+"""The most deviations by which a query moves the mean, divided by their number: one row of nonsense does not count."""
+_MOST = 6.0
+
+
+def learn(natural: Sequence[Rows], embedding: Embedding) -> Floats:
+    """Returns float64 (1 + r,): the log-odds that a query at the mean is synthetic, and the weight, 0 or more, of the
+    square along each of the r whitened directions. ``natural``: distinct rows (n, d) of each honest account. Empty
+    without accounts."""
+    if not natural:
+        return np.empty(0)
+    pool = np.concatenate(natural)
+    rng = np.random.default_rng(int.from_bytes(blake2b(pool.tobytes(), digest_size=16).digest(), "big"))
+    made = [_made(pool[rng.integers(len(pool), size=_POOL)], len(rows), rng) for rows in natural]
+    squares = [np.concatenate([_squares(rows, embedding) for rows in side]) for side in (natural, made)]
+    return _regression(np.concatenate(squares), np.repeat((0.0, 1.0), [len(side) for side in squares]))
+
+
+def _made(pool: Rows, count: int, rng: Rng) -> Rows:
+    """Returns ``count`` synthetic rows from the natural rows ``pool`` (m, d). Features with two values stay as they are
+    in one row together: thieves keep categories valid."""
+    first = pool[rng.integers(len(pool), size=count)]
+    two, eight, all_of_them, copied = np.array_split(first, 4)
+    crossovers = [_crossover(pool, own, rng, of) for own, of in ((two, 2), (eight, 8), (all_of_them, len(pool)))]
+    rows = np.concatenate((*crossovers, _noisy(pool, copied, rng)))
+    fixed = (pool == pool.min(axis=0)) | (pool == pool.max(axis=0))
+    return np.where(fixed.all(axis=0), first, rows.clip(pool.min(axis=0), pool.max(axis=0))).astype(np.float32)
+
+
+def _crossover(pool: Rows, first: Rows, rng: Rng, parents: int) -> Rows:
+    count, dimension = first.shape
+    chosen = rng.integers(len(pool), size=(count, parents))
+    which = rng.integers(parents, size=(count, dimension))
+    return pool[np.take_along_axis(chosen, which, axis=1), np.arange(dimension)]
+
+
+def _noisy(pool: Rows, first: Rows, rng: Rng) -> Floats:
+    width = rng.uniform(0.1, 1.0, (len(first), 1)) * pool.std(axis=0)
+    return np.asarray(first + width * rng.standard_normal(first.shape))
+
+
+def _squares(rows: Rows, embedding: Embedding) -> Floats:
+    """Returns float64 (n, r): the squared distances of one account's ``rows`` (n, d) from the mean of the others."""
+    along = embedding.project(rows).whitened
+    squares: Floats = (along - along.mean(axis=0)) ** 2 * (len(rows) / (len(rows) - 1))
+    return np.minimum(squares, _LARGEST)
+
+
+def _regression(squares: Floats, synthetic: Floats) -> Floats:
+    """Returns the logistic regression of ``synthetic`` (n,), 0 or 1, on ``squares`` (n, r): see ``learn``."""
+    from scipy.optimize import minimize
+    from scipy.special import expit
+
+    columns = np.concatenate((np.ones((len(squares), 1)), squares), axis=1)
+    penalty = np.full(columns.shape[1], _PENALTY)
+    penalty[0] = 0.0
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        odds = columns @ weights
+        mean = float((np.logaddexp(0.0, odds) - synthetic * odds).mean())
+        slope = columns.T @ (expit(odds) - synthetic) / len(columns)
+        return mean + float(penalty @ weights**2), slope + 2 * penalty * weights
+
+    bounds = [(None, None), *[(0.0, None)] * (columns.shape[1] - 1)]
+    return np.asarray(minimize(loss, np.zeros(len(bounds)), jac=True, method="L-BFGS-B", bounds=bounds).x)
+
+
+@compiled
+def log_odds(
+    slot: NDArray[np.int64], whitened: Floats, repeats: NDArray[np.bool_], weights: Floats, state: Rows, odds: Floats
+) -> None:
+    """Row after row, fills ``odds`` (n,) with the log-odds that rows at ``whitened`` (n, r) are synthetic, 0 to 6, by
+    the ``weights`` (1 + r,) of ``learn``, and moves the mean in the ``state`` (slots, 65) of its ``slot`` (n,). NaN for
+    a principal's first four queries. Repeats do not move the mean."""
+    for row in range(len(slot)):
+        held = state[slot[row]]
+        if math.isnan(held[0]):
+            held[:] = 0.0
+        before = held[0]
+        # A mean of few queries is itself off.
+        shrunk, share = before / (before + 1.0), 0.0 if repeats[row] else 1.0 / (before + 1.0)
+        total = weights[0]
+        for lane in range(whitened.shape[1]):
+            gap = whitened[row, lane] - held[1 + lane]
+            total += weights[1 + lane] * min(gap * gap * shrunk, _LARGEST)
+            held[1 + lane] += share * min(max(gap, -_FARTHEST), _FARTHEST)
+        odds[row] = min(max(total, 0.0), _MOST) if before >= _FEWEST_OWN else math.nan
+        if not repeats[row]:
+            held[0] = min(before + 1.0, _LATEST)

@@ -22,7 +22,6 @@ from detector.core.neighbours.blends import LEAST_RECOMBINED, LEAST_SPANNED
 from detector.core.neighbours.history import Views
 from detector.core.reference import synthetic as synthetic_queries
 from detector.core.reference.reference import Reference, log_margins
-from detector.core.reference.synthetic import log_odds
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
@@ -43,7 +42,8 @@ Points = NDArray[np.float32]
 class Trail(NamedTuple):
     """For each of n queries: ``step`` float32 (n, 16), from its principal's query before, and ``step_before``, that
     query's own step; NaN where there are not as many. ``specification`` float32 (n, 2), the accuracy and latency
-    requested, and that of the query before; NaN for none. ``synthetic`` float64 (n,): see ``synthetic.log_odds``."""
+    requested, and that of the query before; NaN for none. ``synthetic`` float64 (n,): the log-odds of
+    ``reference.synthetic``, or NaN."""
 
     step: Points
     step_before: Points
@@ -54,17 +54,21 @@ class Trail(NamedTuple):
 
 def update_trail(rows: StepRows, slot: NDArray[np.int64], views: Views, state: Points) -> Trail:
     """Returns the trail of ``rows``, which belong to ``slot`` int64 (n,) each, and updates ``state`` float32 (slots,
-    99) in place."""
+    68) in place."""
     count = len(rows)
     step, step_before = np.empty((2, count, _AXES), np.float32)
     requested, requested_before = np.empty((2, count, _REQUESTED), np.float32)
     requested[:] = rows.column("specification", np.float32(np.nan)).reshape(count, -1)
-    trail = Trail(step, step_before, requested, requested_before, np.full(count, np.nan))
-    weights, projection = views.reference.synthetic, views.projection
-    _update_trail(slot, np.ascontiguousarray(projection.points), state, trail)
-    if len(weights):
-        log_odds(slot, projection.whitened, views.repeats, weights, state[:, _MEAN:], trail.synthetic)
+    trail = Trail(step, step_before, requested, requested_before, _log_odds(slot, views, state[:, _MEAN:]))
+    _update_trail(slot, np.ascontiguousarray(views.projection.points), state, trail)
     return trail
+
+
+def _log_odds(slot: NDArray[np.int64], views: Views, state: Points) -> Floats:
+    weights = views.reference.synthetic
+    if weights is None:
+        return np.full(len(slot), np.nan)
+    return weights.log_odds(slot, views.projection, views.repeats, state)
 
 
 @compiled

@@ -36,12 +36,10 @@ Floats = NDArray[np.float64]
 @dataclass(frozen=True, slots=True)
 class Projection:
     """Projected rows: ``points`` float32 (n, k) on the axes, and ``residual`` float64 (n,), their residual norms.
-    ``whitened`` float64 (n, r): the rows along directions of unit variance, 64 at most. ``mahalanobis`` float64 (n,):
-    their mean square, the squared Mahalanobis distance to the centre (Mahalanobis 1936), per feature."""
+    ``mahalanobis`` float64 (n,): the squared Mahalanobis distance to the centre (Mahalanobis 1936), per feature."""
 
     points: Rows
     residual: Floats
-    whitened: Matrix
     mahalanobis: Floats
 
 
@@ -84,7 +82,7 @@ class Embedding:
         _project(plain(rows), self.centre, self._directions, along, norms)
         points, residual, mahalanobis = np.empty((count, axes), np.float32), np.empty(count), np.empty(count)
         _settle(along, norms, points, residual, mahalanobis)
-        return Projection(points, residual, along[:, axes:], mahalanobis)
+        return Projection(points, residual, mahalanobis)
 
     @cached_property
     def _directions(self) -> Matrix:

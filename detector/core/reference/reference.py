@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from detector.core.loops.compiled import compiled, plain
 from detector.core.reference.compared import NOTHING, Compared, fewest_equal
 from detector.core.reference.projection import CANDIDATES, Embedding, NearestRows, Projection
-from detector.core.reference.synthetic import FEWEST, OF_ONE, ROOM, learn
+from detector.core.reference.synthetic import FEWEST, OF_ONE, ROOM, Weights, learn
 from detector.core.state.arrays import Array
 
 FARTHEST = 1e15
@@ -235,7 +235,8 @@ class Reference:
     """``scale`` float32 (d,): features are divided by it first. ``points`` and ``residual``: m rows as projected by
     ``embedding``, with their ``outputs`` float32 (m, k) of ``output_kind``. ``margins`` float64 (q,), ascending: the
     margins of honest queries. ``median_distance``: the median distance from a row to the nearest other. ``compared``:
-    the rows themselves, in some features. ``synthetic``: the weights of ``synthetic.learn``."""
+    the rows themselves, in some features. ``synthetic``: what tells synthetic queries; None in profiles of older
+    versions."""
 
     scale: Rows
     embedding: Embedding
@@ -248,7 +249,7 @@ class Reference:
     hardness: Floats
     median_distance: float
     compared: Compared = NOTHING
-    synthetic: Floats = field(default_factory=lambda: np.empty(0))
+    synthetic: Weights | None = None
 
     @classmethod
     def of(
@@ -302,8 +303,8 @@ class Reference:
         parts: dict[str, Any] = {"embedding": self.embedding, "seen": self.seen}
         if self.compared is not NOTHING:
             parts["compared"] = self.compared._asdict()
-        if len(self.synthetic):
-            parts["synthetic"] = self.synthetic
+        if self.synthetic is not None:
+            parts["synthetic"] = self.synthetic._asdict()
         return {key: getattr(self, name) for name, key in _KEYS.items()} | parts
 
     @classmethod
@@ -311,7 +312,7 @@ class Reference:
         embedding, seen = Embedding(**_plain_values(record["embedding"])), SeenValues(**_plain_values(record["seen"]))
         values = _plain_values({name: record[key] for name, key in _KEYS.items()})
         compared = Compared(**_plain_values(record["compared"])) if "compared" in record else NOTHING
-        synthetic = np.array(record.get("synthetic", []), np.float64)
+        synthetic = Weights(**_plain_values(record["synthetic"])) if "synthetic" in record else None
         return cls(**values, embedding=embedding, seen=seen, compared=compared, synthetic=synthetic)
 
 

@@ -3,8 +3,9 @@
 Such queries keep the values of natural ones and lose what holds these together: they scatter more about the mean of
 their sender's queries than those of any honest account, and more in some directions than in others. Another device or a
 drifted feed moves all queries of an account alike, and so does not look synthetic. A logistic regression on the squares
-of whitened distances from that mean learns the directions, from honest rows and from ones that are made of them:
-crossovers of two and of eight rows (Syswerda 1989), noisy copies, and rows whose features are drawn one by one.
+of distances from that mean, along the principal axes and off them all, learns the directions, from honest rows and from
+ones that are made of them: crossovers of two and of eight rows (Syswerda 1989), noisy copies, and rows whose features
+are drawn one by one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled
-from detector.core.reference.projection import EXACT, Embedding
+from detector.core.reference.projection import AXES, Embedding, Projection
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -30,11 +32,13 @@ FEWEST = 10
 _POOL = 100
 """The natural rows that a pretended thief has."""
 _PENALTY = 1e-3
+_LEAST = 1e-6
+"""Axes along which honest rows deviate less than this, as a share of the most, do not count."""
 _LARGEST = 36.0
 """Squares are clipped to this, so that one feature does not decide."""
 
-WIDTH = 1 + EXACT
-"""The size of the state: the number of a principal's queries, and their mean along the whitened directions."""
+WIDTH = 1 + AXES + 1
+"""The size of the state: the number of a principal's queries, and the means of their points and of their residuals."""
 _FEWEST_OWN, _LATEST = 4, 256
 """The fewest own queries that make a mean, and how many of the latest it follows."""
 _FARTHEST = 32.0
@@ -42,17 +46,38 @@ _FARTHEST = 32.0
 _MOST = 6.0
 
 
-def learn(natural: Sequence[Rows], embedding: Embedding) -> Floats:
-    """Returns float64 (1 + r,): the log-odds that a query at the mean is synthetic, and the weight, 0 or more, of the
-    square along each of the r whitened directions. ``natural``: distinct rows (n, d) of each honest account. Empty
-    without accounts."""
+class Weights(NamedTuple):
+    """The log-odds that a query at the mean is synthetic, ``at_mean`` float64 (1,); and for each of k axes and the
+    residual, the ``deviation`` float64 (k + 1,) of honest rows, infinite where they have none, and the ``weight`` (k +
+    1,), 0 or more, of a squared distance in deviations."""
+
+    at_mean: Floats
+    deviation: Floats
+    weight: Floats
+
+    def log_odds(
+        self, slot: NDArray[np.int64], projection: Projection, repeats: NDArray[np.bool_], state: Rows
+    ) -> Floats:
+        """Returns float64 (n,): the log-odds that the rows of ``projection`` are synthetic, 0 to 6, each as of itself;
+        NaN for a principal's first four queries. Moves the mean in ``state`` float32 (slots, 34) of their ``slot``
+        int64 (n,), which ``repeats`` bool (n,) do not."""
+        odds = np.empty(len(slot))
+        _log_odds(slot, np.column_stack((projection.points, projection.residual)), repeats, self, state, odds)
+        return odds
+
+
+def learn(natural: Sequence[Rows], embedding: Embedding) -> Weights | None:
+    """Returns the weights by ``natural``, distinct rows (n, d) of each honest account; None without accounts."""
     if not natural:
-        return np.empty(0)
+        return None
     pool = np.concatenate(natural)
     rng = np.random.default_rng(int.from_bytes(blake2b(pool.tobytes(), digest_size=16).digest(), "big"))
     made = [_made(pool[rng.integers(len(pool), size=_POOL)], len(rows), rng) for rows in natural]
-    squares = [np.concatenate([_squares(rows, embedding) for rows in side]) for side in (natural, made)]
-    return _regression(np.concatenate(squares), np.repeat((0.0, 1.0), [len(side) for side in squares]))
+    deviation = _along(pool, embedding).std(axis=0)
+    deviation[deviation <= _LEAST * deviation.max()] = np.inf
+    squares = [np.concatenate([_squares(rows, embedding, deviation) for rows in side]) for side in (natural, made)]
+    fitted = _regression(np.concatenate(squares), np.repeat((0.0, 1.0), [len(side) for side in squares]))
+    return Weights(fitted[:1], deviation, fitted[1:])
 
 
 def _made(pool: Rows, count: int, rng: Rng) -> Rows:
@@ -78,15 +103,22 @@ def _noisy(pool: Rows, first: Rows, rng: Rng) -> Floats:
     return np.asarray(first + width * rng.standard_normal(first.shape))
 
 
-def _squares(rows: Rows, embedding: Embedding) -> Floats:
-    """Returns float64 (n, r): the squared distances of one account's ``rows`` (n, d) from the mean of the others."""
-    along = embedding.project(rows).whitened
+def _along(rows: Rows, embedding: Embedding) -> Floats:
+    projection = embedding.project(rows)
+    return np.column_stack((projection.points, projection.residual))
+
+
+def _squares(rows: Rows, embedding: Embedding, deviation: Floats) -> Floats:
+    """Returns float64 (n, k + 1): the squared distances of one account's ``rows`` (n, d) from the mean of the others,
+    in deviations."""
+    along = _along(rows, embedding) / deviation
     squares: Floats = (along - along.mean(axis=0)) ** 2 * (len(rows) / (len(rows) - 1))
     return np.minimum(squares, _LARGEST)
 
 
 def _regression(squares: Floats, synthetic: Floats) -> Floats:
-    """Returns the logistic regression of ``synthetic`` (n,), 0 or 1, on ``squares`` (n, r): see ``learn``."""
+    """Returns the logistic regression of ``synthetic`` (n,), 0 or 1, on ``squares`` (n, k): first the constant, then a
+    weight of 0 or more for each column."""
     from scipy.optimize import minimize
     from scipy.special import expit
 
@@ -105,12 +137,10 @@ def _regression(squares: Floats, synthetic: Floats) -> Floats:
 
 
 @compiled
-def log_odds(
-    slot: NDArray[np.int64], whitened: Floats, repeats: NDArray[np.bool_], weights: Floats, state: Rows, odds: Floats
+def _log_odds(
+    slot: NDArray[np.int64], along: Floats, repeats: NDArray[np.bool_], weights: Weights, state: Rows, odds: Floats
 ) -> None:
-    """Row after row, fills ``odds`` (n,) with the log-odds that rows at ``whitened`` (n, r) are synthetic, 0 to 6, by
-    the ``weights`` (1 + r,) of ``learn``, and moves the mean in the ``state`` (slots, 65) of its ``slot`` (n,). NaN for
-    a principal's first four queries. Repeats do not move the mean."""
+    """Row after row, fills ``odds`` (n,) for rows at ``along`` (n, k + 1): see ``Weights.log_odds``."""
     for row in range(len(slot)):
         held = state[slot[row]]
         if math.isnan(held[0]):
@@ -118,11 +148,13 @@ def log_odds(
         before = held[0]
         # A mean of few queries is itself off.
         shrunk, share = before / (before + 1.0), 0.0 if repeats[row] else 1.0 / (before + 1.0)
-        total = weights[0]
-        for lane in range(whitened.shape[1]):
-            gap = whitened[row, lane] - held[1 + lane]
-            total += weights[1 + lane] * min(gap * gap * shrunk, _LARGEST)
-            held[1 + lane] += share * min(max(gap, -_FARTHEST), _FARTHEST)
+        total = weights.at_mean[0]
+        for axis in range(along.shape[1]):
+            deviation = weights.deviation[axis]
+            gap = (along[row, axis] - held[1 + axis]) / deviation
+            total += weights.weight[axis] * min(gap * gap * shrunk, _LARGEST)
+            if deviation < math.inf:
+                held[1 + axis] += share * deviation * min(max(gap, -_FARTHEST), _FARTHEST)
         odds[row] = min(max(total, 0.0), _MOST) if before >= _FEWEST_OWN else math.nan
         if not repeats[row]:
             held[0] = min(before + 1.0, _LATEST)

@@ -54,7 +54,7 @@ class Trail(NamedTuple):
 
 def update_trail(rows: StepRows, slot: NDArray[np.int64], views: Views, state: Points) -> Trail:
     """Returns the trail of ``rows``, which belong to ``slot`` int64 (n,) each, and updates ``state`` float32 (slots,
-    68) in place."""
+    69) in place."""
     count = len(rows)
     step, step_before = np.empty((2, count, _AXES), np.float32)
     requested, requested_before = np.empty((2, count, _REQUESTED), np.float32)

@@ -59,6 +59,9 @@ class Account:
     told: dict[int, list[float]] = field(default_factory=dict)
     prada: OraclePrincipal = field(default_factory=lambda: OraclePrincipal(0.9))
     places: list[Vector] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    averaged: int = 0
+    was_far: bool = False
     doubtful: set[str] = field(default_factory=set)
     _unsure: set[str] = field(default_factory=set)
 
@@ -80,7 +83,9 @@ class Account:
         ]
         self.doubtful = {name for name in said[0] if any(one[name] != said[0][name] for one in said)}
         self.doubtful |= (set() if near.sure else {"surprise"}) | self._unsure
+        repeated = vector.tobytes() in self.asked
         values = {
+            "synthetic": self._synthetic([*point.tolist(), beside], repeated),
             "novelty": log(near.distance + 1e-6),
             "unseen_values": log2(1 + self._unseen(vector)),
             "outlyingness": self._outlyingness(vector),
@@ -94,7 +99,7 @@ class Account:
             "specification_changes": self._changes(query.specification),
             "missing_features": 0.0 if query.missing is None else float(sum(query.missing)) / len(vector),
         }
-        new = 0.0 if vector.tobytes() in self.asked or nearness <= 1e-6 else 1.0
+        new = 0.0 if repeated or nearness <= 1e-6 else 1.0
         self.specification = query.specification
         self.asked.add(vector.tobytes())
         self._learn(vector, query)
@@ -107,6 +112,32 @@ class Account:
         along = [float(centred @ axis) for axis in embedding.axes.T]
         beside = sqrt(max(float(centred @ centred) - sum(value**2 for value in along), 0.0))
         return np.array(along, np.float32).astype(np.float64), float(np.float32(beside))
+
+    def _synthetic(self, along: list[float], repeated: bool) -> float:
+        """The log-odds by how far it is from the mean of the queries before, along each axis; and a new mean."""
+        weights = self.reference.synthetic
+        assert weights is not None
+        self.mean = self.mean or [0.0] * len(along)
+        scaled = [
+            abs(value - mean) / float(deviation)
+            for value, mean, deviation in zip(along, self.mean, weights.deviation, strict=True)
+        ]
+        squares = [min(gap**2 * self.averaged / (self.averaged + 1), 36.0) for gap in scaled]
+        odds = float(weights.at_mean[0]) + sum(
+            float(weight) * square for weight, square in zip(weights.weight, squares, strict=True)
+        )
+        value = min(max(odds, 0.0), 6.0) if self.averaged >= 4 else nan
+        if not repeated:
+            self._move(along, [4.0 * float(deviation) for deviation in weights.deviation], max(scaled) > 8)
+        return value
+
+    def _move(self, along: list[float], most: list[float], far: bool) -> None:
+        """Moves the mean by a query; the second far one in a row is the new mean."""
+        jumps, self.was_far = far and self.was_far, far
+        self.averaged = min(self.averaged, 4) + 1 if jumps else self.averaged + 1
+        for axis, (value, farthest) in enumerate(zip(along, most, strict=True)):
+            gap = value - self.mean[axis]
+            self.mean[axis] += gap if jumps else min(max(gap, -farthest), farthest) / self.averaged
 
     def _near(self, point: Vector, beside: float) -> Near:
         found = []

@@ -290,6 +290,7 @@ def _triggers() -> dict[str, tuple[Case, Case]]:
         "parallel_steps": line,
         "recombination": np.concatenate((rows[:10], _crossed(generator, rows[:10], 30))),
         "interpolation": np.concatenate((rows[:10], _mixed(generator, rows[:10], 30))),
+        "synthetic": 6 * (rows - 0.5),
     }
     outputs = {"surprise": plain.asked.outputs[:, ::-1], "low_margin": unsure, "high_margin": sure}
     made = {name: _case(honest, asked) for name, asked in features.items()}

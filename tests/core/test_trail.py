@@ -9,10 +9,29 @@ import numpy as np
 import pytest
 
 from detector.core.measures import WIDTH, Trail, update_trail
+from detector.core.neighbours.history import Views
 from detector.core.state.arrays import Array
 from detector.core.state.rows import StepRows
 
 COUNT = 40
+
+
+@dataclass(frozen=True)
+class _Points:
+    points: Array
+
+
+@dataclass(frozen=True)
+class _Reference:
+    synthetic: None = None
+
+
+@dataclass(frozen=True)
+class _Views:
+    """Those parts of ``Views`` that the trail reads."""
+
+    projection: _Points
+    reference: _Reference = _Reference()
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,7 @@ def _followed(axes: int, cuts: list[int]) -> tuple[Trail, Array]:
     slot, asked = rng.integers(0, 3, COUNT), rng.random((COUNT, 2)).astype(np.float32)
     state = np.full((3, WIDTH), np.nan, np.float32)
     parts = [
-        update_trail(cast(StepRows, _Rows(asked[own])), slot[own], points[own], state)
+        update_trail(cast(StepRows, _Rows(asked[own])), slot[own], cast(Views, _Views(_Points(points[own]))), state)
         for own in np.split(np.arange(COUNT), cuts)
     ]
     return Trail(*(np.concatenate(column) for column in zip(*parts, strict=True))), state

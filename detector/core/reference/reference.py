@@ -280,7 +280,7 @@ class Reference:
         )
         index = ReferenceIndex(bare)
         distance = index.nearest(projection).distance
-        more = zip(accounts, shares([own[:OF_ONE] for own in offered], ROOM), strict=True)
+        more = zip(accounts, shares([positions[:OF_ONE] for positions in offered], ROOM), strict=True)
         natural = [index.scaled(account.features[at]) for account, at in more if len(at) >= FEWEST]
         synthetic = learn(natural, embedding)
         return replace(bare, median_distance=float(np.median(distance)), synthetic=synthetic)

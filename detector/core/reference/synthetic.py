@@ -37,12 +37,14 @@ _LEAST = 1e-6
 _LARGEST = 36.0
 """Squares are clipped to this, so that one feature does not decide."""
 
-WIDTH = 1 + AXES + 1
-"""The size of the state: the number of a principal's queries, and the means of their points and of their residuals."""
+WIDTH = 2 + AXES + 1
+"""The size of the state: the number of a principal's queries, whether the last was far from their mean, and the mean of
+their points and residuals."""
 _FEWEST_OWN, _LATEST = 4, 256
 """The fewest own queries that make a mean, and how many of the latest it follows."""
-_FARTHEST = 32.0
-"""The most deviations by which a query moves the mean, divided by their number: one row of nonsense does not count."""
+_MOVED, _FAR = 4.0, 8.0
+"""The most deviations by which a query moves the mean, divided by their number; and those beyond which it is far. One
+row of nonsense hardly moves the mean, and a second far one in a row is the new mean: that of another device."""
 _MOST = 6.0
 
 
@@ -84,15 +86,15 @@ def _made(pool: Rows, count: int, rng: Rng) -> Rows:
     """Returns ``count`` synthetic rows from the natural rows ``pool`` (m, d). Features with two values stay as they are
     in one row together: thieves keep categories valid."""
     first = pool[rng.integers(len(pool), size=count)]
-    two, eight, all_of_them, copied = np.array_split(first, 4)
-    crossovers = [_crossover(pool, own, rng, of) for own, of in ((two, 2), (eight, 8), (all_of_them, len(pool)))]
-    rows = np.concatenate((*crossovers, _noisy(pool, copied, rng)))
+    parts = np.array_split(first, 4)
+    crossovers = [_crossover(pool, len(part), rng, of) for part, of in zip(parts[1:], (2, 8, len(pool)), strict=True)]
+    rows = np.concatenate((_noisy(pool, parts[0], rng), *crossovers))
     fixed = (pool == pool.min(axis=0)) | (pool == pool.max(axis=0))
     return np.where(fixed.all(axis=0), first, rows.clip(pool.min(axis=0), pool.max(axis=0))).astype(np.float32)
 
 
-def _crossover(pool: Rows, first: Rows, rng: Rng, parents: int) -> Rows:
-    count, dimension = first.shape
+def _crossover(pool: Rows, count: int, rng: Rng, parents: int) -> Rows:
+    dimension = pool.shape[1]
     chosen = rng.integers(len(pool), size=(count, parents))
     which = rng.integers(parents, size=(count, dimension))
     return pool[np.take_along_axis(chosen, which, axis=1), np.arange(dimension)]
@@ -141,20 +143,25 @@ def _log_odds(
     slot: NDArray[np.int64], along: Floats, repeats: NDArray[np.bool_], weights: Weights, state: Rows, odds: Floats
 ) -> None:
     """Row after row, fills ``odds`` (n,) for rows at ``along`` (n, k + 1): see ``Weights.log_odds``."""
+    axes = along.shape[1]
     for row in range(len(slot)):
-        held = state[slot[row]]
+        held, here = state[slot[row]], along[row]
         if math.isnan(held[0]):
             held[:] = 0.0
-        before = held[0]
-        # A mean of few queries is itself off.
-        shrunk, share = before / (before + 1.0), 0.0 if repeats[row] else 1.0 / (before + 1.0)
+        count, mean, far = np.float64(held[0]), held[2:], False
         total = weights.at_mean[0]
-        for axis in range(along.shape[1]):
-            deviation = weights.deviation[axis]
-            gap = (along[row, axis] - held[1 + axis]) / deviation
-            total += weights.weight[axis] * min(gap * gap * shrunk, _LARGEST)
-            if deviation < math.inf:
-                held[1 + axis] += share * deviation * min(max(gap, -_FARTHEST), _FARTHEST)
-        odds[row] = min(max(total, 0.0), _MOST) if before >= _FEWEST_OWN else math.nan
-        if not repeats[row]:
-            held[0] = min(before + 1.0, _LATEST)
+        for axis in range(axes):
+            gap = abs(here[axis] - mean[axis]) / weights.deviation[axis]
+            # A mean of few queries is itself off.
+            total += weights.weight[axis] * min(gap * gap * count / (count + 1.0), _LARGEST)
+            far |= gap > _FAR
+        odds[row] = min(max(total, 0.0), _MOST) if count >= _FEWEST_OWN else math.nan
+        if repeats[row]:
+            continue
+        moved = far and held[1] > 0
+        if moved:
+            count = min(count, np.float64(_FEWEST_OWN))
+        for axis in range(axes):
+            gap, most = here[axis] - mean[axis], _MOVED * weights.deviation[axis]
+            mean[axis] += gap if moved else min(max(gap, -most), most) / (count + 1.0)
+        held[0], held[1] = min(count + 1.0, _LATEST), far

@@ -78,18 +78,18 @@ class Clusters:
     def united(self, cluster: Cluster) -> Cluster:
         """Unites ``cluster`` with the one most like it, if that is as like as an account must be and one of them is a
         group, which stays; returns what they are now."""
-        own = self._every.index(cluster)
-        cosines = self._cosines(self._directions[own])
-        cosines[own] = -1.0
+        position = self._every.index(cluster)
+        cosines = self._cosines(self._directions[position])
+        cosines[position] = -1.0
         other = int(np.argmax(cosines))
         pair = [cluster, self._every[other]]
         if cosines[other] <= _ALIKE or sum(each.size > 0 for each in pair) != 1:
             return cluster
-        gone, kept = sorted(pair, key=lambda each: each.size)
-        at = self._every.index(gone)
+        absorbed, kept = sorted(pair, key=lambda each: each.size)
+        at = self._every.index(absorbed)
         self._directions[self._every.index(kept)] += self._directions[at]
-        kept.accounts.update(gone.accounts)
-        self.of.update(dict.fromkeys(gone.accounts, kept))
+        kept.accounts.update(absorbed.accounts)
+        self.of.update(dict.fromkeys(absorbed.accounts, kept))
         self._drop(at)
         return kept
 
@@ -97,22 +97,22 @@ class Clusters:
         """Returns all clusters, their directions, and how many were ``founded``."""
         clusters = [
             {
-                "head": [own.id, own.size, own.revision, own.waiting],
-                "slots": own.slots,
-                "added": np.array(list(own.accounts.values())),
+                "head": [cluster.id, cluster.size, cluster.revision, cluster.waiting],
+                "slots": cluster.slots,
+                "added": np.array(list(cluster.accounts.values())),
             }
-            for own in self._every
+            for cluster in self._every
         ]
         return {"clusters": clusters, "directions": self._directions, "founded": self._founded}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned."""
         self._every = []
-        for own in state["clusters"]:
-            (name, *counts), slots = own["head"], own["slots"].tolist()
-            self._every.append(Cluster(name, dict(zip(slots, own["added"], strict=True)), *counts))
-        self.named = {own.id: own for own in self._every}
-        self.of = {slot: own for own in self._every for slot in own.accounts}
+        for saved in state["clusters"]:
+            (name, *counts), slots = saved["head"], saved["slots"].tolist()
+            self._every.append(Cluster(name, dict(zip(slots, saved["added"], strict=True)), *counts))
+        self.named = {cluster.id: cluster for cluster in self._every}
+        self.of = {slot: cluster for cluster in self._every for slot in cluster.accounts}
         self._directions, self._founded = np.array(state["directions"]), state["founded"]
 
     def _cosines(self, direction: Floats) -> Floats:

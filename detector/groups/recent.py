@@ -160,9 +160,9 @@ _ROWS = ("leading", "features", "whose")
 """The columns of pages that hold queries."""
 
 
-def _alike(rows: Any, own: NDArray[Any]) -> bool:
-    """Returns whether ``rows`` of a dump are such as ``own``; those of older versions are not."""
-    return rows is not None and rows.dtype == own.dtype and rows.shape[1:] == own.shape[1:]
+def _alike(rows: Any, expected: NDArray[Any]) -> bool:
+    """Returns whether ``rows`` of a dump are such as ``expected``; those of older versions are not."""
+    return rows is not None and rows.dtype == expected.dtype and rows.shape[1:] == expected.shape[1:]
 
 
 @compiled
@@ -214,9 +214,9 @@ def _find_buckets(row: int, cells: Array, count: int, found: Array) -> int:
     """Fills ``found`` with the buckets, of ``count``, of all pairs of the ``cells`` (n, c) of ``row``, the nearest
     first; returns how many there are."""
     pairs = 0
-    for other in range(min(1, cells.shape[1] - 1), cells.shape[1]):
-        for one in range(max(other, 1)):
-            low, high = min(cells[row, one], cells[row, other]), max(cells[row, one], cells[row, other])
+    for second in range(min(1, cells.shape[1] - 1), cells.shape[1]):
+        for first in range(max(second, 1)):
+            low, high = min(cells[row, first], cells[row, second]), max(cells[row, first], cells[row, second])
             found[pairs] = (((low << 20) + high) * _STIR >> 20) % count
             pairs += 1
     return pairs

@@ -56,7 +56,7 @@ def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
     limits, found = _limits(largest, calibration.odd, calibration.long, budget), []
     for at in np.flatnonzero(largest > limits).tolist():
         values = zip(measures, calibration.results[at].contributions.tolist(), strict=True)
-        contributions = sorted((own for own in values if own[1] > 0), key=lambda own: -own[1])
+        contributions = sorted((part for part in values if part[1] > 0), key=lambda part: -part[1])
         alone = d_of(calibration.comparison.recompare([at], calibration.results))
         excused = np.flatnonzero((largest <= limits) & (alone > limits)).tolist()
         found.append(
@@ -76,7 +76,7 @@ def _limits(largest: Floats, odd: Floats, counts: Mask, budget: float) -> Floats
     """Returns float64 (n,): for each account with its ``largest`` D the threshold that those others give which
     ``counts`` names."""
     rest = [counts & (np.arange(len(largest)) != at) for at in range(len(largest))]
-    return np.array([Tail.weighted(largest[own], odd[own]).threshold(budget) for own in rest])
+    return np.array([Tail.weighted(largest[part], odd[part]).threshold(budget) for part in rest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Screened:
     def achieved(self) -> FlaggedRate:
         """The share of long accounts that the others would flag."""
         long = self.calibration.long
-        return FlaggedRate(sum(bool(long[own.at]) for own in self.outliers), int(long.sum()))
+        return FlaggedRate(sum(bool(long[outlier.at]) for outlier in self.outliers), int(long.sum()))
 
     @property
     def length(self) -> int:
@@ -109,11 +109,11 @@ def calibrate_screened(
 ) -> Screened:
     """Calibrates as ``calibrate`` without the accounts in ``leave_out``. Raises ConfigurationError for an unknown
     name."""
-    by_name = {_name(own): own for own in accounts}
+    by_name = {_name(account): account for account in accounts}
     unknown = sorted(set(leave_out) - by_name.keys())
     if unknown:
         raise ConfigurationError(f"--leave-out: there is no account {', '.join(unknown)} in the honest logs")
-    kept = [own for name, own in by_name.items() if name not in leave_out]
+    kept = [account for name, account in by_name.items() if name not in leave_out]
     calibration = calibrate(kept, budget, progress, owner)
     return Screened(calibration, sorted(leave_out), outliers(calibration, budget))
 
@@ -193,13 +193,13 @@ class Ranking:
 
     def alone(self) -> list[Rank]:
         """Returns the rank of each account by itself."""
-        return [self._rank(at, own) for at, own in enumerate(self.results)]
+        return [self._rank(at, result) for at, result in enumerate(self.results)]
 
     def every(self) -> list[Rank]:
         """Returns the higher rank of each account: by itself, or with the few that excuse it."""
         return [
-            max((own, *self._together(at)), key=lambda rank: rank.score) if at not in self._left_out else own
-            for at, own in enumerate(self.alone())
+            max((alone, *self._together(at)), key=lambda rank: rank.score) if at not in self._left_out else alone
+            for at, alone in enumerate(self.alone())
         ]
 
     def _together(self, at: int) -> Iterator[Rank]:
@@ -209,18 +209,18 @@ class Ranking:
         while len(members) < self._most and result.closest != SIMULATED:
             members.append(result.closest)
             result = self._without(at, members)
-            own = self._rank(at, result, together=True)
-            if own.score >= _NEAR:
+            rank = self._rank(at, result, together=True)
+            if rank.score >= _NEAR:
                 others = (self._rank(other, self._without(other, members), together=True) for other in members[1:])
-                least = min(own.score, *(other.score for other in others))
-                yield Rank(least, result.d / least if least else own.line, tuple(sorted(members[1:])))
+                least = min(rank.score, *(other.score for other in others))
+                yield Rank(least, result.d / least if least else rank.line, tuple(sorted(members[1:])))
 
     def _without(self, at: int, members: Sequence[int]) -> LargestD:
         return self._comparison.largest_d(at, self._left_out.union(members) - {at})
 
     def _rank(self, at: int, result: LargestD, *, together: bool = False) -> Rank:
-        own = line(result, float(self._limits[at]), self._measures, self._count, together=together)
-        return Rank(result.d / own, own)
+        limit = line(result, float(self._limits[at]), self._measures, self._count, together=together)
+        return Rank(result.d / limit, limit)
 
 
 def outstanding(calibration: Calibration, budget: float) -> set[int]:
@@ -232,14 +232,14 @@ def outstanding(calibration: Calibration, budget: float) -> set[int]:
         found = _above(ranking.alone(), left_out) or _above(ranking.every(), left_out)[:1]
         if not found:
             break
-        for at, own in found:
-            left_out += [one for one in (at, *own.with_others) if one not in left_out]
+        for at, rank in found:
+            left_out += [member for member in (at, *rank.with_others) if member not in left_out]
     return set(left_out[:most])
 
 
 def _above(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
     """Returns the accounts above the line that are not ``left_out``, largest first."""
-    above = [(at, own) for at, own in enumerate(ranks) if own.score > 1 and at not in left_out]
+    above = [(at, rank) for at, rank in enumerate(ranks) if rank.score > 1 and at not in left_out]
     return sorted(above, key=lambda found: -found[1].score)
 
 
@@ -303,22 +303,25 @@ def scan(
             screened = calibrate_screened(accounts, budget, left_out, progress, owner)
         calibration = screened.calibration
         enough = bool(calibration.long.sum() + len(left_out) >= ENOUGH)
-        outside = [_outside(own, calibration, enough) for own in accounts if _name(own) in left_out]
+        outside = [_outside(account, calibration, enough) for account in accounts if _name(account) in left_out]
         found = outstanding(calibration, budget) if enough else set()
-        cleared |= {own.name for own in outside if not own.stands_out and own.name not in apart}
+        cleared |= {account.name for account in outside if not account.stands_out and account.name not in apart}
         after = left_out.union(calibration.accounts[at] for at in found) - cleared
         if after == left_out:
             break
         left_out = after
-    inside = [_at_the_line(own) if own.name in cleared else own for own in _inside(calibration, budget, enough)]
-    return Scan(sorted([*outside, *inside], key=lambda own: -own.score), screened, enough)
+    inside = [
+        _at_the_line(account) if account.name in cleared else account
+        for account in _inside(calibration, budget, enough)
+    ]
+    return Scan(sorted([*outside, *inside], key=lambda account: -account.score), screened, enough)
 
 
-def _at_the_line(own: ScannedAccount) -> ScannedAccount:
-    """Returns ``own``, with a score of at most 1, for an account that a profile without it does not flag."""
-    if own.score <= 1:
-        return own
-    return replace(own, score=1.0, line=own.unexplained, crossed=None, stands_out=False)
+def _at_the_line(account: ScannedAccount) -> ScannedAccount:
+    """Returns ``account``, with a score of at most 1, for an account that a profile without it does not flag."""
+    if account.score <= 1:
+        return account
+    return replace(account, score=1.0, line=account.unexplained, crossed=None, stands_out=False)
 
 
 def _name(account: QueryBatch) -> str:
@@ -338,8 +341,8 @@ def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_
     [queries] = record([account], calibration.profile)
     scores = standardised(queries, standards.spread, standards.tails)
     result = calibration.comparison.compare(scores)
-    own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
-    scanned = _scanned(calibration, Rank(result.d / own, own), result, scores, ())
+    limit = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
+    scanned = _scanned(calibration, Rank(result.d / limit, limit), result, scores, ())
     return replace(scanned, name=_name(account), left_out=True, stands_out=enough and scanned.score > 1)
 
 

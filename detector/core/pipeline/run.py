@@ -181,7 +181,7 @@ class MicroBatchRun:
             deltas[signal.name] = proposal.delta
         if reference is not None and (rows.model, rows.model_version) in self._crowded:
             self._hand_over(rows, views, where)
-        record = self._record(rows, position, views.own)
+        record = self._record(rows, position, views.nearest_own)
         return record, state.with_thresholds(deltas, rows.pools)
 
     def _hand_over(self, rows: StepRows, views: Views, where: Array) -> None:

@@ -68,7 +68,7 @@ Floats = NDArray[np.float64]
 
 def beyond_of(measure: str) -> float:
     """Returns the share of honest queries beyond the start of the tail of ``measure``, at most."""
-    return next((own.beyond for own in EXTREMES.values() if measure in own.measures), _BEYOND)
+    return next((extreme.beyond for extreme in EXTREMES.values() if measure in extreme.measures), _BEYOND)
 
 
 class TailScales(NamedTuple):
@@ -89,13 +89,13 @@ class TailScales(NamedTuple):
         known = tails.measures if tails else ()
         group, leads, shifted = np.full(len(names), -1), np.zeros(len(names), np.bool_), np.zeros(len(names), np.bool_)
         tail = np.zeros((3, len(names)))
-        for number, own in enumerate(EXTREMES.values()):
-            for name in own.measures:
+        for number, extreme in enumerate(EXTREMES.values()):
+            for name in extreme.measures:
                 if tails is not None and name in known and name in names:
                     column, at = names.index(name), known.index(name)
-                    group[column], leads[column], shifted[column] = number, name == own.measures[0], own.shifted
+                    group[column], leads[column], shifted[column] = number, name == extreme.measures[0], extreme.shifted
                     tail[:, column] = tails.mean[at], tails.start[at], tails.excess[at]
-        beyond = np.array([own.beyond for own in EXTREMES.values()])
+        beyond = np.array([extreme.beyond for extreme in EXTREMES.values()])
         return cls(group, leads, shifted, tail, beyond, names.index("one_feature") if "one_feature" in names else -1)
 
 

@@ -18,7 +18,7 @@ from detector.cli.operator import (
     send,
     write_record,
 )
-from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
+from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_sentence, table
 from detector.contracts.actions import ACTIONS, RATE, Parameters, describe_action, make_action
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
@@ -49,7 +49,6 @@ def list_(
         str | None, typer.Option(help="Only with a cause of this origin: signal, signal:prada, operator.")
     ] = None,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """List the current decisions."""
@@ -61,7 +60,7 @@ def list_(
         and principal in (None, decision.principal)
         and (origin is None or _has_origin(decision, origin))
     ]
-    if json or output == "json":
+    if json:
         switch = decisions.kill_switch
         listing = {"kill_switch": switch and as_json(switch), "decisions": [as_json(decision) for decision in chosen]}
         print_json(listing)

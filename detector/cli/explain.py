@@ -196,8 +196,8 @@ def show(explanation: Explanation, screen: Console) -> None:
 
     for sentence in (verdict(explanation), *basis(explanation), facts(explanation)):
         print_sentence(screen, sentence)
-    shown = [events(explanation)]
+    tables = [events(explanation)]
     if explanation.at_verdict is not None:
-        shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
-    for part in shown:
+        tables.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
+    for part in tables:
         screen.print(table(part.head, part.rows, part.texts))

@@ -185,8 +185,8 @@ class ProfileMatcher:
     def _unknown(self, queries: QueryBatch) -> ProfileMismatch:
         versions = [version for model, version in self._profiles if model == queries.model]
         models = sorted({model for model, _ in self._profiles})
-        there = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
-        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}{self._until_then(queries)}"
+        known = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
+        detail = f"there is no profile for {_name(queries)}, only for {known}; {_ADVICE}{self._until_then(queries)}"
         return ProfileMismatch(queries.model, len(queries), "model_version" if versions else "model", detail)
 
     def _until_then(self, queries: QueryBatch) -> str:

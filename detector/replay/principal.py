@@ -172,10 +172,10 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
     times = np.concatenate([piece_times for _, piece_times in queries])
     engine = Engine(engine_config)
     seen = _observe(engine, pieces)
-    taken = np.concatenate([observation.index >= 0 for observation in seen])
-    if not taken.any():
+    judged = np.concatenate([observation.index >= 0 for observation in seen])
+    if not judged.any():
         raise ConfigurationError(f"the engine refused all of these queries: {seen[0].refused[0].detail}")
-    number = np.cumsum(taken) - 1
+    number = np.cumsum(judged) - 1
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
     ledger = Ledger(policy, engine.configuration_hash())
@@ -183,17 +183,18 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
         findings.update((int(number[row]), finding) for finding in row_findings[:1])
         published: list[Alert | Audit] = [*effects.alerts, *effects.audits]
         records += [(max(int(number[row]), 0), record) for record in published]
-    flagged = np.concatenate([observation.flagged for observation in seen])[taken]
-    rows = np.flatnonzero(taken)
+    flagged = np.concatenate([observation.flagged for observation in seen])[judged]
+    rows = np.flatnonzero(judged)
     return PrincipalReplay(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
         versions=[key.model_version for observation in seen for key in _judged_keys(observation)],
-        time=times[taken],
+        time=times[judged],
         flagged=flagged,
-        score=np.concatenate([observation.score for observation in seen])[taken],
+        score=np.concatenate([observation.score for observation in seen])[judged],
         signals={
-            name: np.concatenate([observation.signals[name] for observation in seen])[taken] for name in seen[0].signals
+            name: np.concatenate([observation.signals[name] for observation in seen])[judged]
+            for name in seen[0].signals
         },
         findings=findings,
         records=records,
@@ -201,7 +202,7 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
             row: _distances(pieces, int(rows[row]) + 1, engine_config)
             for row in sorted({*np.flatnonzero(flagged)[:1].tolist(), len(flagged) - 1})
         },
-        refused=int((~taken).sum()),
+        refused=int((~judged).sum()),
     )
 
 

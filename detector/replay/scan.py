@@ -163,8 +163,8 @@ def scan_log(
             continue
         plain = replace(plain, pieces=plain.pieces[:1])
         rings = find_rings(accounts, budget, partial(stage, what))
-        apart = {name for ring in rings for name in ring.members}
-        result = scan(accounts, budget, partial(stage, what), apart=apart)
+        in_rings = {name for ring in rings for name in ring.members}
+        result = scan(accounts, budget, partial(stage, what), apart=in_rings)
         counts = {name: count for (*key, name), count in log.sieve.seen.items() if key == [model, version]}
         named = {account.principals[0]: account for account in accounts}
         report.scanned.append(ScannedVersion(model, version, named, result, counts, plain, rings))

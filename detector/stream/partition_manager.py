@@ -107,16 +107,16 @@ class PartitionManager:
 
     # -- taking and losing partitions ----------------------------------------------------------------------------------
 
-    async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
+    async def reassigned(self, revoked: Iterable[int], assigned: Iterable[int]) -> None:
         """Drops lost partitions, and writes our fence into the log of taken ones, before recovery reads its end."""
         await faust_internals.stopped_flow(self._app)
-        moved = {*lost, *taken}
+        moved = {*revoked, *assigned}
         self._acknowledged = {tp: offset for tp, offset in self._acknowledged.items() if tp.partition not in moved}
-        gone = [self.partitions.pop(number) for number in moved if number in self.partitions]
-        for partition in gone:
+        dropped = [self.partitions.pop(number) for number in moved if number in self.partitions]
+        for partition in dropped:
             self._fences.pop(partition.number, None)
             await self._in_logic_thread(partition.close)
-        wanted = sorted(taken)
+        wanted = sorted(assigned)
         fence = encode(StateRecord("fence", -1, 0))
         writes = (self._sender.send(Message(self._topics.state_log, number, b"fence", fence)) for number in wanted)
         for number, offset in zip(wanted, await asyncio.gather(*writes), strict=True):

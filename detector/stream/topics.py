@@ -228,9 +228,9 @@ def _advise(
 ) -> None:
     """Logs what is allowed but could be safer: how long records are kept, and what the loss of a broker costs."""
     for shape in wanted:
-        has, meant = settings[shape.name], shape.config.get("retention.ms", "-1")
-        if 0 <= int(kept := has.get("retention.ms", "-1")) < int(meant):
-            _log.warning("topic keeps records for less time than usual", topic=shape.name, ms=kept, usual=meant)
+        has, usual = settings[shape.name], shape.config.get("retention.ms", "-1")
+        if 0 <= int(kept := has.get("retention.ms", "-1")) < int(usual):
+            _log.warning("topic keeps records for less time than usual", topic=shape.name, ms=kept, usual=usual)
         for name, value, safer in _ADVISED if found[shape.name].replicas > 1 else ():
             if has.get(name) == value:
                 _log.warning(

@@ -319,7 +319,7 @@ def test_a_closed_pipe_is_quiet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["config", "show"], ["config", "show", "-o", "json"], ["config", "schema"], ["--version"]]
+    "arguments", [["config", "show"], ["config", "show", "--json"], ["config", "schema"], ["--version"]]
 )
 def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) -> None:
     read, write = os.pipe()
@@ -332,7 +332,7 @@ def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["config", "show"], ["config", "show", "-o", "json"], ["--help"], ["alerts", "--help"]]
+    "arguments", [["config", "show"], ["config", "show", "--json"], ["--help"], ["alerts", "--help"]]
 )
 def test_a_full_disk_is_told(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:

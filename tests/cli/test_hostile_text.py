@@ -78,20 +78,20 @@ def hostile_alert() -> Any:
     ("app", "arguments"),
     [
         (decisions.app, ["list"]),
-        (decisions.app, ["list", "-o", "json"]),
+        (decisions.app, ["list", "--json"]),
         (principals.app, ["top"]),
-        (principals.app, ["top", "-o", "json"]),
+        (principals.app, ["top", "--json"]),
         (principals.app, ["show", HOSTILE, HOSTILE]),
-        (principals.app, ["show", HOSTILE, HOSTILE, "-o", "json"]),
+        (principals.app, ["show", HOSTILE, HOSTILE, "--json"]),
         (principals.alerts, ["tail"]),
-        (principals.alerts, ["tail", "-o", "json"]),
+        (principals.alerts, ["tail", "--json"]),
     ],
 )
 @pytest.mark.usefixtures("standing")
 def test_what_is_printed_of_others_text_is_harmless(app: Any, arguments: list[str]) -> None:
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     text = done.stdout
-    if "json" in arguments:
+    if "--json" in arguments:
         assert text.isascii()
         assert "\\u001b[2J" in text
         text = text.replace("\\u001b", "\\x1b")

@@ -309,8 +309,8 @@ class Planner:
         for at, shard in enumerate(self._shards):
             found += self._state.principals.find(shard, batch.keys[batch.key_edges[at] : batch.key_edges[at + 1]])
         self.slots = np.array(found, dtype=np.int64)
-        held = columns["dimension"][self.slots]
-        self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (held != self._fixed))
+        dimension = columns["dimension"][self.slots]
+        self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (dimension != self._fixed))
 
     def _name(self, at: int, piece: int) -> PrincipalKey:
         """Returns the full name of a new state for a key with a query in ``piece``."""

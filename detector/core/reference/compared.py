@@ -97,9 +97,9 @@ def _equal_share(compared: Compared, scale: Rows) -> float:
     """Returns the share of features that change by the median size between honest rows and the nearest others."""
     rows, shares = compared.rows.astype(np.float64), []
     for row in rows[:: max(len(rows) // _SAMPLE, 1)]:
-        apart = ((rows - row) ** 2).sum(axis=1)
-        apart[apart <= _SIZE_EQUAL**2] = np.inf
-        step = np.abs(rows[apart.argmin()] - row)
+        distance = ((rows - row) ** 2).sum(axis=1)
+        distance[distance <= _SIZE_EQUAL**2] = np.inf
+        step = np.abs(rows[distance.argmin()] - row)
         sizes = np.sort((step * scale[compared.features])[step > compared.limits])
         if len(sizes) >= _FEWEST_STEPS:
             median = sizes[(len(sizes) - 1) // 2]

@@ -140,8 +140,8 @@ class PublishedPrada(SlotState):
             self._logs.pop(slot, None)
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        held = self._logs if slots is None else self._logs.keys() & set(slots.tolist())
-        return super().nbytes(slots, pools) + sum(self._logs[slot].nbytes for slot in held)
+        logs = self._logs if slots is None else self._logs.keys() & set(slots.tolist())
+        return super().nbytes(slots, pools) + sum(self._logs[slot].nbytes for slot in logs)
 
     def _events_of(self, slots: Array) -> Events:
         logs = [self._logs.get(slot, DistanceLog()) for slot in slots.tolist()]
@@ -246,9 +246,9 @@ def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
 
 
 @compiled
-def _merge(pool: NDArray[np.float64], held: int, fresh: NDArray[np.float64]) -> None:
-    """Merges ``fresh`` into the first ``held`` values of ``pool``; both are in ascending order."""
-    end = held
+def _merge(pool: NDArray[np.float64], count: int, fresh: NDArray[np.float64]) -> None:
+    """Merges ``fresh`` into the first ``count`` values of ``pool``; both are in ascending order."""
+    end = count
     for number in range(len(fresh) - 1, -1, -1):
         start = _below(pool[:end], fresh[number])
         pool[start + number + 1 : end + number + 1] = pool[start:end]

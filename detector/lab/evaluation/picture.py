@@ -93,11 +93,11 @@ def _curve(result: AttackResult, axis: Scale, base: float) -> str:
     if result.first_verdict is None:
         end = points[-1] if points else (axis.at(result.run.sent), base)
         return _area(points, base) + path(points, "sooner") + circle(end, 3.5)
-    got = result.got_at_verdict
-    mark = axis.at(result.first_verdict), base - (0 if got is None else got.test) * _PLOT
+    agreement = result.got_at_verdict
+    mark = axis.at(result.first_verdict), base - (0 if agreement is None else agreement.test) * _PLOT
     before = [*(point for point in points if point[0] < mark[0]), mark]
     after = [point for point in points if point[0] > mark[0]]
-    later = after if got is None else [mark, *after]
+    later = after if agreement is None else [mark, *after]
     return _area(before, base) + path(before, "sooner") + path(later, "later") + circle(mark, 5)
 
 

@@ -123,9 +123,9 @@ def _missed(by_attack: dict[str, list[AttackResult]]) -> str:
     parts = []
     for name, runs in by_attack.items():
         if missed := [run for run in runs if not run.caught]:
-            got = max(missed, key=lambda run: run.got_unseen).got_at_end
+            best = max(missed, key=lambda run: run.got_unseen).got_at_end
             often = "" if len(missed) == len(runs) else f" in {len(missed)} of {len(runs)} runs"
-            parts.append(f"{name} ({'no clone' if got is None else percent(got.test)}{often})")
+            parts.append(f"{name} ({'no clone' if best is None else percent(best.test)}{often})")
     lead = "Missed, with the share of natural inputs on which the clone came to agree with the model"
     return f"{lead}: {', '.join(parts)}." if parts else ""
 
@@ -200,11 +200,11 @@ def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
     rows = []
     for thief_cost in costs:
         result, after = thief_cost.result, thief_cost.found_after
-        got = result.got_at_verdict if result.caught else result.got_at_end
+        agreement = result.got_at_verdict if result.caught else result.got_at_end
         names = (result.run.victim, result.run.attack, result.run.wrapper, result.run.knows)
         found = "missed" if after is None else f"{after:,}"
         rows.append(
-            (*names, found, _both(got), *(" / ".join(map(_cost, cells)) for cells in thief_cost.costs.values()))
+            (*names, found, _both(agreement), *(" / ".join(map(_cost, cells)) for cells in thief_cost.costs.values()))
         )
     return TextTable(_COST_HEAD, rows, 4)
 
@@ -243,8 +243,8 @@ def _first_verdict(result: AttackResult) -> str:
     return f"{result.first_verdict:,}{' by a group' if result.by_group else ''}"
 
 
-def _both(got: CloneAgreement | None) -> str:
-    return "-" if got is None else f"{percent(got.test)} / {percent(got.uniform)}"
+def _both(agreement: CloneAgreement | None) -> str:
+    return "-" if agreement is None else f"{percent(agreement.test)} / {percent(agreement.uniform)}"
 
 
 def _honest_table(evaluation: Evaluation) -> TextTable:

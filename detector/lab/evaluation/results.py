@@ -47,8 +47,8 @@ class AttackResult:
     @property
     def got_unseen(self) -> float:
         """The agreement on natural inputs before any verdict; 0 if it was not measured."""
-        got = self.got_at_verdict if self.caught else self.got_at_end
-        return 0.0 if got is None else got.test
+        agreement = self.got_at_verdict if self.caught else self.got_at_end
+        return 0.0 if agreement is None else agreement.test
 
     @property
     def sent_per_useful(self) -> float:

@@ -48,8 +48,8 @@ class HttpEndpoint:
         if host is None or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
             raise ConfigurationError(f"{key} is not a URL that begins with http:// or https:// and names a host")
         self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-        held = (*secrets, parts.password, parts.path.strip("/"), parts.query)
-        self._secrets = [secret for secret in held if secret and len(secret) >= _LEAST_SECRET]
+        secret_parts = (*secrets, parts.password, parts.path.strip("/"), parts.query)
+        self._secrets = [secret for secret in secret_parts if secret and len(secret) >= _LEAST_SECRET]
         self._headers = {"Content-Type": "application/json", "User-Agent": f"weirguard/{detector.__version__}"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()

@@ -42,10 +42,10 @@ def status_of(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         status = _fail("interrupted", INTERRUPTED)
     except SystemExit as error:
-        status = _of_exit(error)
+        status = _status_of_exit(error)
     except Exception as error:  # noqa: BLE001 - each error gets one line
         _show_traceback(error)
-        status = _of_error(error)
+        status = _status_of_error(error)
     return _flush(status)
 
 
@@ -70,14 +70,14 @@ def end_with_reader() -> None:
     threading.Thread(target=wait, name="weirguard-reader", daemon=True).start()
 
 
-def _of_exit(error: SystemExit) -> int:
+def _status_of_exit(error: SystemExit) -> int:
     """Returns the status of an exit; 0 if rich ends the process because its output is closed."""
     if isinstance(error.__context__, BrokenPipeError):
         return 0
     return _fail(error.code, FAILED) if isinstance(error.code, str) else error.code or 0
 
 
-def _of_error(error: Exception) -> int:
+def _status_of_error(error: Exception) -> int:
     match error:
         case BrokenPipeError():
             return 0
@@ -92,11 +92,11 @@ def _of_error(error: Exception) -> int:
         case MemoryError():
             line = "there is not enough memory; give less input at once"
         case _:
-            return _of_typer(error)
+            return _status_of_typer_error(error)
     return _fail(line, FAILED)
 
 
-def _of_typer(error: Any) -> int:
+def _status_of_typer_error(error: Any) -> int:
     """Returns the status of typer's errors: Exit, Abort and wrong usage, by name and attributes, since typer moves the
     classes; and that of an unexpected error."""
     name = type(error).__name__

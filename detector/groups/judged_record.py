@@ -205,7 +205,7 @@ def _wide(values: Array) -> Array:
 
 
 def _check(record: JudgedRecord) -> None:
-    """Raises InvalidRecord for what would lead the loops astray."""
+    """Raises InvalidRecord for values that the compiled loops cannot take."""
     queries, count = record.queries, len(record)
     for name in (record.model, record.model_version, record.profile, *queries.principals):
         if not is_name(name):

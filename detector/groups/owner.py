@@ -55,7 +55,7 @@ class GroupEffects:
 class _Published:
     """A group as it was published last: its ``revision``, 0 for none, its ``size`` then, at ``time``. ``changed``:
     whether it has grown since. ``dismissed_by``: the operator who released it. ``family`` of its evidence; once it is
-    more than content it stays so. ``looked``: when that was looked at last."""
+    more than content it stays so. ``checked_at``: when the family was last checked."""
 
     revision: int = 0
     size: int = 0
@@ -63,7 +63,7 @@ class _Published:
     changed: bool = False
     dismissed_by: str | None = None
     family: Family | None = None
-    looked: float = 0.0
+    checked_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -227,11 +227,9 @@ class GroupOwner:
         the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
         for group, published in list(watched.published.items()):
             size = watched.watch.size_of(group)
-            if published.family == "content" and now >= published.looked + _STALE_SECONDS:
-                published.looked, published.changed = (
-                    now,
-                    published.changed or watched.watch.state_of(group).family != "content",
-                )
+            if published.family == "content" and now >= published.checked_at + _STALE_SECONDS:
+                published.checked_at = now
+                published.changed |= watched.watch.state_of(group).family != "content"
             due = published.changed and (size >= _GROWN * published.size or now >= published.time + _STALE_SECONDS)
             if due or (published.size and not size):
                 effects.alerts.append(self._alert(watched, group, published, now))
@@ -307,7 +305,7 @@ class GroupOwner:
 
 
 def _deletion(leave: Command, issuer: str) -> Command:
-    """Returns the command that ends what follows from a membership at once: who leaves is let go when it expires."""
+    """Returns the command that ends the decision about a former member at once, before it expires."""
     return replace(
         leave,
         id=content_id("delete", leave.id),

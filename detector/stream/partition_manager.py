@@ -181,7 +181,7 @@ class PartitionManager:
         """Commits what the state logs cover and this has not committed yet.
 
         Faust takes an offset for committed even where a rebalance refused it, and does not commit it again before the
-        next record; nor is what a dead owner left uncommitted read again.
+        next record; and what a dead owner left uncommitted is not read again.
         """
         covered = self._after({partition.number: partition.covered for partition in self._ready()})
         due = {tp: offset for tp, offset in covered.items() if offset > self._acknowledged.get(tp, 0)}
@@ -347,7 +347,7 @@ class PartitionManager:
         await self._sender.publish(unit.after)
         partition.confirm(unit, offset)
         if unit.kind == "round" and unit.first_chunk is not None:
-            await self._cut(partition, unit.first_chunk)
+            await self._cut_log(partition, unit.first_chunk)
         return written - started, perf_counter() - written
 
     async def _log(self, number: int, unit: CommitUnit) -> int:
@@ -362,7 +362,7 @@ class PartitionManager:
             first, *_ = [await self._sender.send(entry) for entry in entries]
             return first
 
-    async def _cut(self, partition: Partition, before: int) -> None:
+    async def _cut_log(self, partition: Partition, before: int) -> None:
         """Cuts the log. A failure is harmless: the log is only longer than it need be."""
         try:
             await self._in_broker_thread(self._broker.cut, self._topics.state_log, partition.number, before)

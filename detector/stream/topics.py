@@ -210,7 +210,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
         return (
             f"the settings of topic {shape.name} cannot be read; allow this user to describe configurations of topics"
         )
-    needed = {name: shape.config[name] for name in shape.checked if not _as_good(name, has, shape.config[name])}
+    needed = {name: shape.config[name] for name in shape.checked if not _suffices(name, has, shape.config[name])}
     if int(has.get("min.insync.replicas", 1)) > replicas:
         needed["min.insync.replicas"] = str(replicas)
     if not needed:
@@ -238,7 +238,7 @@ def _advise(
                 )
 
 
-def _as_good(name: str, has: Mapping[str, str], needed: str) -> bool:
+def _suffices(name: str, has: Mapping[str, str], needed: str) -> bool:
     value = has.get(name)
     if value is None:
         return False

@@ -231,7 +231,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
     different."""
     names = batch.feature_names
     if names is not None and not are_plain(list(names), NAME_CHARACTERS):
-        different = _made_different(names)
+        different = _made_unique(names)
         if different != names:
             changed["feature_names"] = different
             repaired["text"] += len(batch)
@@ -246,7 +246,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
             changed[name] = np.array([*made, None], dtype=object)[:-1].reshape(column.shape)
 
 
-def _made_different(names: tuple[str, ...]) -> tuple[str, ...]:
+def _made_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     different: dict[str, None] = {}
     for name in names:
         made = name if is_plain(name, NAME_CHARACTERS) else make_plain(name, NAME_CHARACTERS - 1)

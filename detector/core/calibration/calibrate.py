@@ -137,7 +137,7 @@ def oddness(largest: Floats) -> Floats:
 
     1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice as large as
     theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at most. Such
-    accounts excuse each other; the tail of the rest does not describe them, nor they it. As many as stand out together
+    accounts excuse each other; the tail of the rest does not describe them. As many as stand out together
     are taken: each would hide the others if these stayed with the rest.
     """
     order = np.argsort(-largest, kind="stable")
@@ -186,7 +186,7 @@ def calibrate(
 ) -> Calibration:
     """Returns a profile from honest ``accounts``, the queries of one principal to one model version each, such that a
     share ``budget`` of accounts like them is flagged. ``progress`` is called with the number of accounts replayed
-    since. ``owner``: what the model owner gives besides. ``measures``: those that count.
+    since. ``owner``: what else the model owner gives. ``measures``: those that count.
 
     Every account is compared with the others alone: with their queries as reference, less those that it sent itself,
     and with their scores as exemplars. Neither names nor the order of accounts change anything. Raises

@@ -90,7 +90,7 @@ class CrossFit:
         """The folds. Each account is in one, with few enough others that most rows stay in the reference."""
         order = np.concatenate((np.flatnonzero(self.long), np.flatnonzero(~self.long)))
         count = min(int(self.long.sum()), _FOLDS)
-        return [part for fold in range(count) for part in self._parted(tuple(order[fold::count].tolist()))]
+        return [part for fold in range(count) for part in self._folds_with(tuple(order[fold::count].tolist()))]
 
     def parts(self, at: int, fold: Fold) -> Array:
         """Returns int64 (n,): the part of ``fold`` of each row of account ``at``."""
@@ -126,15 +126,15 @@ class CrossFit:
         left = [ranked[free[self._ids[at]]] for at, ranked in zip(others, offered, strict=True)]
         return others, left if sum(map(len, left)) > NEAREST else offered
 
-    def _parted(self, inside: tuple[int, ...]) -> Iterator[Fold]:
+    def _folds_with(self, inside: tuple[int, ...]) -> Iterator[Fold]:
         shared = self._shared(inside)
         if len(inside) == 1:
             yield Fold(inside, 2 if shared > _SHARED_BY_ONE else 1)
         elif shared <= _SHARED_BY_SEVERAL:
             yield Fold(inside)
         else:
-            yield from self._parted(inside[::2])
-            yield from self._parted(inside[1::2])
+            yield from self._folds_with(inside[::2])
+            yield from self._folds_with(inside[1::2])
 
     def _shared(self, inside: Sequence[int]) -> float:
         """Returns the share of the others' distinct rows that accounts inside sent too, or a variant of the same

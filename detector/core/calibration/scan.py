@@ -229,7 +229,7 @@ def outstanding(calibration: Calibration, budget: float) -> set[int]:
     left_out: list[int] = []
     while len(left_out) < most:
         ranking = Ranking(calibration, budget, left_out)
-        found = _above(ranking.alone(), left_out) or _above(ranking.every(), left_out)[:1]
+        found = _above_the_line(ranking.alone(), left_out) or _above_the_line(ranking.every(), left_out)[:1]
         if not found:
             break
         for at, rank in found:
@@ -237,7 +237,7 @@ def outstanding(calibration: Calibration, budget: float) -> set[int]:
     return set(left_out[:most])
 
 
-def _above(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
+def _above_the_line(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
     """Returns the accounts above the line that are not ``left_out``, largest first."""
     above = [(at, rank) for at, rank in enumerate(ranks) if rank.score > 1 and at not in left_out]
     return sorted(above, key=lambda found: -found[1].score)
@@ -303,7 +303,7 @@ def scan(
             screened = calibrate_screened(accounts, budget, left_out, progress, owner)
         calibration = screened.calibration
         enough = bool(calibration.long.sum() + len(left_out) >= ENOUGH)
-        outside = [_outside(account, calibration, enough) for account in accounts if _name(account) in left_out]
+        outside = [_scan_outside(account, calibration, enough) for account in accounts if _name(account) in left_out]
         found = outstanding(calibration, budget) if enough else set()
         cleared |= {account.name for account in outside if not account.stands_out and account.name not in apart}
         after = left_out.union(calibration.accounts[at] for at in found) - cleared
@@ -312,7 +312,7 @@ def scan(
         left_out = after
     inside = [
         _at_the_line(account) if account.name in cleared else account
-        for account in _inside(calibration, budget, enough)
+        for account in _scan_inside(calibration, budget, enough)
     ]
     return Scan(sorted([*outside, *inside], key=lambda account: -account.score), screened, enough)
 
@@ -332,10 +332,12 @@ def judge_as_one(queries: QueryBatch, calibration: Calibration) -> ScannedAccoun
     """Returns the result of several accounts outside ``calibration``, whose ``queries`` in order of time are taken as
     those of one account."""
     alone = replace(queries, principals=[""], principal_index=np.zeros(len(queries), np.int32))
-    return _outside(alone, calibration, enough=True, as_one=True)
+    return _scan_outside(alone, calibration, enough=True, as_one=True)
 
 
-def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_one: bool = False) -> ScannedAccount:
+def _scan_outside(
+    account: QueryBatch, calibration: Calibration, enough: bool, *, as_one: bool = False
+) -> ScannedAccount:
     """Returns the result of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
     [queries] = record([account], calibration.profile)
@@ -346,7 +348,7 @@ def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_
     return replace(scanned, name=_name(account), left_out=True, stands_out=enough and scanned.score > 1)
 
 
-def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[ScannedAccount]:
+def _scan_inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[ScannedAccount]:
     """Yields the result of each account against all others."""
     comparison = calibration.comparison
     for at, rank in enumerate(Ranking(calibration, budget).every()):

@@ -50,7 +50,7 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
     least = _OFTEN * sum(len(batch) for batch in batches)
     texts = {name for batch in batches for name in names_of(batch)[batch.dimension :]}
     names = sorted(name for name, often in rows.items() if often >= least)
-    fields = tuple(_of_texts(name, batches) if name in texts else Field(name) for name in names)
+    fields = tuple(_text_field(name, batches) if name in texts else Field(name) for name in names)
     width = sum(field.width for field in fields)
     if not 0 < width <= DIMENSIONS:
         raise ConfigurationError(
@@ -60,7 +60,7 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
     return fields
 
 
-def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
+def _text_field(name: str, batches: Sequence[QueryBatch]) -> Field:
     """Returns the feature ``name``, which has at least one text."""
     counts: Counter[str] = Counter()
     for batch in batches:
@@ -94,7 +94,7 @@ def _output_kind(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
     for batch in batches:
         rows[_sort(batch)] += len(batch)
     most = max(sorted(rows), key=rows.__getitem__)
-    return _of_numbers(batches) if most == "unstated" else (cast("Outputs", most), "")
+    return _kind_of_numbers(batches) if most == "unstated" else (cast("Outputs", most), "")
 
 
 def _sort(batch: QueryBatch) -> str:
@@ -102,7 +102,7 @@ def _sort(batch: QueryBatch) -> str:
     return "probability" if single else batch.output_kind
 
 
-def _of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
+def _kind_of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
     numbers = np.unique(np.concatenate([batch.outputs.ravel() for batch in batches if batch.output_kind == "unstated"]))
     whole = bool((np.floor(numbers) == numbers).all())
     if not whole and numbers[0] >= 0 and numbers[-1] <= 1:

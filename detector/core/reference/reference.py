@@ -215,8 +215,8 @@ class HonestQueries:
         """int64 (m,): the first position of each distinct row, in an order that depends only on the rows of the
         account."""
         keys, first = np.unique(self.keys, return_index=True)
-        combined = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
-        return first[np.argsort(_stirred(keys ^ combined), kind="stable")]
+        combined = _scrambled(np.bitwise_xor.reduce(_scrambled(keys), keepdims=True))
+        return first[np.argsort(_scrambled(keys ^ combined), kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +371,7 @@ def shares(offered: Sequence[Array], room: int) -> list[Array]:
     return taken
 
 
-def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Returns ``keys``, each mapped to another that looks random (the finaliser of SplitMix64, Steele 2014)."""
     mixed = np.asarray(keys + np.uint64(0x9E3779B97F4A7C15))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

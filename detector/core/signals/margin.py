@@ -183,7 +183,7 @@ def _count(
             counters.cusum[slot] = max(counters.cusum[slot] + (rule.up if inside else rule.down), 0)
             if rule.leaves > 0:
                 counters.shares[slot] += _gain(leaves, queries.cell[row], inside)
-        _show(counters, slot, rule.leaves, figures[:, row])
+        _write_figures(counters, slot, rule.leaves, figures[:, row])
 
 
 @compiled
@@ -202,7 +202,7 @@ def _share(queries: int, inside: int) -> int:
 
 
 @compiled
-def _show(counters: _SlotCounts, slot: int, leaves: int, figures: Floats) -> None:
+def _write_figures(counters: _SlotCounts, slot: int, leaves: int, figures: Floats) -> None:
     """Sets ``figures`` (figures,) from the counters; NaN before any query counted."""
     queries = counters.queries[slot]
     if queries == 0:

@@ -334,7 +334,7 @@ def _weigh(sums: Floats, clock: Integers, weight: Floats) -> None:
 @compiled
 def _standardise(total: Floats, weight: Floats, lanes: Floats, each: Floats) -> None:
     """Sets ``each`` (j * memories,) to (average - mean) / sqrt(between² + within² / queries), from decayed sums. Lane
-    beside lane, as the processor divides several at once."""
+    by lane, so that the processor divides several at once."""
     mean, between, within = lanes[0], lanes[1], lanes[2]
     for at in range(len(each)):
         gap = total[at] + mean[at] * (PRIOR - weight[at])

@@ -62,7 +62,7 @@ class HttpEndpoint:
         request = urllib.request.Request(self._url, body, {**self._headers, **(headers or {})}, method="POST")  # noqa: S310 - checked above
         try:
             with self._request(request, timeout=TIMEOUT_SECONDS) as answer:
-                return self._in_words(answer.status, answer.read(_MOST_READ))
+                return self._refusal_text(answer.status, answer.read(_MOST_READ))
         except urllib.error.HTTPError as error:
             with error:
                 raise self._verdict(error) from None
@@ -72,7 +72,7 @@ class HttpEndpoint:
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
         """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
         try:
-            words = self._in_words(error.code, error.read(_MOST_READ))
+            words = self._refusal_text(error.code, error.read(_MOST_READ))
         except (OSError, http.client.HTTPException):
             words = str(error.code)
         if 400 <= error.code < 500 and error.code not in _RETRIABLE:
@@ -81,7 +81,7 @@ class HttpEndpoint:
         seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
         return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
 
-    def _in_words(self, status: int, body: bytes) -> str:
+    def _refusal_text(self, status: int, body: bytes) -> str:
         text = body.decode(errors="replace").strip()
         for secret in self._secrets:
             text = text.replace(secret, "[withheld]")

@@ -7,7 +7,7 @@ themselves, so that recovery watches them again.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -55,7 +55,7 @@ class GroupEffects:
 class _Published:
     """A group as it was published last: its ``revision``, 0 for none, its ``size`` then, at ``time``. ``changed``:
     whether it has grown since. ``dismissed_by``: the operator who released it. ``family`` of its evidence; once it is
-    more than content it stays so. ``checked_at``: when the family was last checked."""
+    more than content it stays so. ``looked``: when that was looked at last."""
 
     revision: int = 0
     size: int = 0
@@ -63,7 +63,7 @@ class _Published:
     changed: bool = False
     dismissed_by: str | None = None
     family: Family | None = None
-    checked_at: float = 0.0
+    looked: float = 0.0
 
 
 @dataclass(slots=True)
@@ -83,9 +83,7 @@ class GroupOwner:
     queries for each. ``configuration``: the hash of the detection settings."""
 
     def __init__(self, profiles: Sequence[Profile], configuration: str, nbytes: int) -> None:
-        self._profiles = {
-            (profile.model, profile.model_version): profile for profile in profiles if profile.crowd is not None
-        }
+        self._profiles = {(own.model, own.model_version): own for own in profiles if own.crowd is not None}
         self._configuration = configuration
         self._nbytes = nbytes
         self._watched: dict[ModelVersion, _Watched] = {}
@@ -152,15 +150,18 @@ class GroupOwner:
 
     def dump(self) -> Iterator[Section]:
         """Yields the whole state, a section for each model version."""
-        for (model, version), watched in self._watched.items():
+        for (model, version), own in self._watched.items():
             body = {
                 "model": model,
                 "model_version": version,
-                "profile": watched.profile.hash,
-                "applied": [[*place, *last] for place, last in watched.applied.items()],
-                "published": [[group, *astuple(published)] for group, published in watched.published.items()],
-                "joined": watched.joined,
-                "watch": watched.watch.dump(),
+                "profile": own.profile.hash,
+                "applied": [[*place, *last] for place, last in own.applied.items()],
+                "published": [
+                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by, one.family, one.looked]
+                    for group, one in own.published.items()
+                ],
+                "joined": own.joined,
+                "watch": own.watch.dump(),
             }
             yield _VERSION, pack({"watched": body})
 
@@ -170,24 +171,24 @@ class GroupOwner:
         profile = self._profiles.get(key)
         if profile is None or profile.hash != body["profile"]:
             return
-        watched = self._watched[key] = self._new(profile)
-        watched.watch.load(body["watch"])
-        watched.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
-        watched.published = {group: _Published(*rest) for group, *rest in body["published"]}
-        watched.joined = dict(body["joined"])
+        own = self._watched[key] = self._new(profile)
+        own.watch.load(body["watch"])
+        own.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
+        own.published = {group: _Published(*rest) for group, *rest in body["published"]}
+        own.joined = dict(body["joined"])
 
     @property
     def nbytes(self) -> int:
-        return sum(watched.watch.nbytes for watched in self._watched.values())
+        return sum(own.watch.nbytes for own in self._watched.values())
 
     def sizes(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Returns, by model and state ("verdict" or "dismissed"), how many groups there are, and how many members."""
         sizes: dict[tuple[str, str], tuple[int, int]] = {}
-        for (model, _), watched in self._watched.items():
-            for group, published in watched.published.items():
-                state = "verdict" if published.dismissed_by is None else "dismissed"
+        for (model, _), own in self._watched.items():
+            for group, one in own.published.items():
+                state = "verdict" if one.dismissed_by is None else "dismissed"
                 groups, members = sizes.get((model, state), (0, 0))
-                sizes[model, state] = groups + 1, members + watched.watch.size_of(group)
+                sizes[model, state] = groups + 1, members + own.watch.size_of(group)
         return sizes
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -206,51 +207,49 @@ class GroupOwner:
             return False
         if key not in self._watched:
             self._watched[key] = self._new(profile)
-        watched, place = self._watched[key], (record.source, record.partition)
-        fresh = record.after(*watched.applied.get(place, (-1, -1)))
+        own, place = self._watched[key], (record.source, record.partition)
+        fresh = record.after(*own.applied.get(place, (-1, -1)))
         if not len(fresh):
             return False
         effects.linked[key] = effects.linked.get(key, 0) + len(fresh.queries.linked)
-        watched.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
+        own.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
         effects.watched[key] = effects.watched.get(key, 0) + len(fresh)
         now, joined = float(fresh.time.max()), list[str]()
-        for revision in watched.watch.observe(fresh.queries):
-            watched.published.setdefault(revision.id, _Published()).changed = True
+        for revision in own.watch.observe(fresh.queries):
+            own.published.setdefault(revision.id, _Published()).changed = True
             joined += revision.joined
-        self._publish(watched, now, effects)
+        self._publish(own, now, effects)
         if not fresh.learning.all():
-            self._report(watched, [*joined, *fresh.queries.principals], now, effects)
+            self._report(own, [*joined, *fresh.queries.principals], now, effects)
         return True
 
-    def _publish(self, watched: _Watched, now: float, effects: GroupEffects) -> None:
+    def _publish(self, own: _Watched, now: float, effects: GroupEffects) -> None:
         """Adds an alert for each group that is new, has grown by a share, or changed a minute ago: each record holds
         the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
-        for group, published in list(watched.published.items()):
-            size = watched.watch.size_of(group)
-            if published.family == "content" and now >= published.checked_at + _STALE_SECONDS:
-                published.checked_at = now
-                published.changed |= watched.watch.state_of(group).family != "content"
-            due = published.changed and (size >= _GROWN * published.size or now >= published.time + _STALE_SECONDS)
-            if due or (published.size and not size):
-                effects.alerts.append(self._alert(watched, group, published, now))
-            if not watched.watch.knows(group):
-                del watched.published[group]
+        for group, one in list(own.published.items()):
+            size = own.watch.size_of(group)
+            if one.family == "content" and now >= one.looked + _STALE_SECONDS:
+                one.looked, one.changed = now, one.changed or own.watch.state_of(group).family != "content"
+            due = one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)
+            if due or (one.size and not size):
+                effects.alerts.append(self._alert(own, group, one, now))
+            if not own.watch.knows(group):
+                del own.published[group]
 
-    def _alert(self, watched: _Watched, group: str, published: _Published, now: float) -> GroupAlert:
-        state = watched.watch.state_of(group)
+    def _alert(self, own: _Watched, group: str, one: _Published, now: float) -> GroupAlert:
+        state = own.watch.state_of(group)
         score = log(max(state.chance, _LEAST_CHANCE)) / log(CHANCE)
-        published.revision += 1
-        published.size, published.time, published.changed = len(state.members), now, False
-        if published.family in (None, "content") and published.family != state.family:
-            published.family = state.family
+        one.revision, one.size, one.time, one.changed = one.revision + 1, len(state.members), now, False
+        if one.family in (None, "content") and one.family != state.family:
+            one.family = state.family
             for member in state.members:  # their owners are told anew when they are seen next
-                watched.joined.pop(member.principal, None)
+                own.joined.pop(member.principal, None)
         return GroupAlert(
             id=group,
-            revision=published.revision,
+            revision=one.revision,
             occurred_at=now,
-            model=watched.profile.model,
-            model_version=watched.profile.model_version,
+            model=own.profile.model,
+            model_version=own.profile.model_version,
             severity=severity_of(score),
             score=score,
             chance=state.chance,
@@ -258,54 +257,50 @@ class GroupOwner:
             members=state.members[:MEMBERS_SHOWN],
             evidence=state.evidence,
             configuration=self._configuration,
-            profile=watched.profile.hash,
-            dismissed_by=published.dismissed_by,
-            family=published.family,
+            profile=own.profile.hash,
+            dismissed_by=one.dismissed_by,
+            family=one.family,
         )
 
-    def _report(self, watched: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
+    def _report(self, own: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
         """Adds a command for each of ``names`` who is a member and was not reported yet, or so long ago that their
         owner may have forgotten."""
         for name in dict.fromkeys(names):
-            group = watched.watch.group_of(name)
-            if group is None or watched.published[group].dismissed_by is not None:
+            group = own.watch.group_of(name)
+            if group is None or own.published[group].dismissed_by is not None:
                 continue
-            if now >= watched.joined.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
-                watched.joined[name] = now
-                effects.commands.append(_command("join", watched, group, name, now))
-        if len(watched.joined) > 2 * ACCOUNTS:
-            watched.joined = {
-                name: at for name, at in watched.joined.items() if watched.watch.group_of(name) is not None
-            }
+            if now >= own.joined.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
+                own.joined[name] = now
+                effects.commands.append(_command("join", own, group, name, now))
+        if len(own.joined) > 2 * ACCOUNTS:
+            own.joined = {name: at for name, at in own.joined.items() if own.watch.group_of(name) is not None}
 
     def _dismiss(self, command: Command, now: float, effects: GroupEffects) -> str:
         """Returns a summary of the result. Raises ConfigurationError with the reason if there is nothing to do."""
         key, group = (command.model, command.model_version or ""), command.principal
-        watched = self._watched.get(key)
-        if watched is None or group not in watched.published:
+        own = self._watched.get(key)
+        if own is None or group not in own.published:
             raise ConfigurationError(f"nothing dismissed: there is no group {group} of {key[0]} {key[1]}")
-        if watched.published[group].dismissed_by is not None:
-            raise ConfigurationError(
-                f"nothing dismissed: {watched.published[group].dismissed_by} has dismissed {group}"
-            )
+        if own.published[group].dismissed_by is not None:
+            raise ConfigurationError(f"nothing dismissed: {own.published[group].dismissed_by} has dismissed {group}")
         self._release(key, group, command.issuer, now, effects)
-        return f"dismissed: {watched.watch.size_of(group):,} members are released"
+        return f"dismissed: {own.watch.size_of(group):,} members are released"
 
     def _release(self, key: ModelVersion, group: str, issuer: str, now: float, effects: GroupEffects) -> None:
-        watched = self._watched.get(key)
-        if watched is None or group not in watched.published:
+        own = self._watched.get(key)
+        if own is None or group not in own.published:
             return
-        published = watched.published[group]
-        published.dismissed_by = issuer
-        for name in watched.watch.members_of(group):
-            if watched.joined.pop(name, None) is not None:
-                leave = _command("leave", watched, group, name, now)
+        one = own.published[group]
+        one.dismissed_by = issuer
+        for name in own.watch.members_of(group):
+            if own.joined.pop(name, None) is not None:
+                leave = _command("leave", own, group, name, now)
                 effects.commands += [leave, _deletion(leave, issuer)]
-        effects.alerts.append(self._alert(watched, group, published, now))
+        effects.alerts.append(self._alert(own, group, one, now))
 
 
 def _deletion(leave: Command, issuer: str) -> Command:
-    """Returns the command that ends the decision about a former member at once, before it expires."""
+    """Returns the command that ends what follows from a membership at once: who leaves is let go when it expires."""
     return replace(
         leave,
         id=content_id("delete", leave.id),
@@ -320,8 +315,8 @@ def _deletion(leave: Command, issuer: str) -> Command:
     )
 
 
-def _command(kind: Any, watched: _Watched, group: str, name: str, now: float) -> Command:
-    profile = watched.profile
+def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Command:
+    profile = own.profile
     return Command(
         id=content_id(kind, profile.model, profile.model_version, group, name, now),
         kind=kind,
@@ -329,9 +324,9 @@ def _command(kind: Any, watched: _Watched, group: str, name: str, now: float) ->
         issuer=GROUP_ORIGIN + group,
         model=profile.model,
         principal=name,
-        reason=f"{watched.watch.size_of(group)} accounts of group {group} share one theft",
+        reason=f"{own.watch.size_of(group)} accounts of group {group} share one theft",
         group=group,
-        group_size=watched.watch.size_of(group),
+        group_size=own.watch.size_of(group),
         model_version=profile.model_version,
-        family=watched.published[group].family if kind == "join" else None,
+        family=own.published[group].family if kind == "join" else None,
     )

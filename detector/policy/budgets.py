@@ -44,11 +44,11 @@ class ExposureBudget:
     principals: tuple[str, ...] = ()
 
     def covers(self, key: Key) -> bool:
-        return all(not names or name in names for names, name in zip((self.models, self.principals), key, strict=True))
+        return all(not own or name in own for own, name in zip((self.models, self.principals), key, strict=True))
 
     def used(self, in_window: NDArray[np.float64], life: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns float64 (n,): the used share of the budget that is nearest to its end."""
-        shares = [used / limit for used, limit in ((in_window, self.per_window), (life, self.for_life)) if limit]
+        shares = [own / limit for own, limit in ((in_window, self.per_window), (life, self.for_life)) if limit]
         return np.maximum.reduce(shares) if shares else np.zeros(len(life))
 
 
@@ -166,22 +166,22 @@ class Budgets:
         number = np.array([numbers.setdefault((key.model, key.principal), len(numbers)) for key in activity.keys])
         if not len(rows):
             return
-        key_number, keys = number[activity.key_index[rows]], list(numbers)
-        fresh = sum(keys[at] not in self._learned for at in np.unique(key_number).tolist())
+        own, keys = number[activity.key_index[rows]], list(numbers)
+        fresh = sum(keys[at] not in self._learned for at in np.unique(own).tolist())
         if len(self._learned) + fresh > self._most:
-            for row, at in zip(rows.tolist(), key_number.tolist(), strict=True):
+            for row, at in zip(rows.tolist(), own.tolist(), strict=True):
                 yield keys[at], np.array([row])
             return
-        order = np.argsort(key_number, kind="stable")
-        for part in np.split(order, np.flatnonzero(np.diff(key_number[order])) + 1):
-            yield keys[key_number[part[0]]], rows[part]
+        order = np.argsort(own, kind="stable")
+        for part in np.split(order, np.flatnonzero(np.diff(own[order])) + 1):
+            yield keys[own[part[0]]], rows[part]
 
     def _spend(
         self, key: Key, rows: NDArray[np.int64], activity: Activity, positions: NDArray[np.int64], done: Spent
     ) -> None:
         """Adds the prices of a principal's ``rows``, and accuses them where a step is reached or left."""
         assert activity.price is not None
-        budget = next((budget for budget in self._budgets if budget.covers(key)), _NO_LIMIT)
+        budget = next((own for own in self._budgets if own.covers(key)), _NO_LIMIT)
         if key not in self._learned:
             self._make_room(done)
         learned = self._learned.setdefault(key, Learned())

@@ -117,16 +117,16 @@ def blend(
 ) -> None:
     """Sets the ``i``-th of ``blends`` for ``at.query``, projected to ``point``, from rows of the ``total`` lists
     ``runs``, of which ``nearest`` is one, and from honest rows."""
-    taken = 0
+    held = 0
     for run in range(total):
-        taken += runs[run, 1]
-    if taken < FEWEST_ROWS:
+        held += runs[run, 1]
+    if held < FEWEST_ROWS:
         return
     rows, columns = arena.rows, compared.features
     left, equal = _differ(rows, columns, nearest, compared, at)
     if left < _FEWEST_FEATURES:
         return
-    every = (taken + _ROWS - 1) // _ROWS
+    every = (held + _ROWS - 1) // _ROWS
     projected = arena.points.shape[1] > 0
     if projected:
         _direct(arena, columns, runs, total, point, nearest, at)
@@ -139,7 +139,7 @@ def blend(
         left, equal = _rebase(rows, columns, count, left, equal, compared, at)
         blends.recombined_honestly[i] = _common(rows, columns, left, equal, compared, at)
         blends.recombined[i] = _recombine(rows, columns, count, left, equal, compared, at)
-    _blend_honest(arena, nearest, taken // every, compared, at, blends, i)
+    _blend_honest(arena, nearest, held // every, compared, at, blends, i)
 
 
 @compiled
@@ -218,7 +218,7 @@ def _rebase(
     rows: Rows, columns: Integers, count: int, left: int, equal: int, compared: Compared, at: Bench
 ) -> tuple[int, int]:
     """Takes the candidate that has most of the query's unusual values for the base, if it has more than the base has,
-    and chooses again. Returns the same as ``_open``.
+    and chooses anew. Returns the same as ``_open``.
 
     A row that is not the nearest may be the one that the query was made from by a large change, as a drawing is from
     the one before.
@@ -387,11 +387,11 @@ def _pass_aside(
 @compiled
 def _span(rows: Rows, columns: Integers, left: int, at: Bench) -> float:
     """Returns ``spanned``, by the candidates in ``at.best[1]``."""
-    distance, most = 0.0, 0.0
+    apart, most = 0.0, 0.0
     for k in range(left):
         j = at.open[k]
         step = np.float64(at.query[j]) - np.float64(at.base[j])
-        distance += step * step
+        apart += step * step
     best = at.best[1]
     if best[0] >= 0:
         # All together, as most of the time goes into waiting for their rows; one that is missing is the first again.
@@ -408,7 +408,7 @@ def _span(rows: Rows, columns: Integers, left: int, at: Bench) -> float:
         for dot, length in ((p, t), (q, u), (r, v), (s, w)):
             share = min(max(dot / length, 0.0), 1.0)
             most = max(most, share * (2 * dot - share * length))
-    return -0.5 * math.log(max(1 - most / distance, _LEAST_LEFT * _LEAST_LEFT))
+    return -0.5 * math.log(max(1 - most / apart, _LEAST_LEFT * _LEAST_LEFT))
 
 
 @compiled

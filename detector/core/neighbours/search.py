@@ -174,7 +174,7 @@ def _pass_far(
 ) -> tuple[int, int]:
     """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
     of projections ``columns`` (groups, 8, 16) that has one within ``reach`` of ``point`` (8,), squared; ``last`` if
-    there is none before that list. Lane by lane, so that the processor does several at once."""
+    there is none before that list. Lane beside lane, as the processor does several at once."""
     p, q, r, s = point[0], point[1], point[2], point[3]
     t, u, v, w = point[4], point[5], point[6], point[7]
     for number in range(run, last):

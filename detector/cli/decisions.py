@@ -34,7 +34,7 @@ from detector.serving.responder import check_response
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
 _IMPOSED = [name for name in ACTIONS if name != "none"]
-_LISTED = ", ".join(_IMPOSED)
+_ACTION_NAMES = ", ".join(_IMPOSED)
 _KILL_SWITCH_PARTITION = 0
 _NEAREST = 3
 _NO_EXPIRY = 253_402_300_799.0
@@ -73,7 +73,7 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[str, typer.Option(help=f"What the gates do: {_LISTED}.", autocompletion=lambda: _IMPOSED)],
+    action: Annotated[str, typer.Option(help=f"What the gates do: {_ACTION_NAMES}.", autocompletion=lambda: _IMPOSED)],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",

@@ -23,7 +23,7 @@ TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
 
 FAILED = 2
 INTERRUPTED = 130
-_LONG = 400
+_MAX_CHARACTERS = 400
 _REPORT = f"this is a fault of Weirguard; please report it with the output under {TRACEBACK_VARIABLE}=1"
 
 
@@ -86,7 +86,7 @@ def _status_of_error(error: Exception) -> int:
         case OSError():
             line = _describe(error)
         case UnicodeEncodeError():
-            line = f"{error.object[:_LONG]!r} is not UTF-8 text; save it as UTF-8"
+            line = f"{error.object[:_MAX_CHARACTERS]!r} is not UTF-8 text; save it as UTF-8"
         case RecursionError():
             line = "the input is nested too deeply to be read"
         case MemoryError():
@@ -111,7 +111,7 @@ def _status_of_typer_error(error: Any) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path.removeprefix("weirguard ") + ": " if context else ""
         return _fail(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
-    return _fail(f"unexpected {name}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
+    return _fail(f"unexpected {name}: {str(error)[:_MAX_CHARACTERS]}; {_REPORT}", FAILED)
 
 
 def _describe(error: OSError) -> str:

@@ -26,7 +26,7 @@ from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisio
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
 
-_SHOWN = 3
+_SHOWN_SIGNALS = 3
 _MEASURE = "suspicion."
 _WIDTH = 80 - 18
 """Characters in front of the columns of numbers."""
@@ -198,4 +198,4 @@ def _matters(score: Score) -> list[dict[str, Any]]:
         ranked = sorted(measures.items(), key=lambda item: -item[1])
     else:
         ranked = sorted(score.signals.items(), key=lambda item: (item[0] != "prada", item[0] not in EXPOSURES, item[0]))
-    return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN]]
+    return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN_SIGNALS]]

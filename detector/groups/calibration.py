@@ -26,7 +26,7 @@ from detector.groups.links import (
 
 _LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
 _WINDOW = int(VOLUMES[-1])
-_ROWS = 4_096
+_ROWS_AT_ONCE = 4_096
 """The number of queries linked at once: the copies of all of them could be larger than the logs."""
 
 
@@ -94,8 +94,8 @@ def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[M
     row_in_account = np.concatenate([np.arange(len(queries)) for queries in accounts])
     label = np.concatenate([labels_of(queries) for queries in accounts])
     linked, values = np.zeros(len(order), np.bool_), np.empty((len(order), len(LINKS)))
-    for start in range(0, len(order), _ROWS):
-        rows = order[start : start + _ROWS]
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        rows = order[start : start + _ROWS_AT_ONCE]
         places = zip(account[rows].tolist(), row_in_account[rows].tolist(), strict=True)
         features, points, cells = linkable(index, np.array([accounts[at].features[row] for at, row in places]))
         chosen = selected(row_in_account[rows], cells[:, 0], sampled)[1]

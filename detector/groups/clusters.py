@@ -16,9 +16,9 @@ import numpy as np
 from detector.core.reference.standards import Floats
 from detector.core.state.arrays import Array
 
-_ALIKE = 0.6
+_MIN_COSINE = 0.6
 """The least cosine of an account's contributions with those of its cluster, and of two clusters that are united."""
-_LEAST = 1e-9
+_EPSILON = 1e-9
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class Clusters:
         direction = _direction(added)
         cosines = self._cosines(direction)
         at = int(np.argmax(cosines)) if len(cosines) else -1
-        if at < 0 or cosines[at] <= _ALIKE:
+        if at < 0 or cosines[at] <= _MIN_COSINE:
             at = self._found(name)
         cluster = self._every[at]
         self._directions[at] += direction
@@ -83,7 +83,7 @@ class Clusters:
         cosines[position] = -1.0
         other = int(np.argmax(cosines))
         pair = [cluster, self._every[other]]
-        if cosines[other] <= _ALIKE or sum(each.size > 0 for each in pair) != 1:
+        if cosines[other] <= _MIN_COSINE or sum(each.size > 0 for each in pair) != 1:
             return cluster
         absorbed, kept = sorted(pair, key=lambda each: each.size)
         at = self._every.index(absorbed)
@@ -118,7 +118,7 @@ class Clusters:
     def _cosines(self, direction: Floats) -> Floats:
         """Returns float64 (c,): the cosine of each cluster's direction with ``direction`` (j + m,)."""
         lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions)) * np.sqrt(direction @ direction)
-        return np.asarray(self._directions @ direction / np.maximum(lengths, _LEAST))
+        return np.asarray(self._directions @ direction / np.maximum(lengths, _EPSILON))
 
     def _found(self, founder: str) -> int:
         """Adds an empty cluster; returns its position."""

@@ -24,14 +24,14 @@ HALF = 150
 MOST_REASONS = 16
 """Reasons counted separately for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
-_MOST = 1 << 53
+_MAX_COUNT = 1 << 53
 """Upper bound of each count, so that a record can hold the sum of dozens of them."""
 
-QUIET = 2_000
+QUIET_QUERIES = 2_000
 """Judged queries in a row to a model after which its earlier unjudged ones no longer count."""
 MOST_ACTIVE = 128
 """Principals watched at most for each model and kind; the most recent stay."""
-CLEAN = 10
+CLEAN_QUERIES = 10
 """Queries in a row that must be judged before a principal is clean."""
 LEAST_FAILING, MOST_FAILING = 4, 2
 """The deployment is at fault if at least ``LEAST_FAILING`` principals send queries that cannot be judged, and more
@@ -113,9 +113,9 @@ class ModelWatch(msgspec.Struct, array_like=True):
 
     Each kind has a separate limit, so that many made-up accounts of one kind cannot evict the others.
 
-    ``failing``: principals with an unjudged query among their last ``CLEAN``, with the number of judged queries since,
-    minus ``CLEAN``. ``starting``: principals with fewer than ``CLEAN`` queries since the watch began, all judged, with
-    their number. ``clean``: principals whose last ``CLEAN`` queries were judged. ``quiet``: queries since the last
+    ``failing``: principals with an unjudged query among their last ``CLEAN_QUERIES``, with the number of judged queries
+    since, minus ``CLEAN_QUERIES``. ``starting``: principals with fewer queries since the watch began, all judged, with
+    their number. ``clean``: principals whose last ``CLEAN_QUERIES`` were judged. ``quiet``: queries since the last
     unjudged one.
     """
 
@@ -144,18 +144,18 @@ class ModelWatch(msgspec.Struct, array_like=True):
     def judge(self, principal: str) -> None:
         """Counts a judged query of ``principal``."""
         self.quiet += 1
-        if self.quiet >= QUIET:
+        if self.quiet >= QUIET_QUERIES:
             self.quiet = 0
             self.failing, self.starting, self.clean = {}, {}, {}
             return
         run = self._pop_run(principal)
-        self._put_run(principal, CLEAN if run in (-1, CLEAN) else run + 1)
+        self._put_run(principal, CLEAN_QUERIES if run in (-1, CLEAN_QUERIES) else run + 1)
 
     def refuse(self, principal: str) -> None:
         """Counts an unjudged query of ``principal``."""
         self.quiet = 0
         self._pop_run(principal)
-        self._put_run(principal, -CLEAN)
+        self._put_run(principal, -CLEAN_QUERIES)
 
     def _pop_run(self, principal: str) -> int:
         for kind in (self.clean, self.failing, self.starting):
@@ -164,7 +164,7 @@ class ModelWatch(msgspec.Struct, array_like=True):
         return 0
 
     def _put_run(self, principal: str, run: int) -> None:
-        kind = self.failing if run < 0 else self.clean if run == CLEAN else self.starting
+        kind = self.failing if run < 0 else self.clean if run == CLEAN_QUERIES else self.starting
         if len(kind) >= MOST_ACTIVE:
             del kind[next(iter(kind))]
         kind[principal] = run
@@ -173,7 +173,7 @@ class ModelWatch(msgspec.Struct, array_like=True):
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:
     known = reason in counts or len(counts) < MOST_REASONS
     name = reason if known else OTHER
-    counts[name] = min(counts.get(name, 0) + queries, _MOST)
+    counts[name] = min(counts.get(name, 0) + queries, _MAX_COUNT)
 
 
 FORMAT = 1

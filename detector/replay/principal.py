@@ -37,8 +37,8 @@ Floats = NDArray[np.float64]
 TimedQueries = tuple[QueryBatch, Floats]
 """Queries and the policy time of each, float64 (n,), seconds UTC."""
 
-_ROWS = 512
-_RECORDS = 256
+_ROWS_AT_ONCE = 512
+_RECORDS_AT_ONCE = 256
 _CLOSE_NAMES = 5
 
 
@@ -137,7 +137,7 @@ def queries_in_partition(
     Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
     decoder = RecordDecoder(partition, partitions, topics)
     latest, source = 0.0, iter(records)
-    while some := list(islice(source, _RECORDS)):
+    while some := list(islice(source, _RECORDS_AT_ONCE)):
         decoded = decoder.decode(some, latest)
         latest = decoded.policy_time
         ends = np.cumsum([len(piece) for piece in decoded.pieces])
@@ -208,9 +208,9 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
 
 def _observe(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
     return [
-        engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
+        engine.observe([cut(piece, start, min(start + _ROWS_AT_ONCE, len(piece)))])
         for piece in pieces
-        for start in range(0, len(piece), _ROWS)
+        for start in range(0, len(piece), _ROWS_AT_ONCE)
     ]
 
 

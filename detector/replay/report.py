@@ -26,7 +26,7 @@ from detector.sources import LogReader
 COUNTED_FROM = 0
 """``index`` and ``first_flagged`` in the files count from 0, for compatibility; text for people counts from 1."""
 _ROWS_IN_A_GROUP = 65_536
-_GROWN = 1.125
+_REWRITE_GROWTH = 1.125
 """A group is written again when it has grown by this, as each line holds all its members."""
 
 
@@ -153,7 +153,7 @@ class ReplayReport:
             self._groups[revision.id] = group_record(model, version, revision, first["row"]) | {
                 "members": first["members"]
             }
-            if len(first["members"]) >= _GROWN * self._written.get(revision.id, 0):
+            if len(first["members"]) >= _REWRITE_GROWTH * self._written.get(revision.id, 0):
                 self._write_group(revision.id, row)
 
     def _write_group(self, group: str, row: int) -> None:

@@ -29,7 +29,7 @@ STAND_INS = MappingProxyType({"model": "model", "model_version": "1"})
 _IMPORTANT = ("principal", "occurred_at", "model", "model_version", "features", "outputs")
 _SCALARS = frozenset[Kind]({"number", "text", "time"})
 _ONE_FEATURE = frozenset[Kind]({"list", "record", "value"})
-_LISTED = 40
+_MAX_LISTED_COLUMNS = 40
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -281,8 +281,8 @@ def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     """Returns the first ``names``, and the number of the others."""
     listed = list(names)
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
+    more = f" and {len(listed) - _MAX_LISTED_COLUMNS} more" if len(listed) > _MAX_LISTED_COLUMNS else ""
+    return ", ".join(listed[:_MAX_LISTED_COLUMNS]) + more
 
 
 def _plain(name: str) -> str:

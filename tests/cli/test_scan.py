@@ -19,7 +19,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.scan import ScannedAccount
 from detector.core.profile import Profile
-from detector.explain.scan_report import LOOKS, look_at, reasons, sentence
+from detector.explain.scan_report import DESCRIPTIONS, look_at, reasons, sentence
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.scan import Sieve
 from detector.runtime.text import rfc3339
@@ -235,7 +235,7 @@ def _table_rows() -> list[str]:
 
 
 def test_every_measure_has_words() -> None:
-    assert LOOKS.keys() == set(COLUMNS)
+    assert DESCRIPTIONS.keys() == set(COLUMNS)
 
 
 def test_sentences_describe_an_account() -> None:
@@ -246,7 +246,7 @@ def test_sentences_describe_an_account() -> None:
     assert sentence(replace(own, crossed=None, score=0.4)) == "0.40 times the line after 500 queries"
     assert reasons(own) == [
         "queries far from those of all other accounts: novelty 9.0, while ana reaches 1.0",
-        f"{LOOKS['sign_steps']}: sign_steps 4.0, while ana reaches 2.0",
+        f"{DESCRIPTIONS['sign_steps']}: sign_steps 4.0, while ana reaches 2.0",
     ]
     assert len(look_at(own)) == 2
 

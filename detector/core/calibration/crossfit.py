@@ -232,9 +232,9 @@ NOTHING = OwnerInputs()
 COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 """The columns of standards, in order."""
 
-_ROWS = 256
+_ROWS_AT_ONCE = 256
 """Maximum number of queries of one account in a micro-batch."""
-_TOGETHER = 4
+_ACCOUNTS_AT_ONCE = 4
 """The number of accounts processed together."""
 
 Floats = NDArray[np.float64]
@@ -259,8 +259,8 @@ def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[MeasuredQue
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
     return [
         queries
-        for first in range(0, len(accounts), _TOGETHER)
-        for queries in _record(accounts[first : first + _TOGETHER], config)
+        for first in range(0, len(accounts), _ACCOUNTS_AT_ONCE)
+        for queries in _record(accounts[first : first + _ACCOUNTS_AT_ONCE], config)
     ]
 
 
@@ -278,9 +278,9 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Measur
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
-    for start in range(0, max(map(len, accounts)), _ROWS):
+    for start in range(0, max(map(len, accounts)), _ROWS_AT_ONCE):
         pieces[:] = [(at, start) for at, account in enumerate(accounts) if len(account) > start]
-        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in pieces])
+        engine.observe([cut(numbered[at], start, min(start + _ROWS_AT_ONCE, len(numbered[at]))) for at, _ in pieces])
     return records
 
 

@@ -25,7 +25,7 @@ SIMULATED = -1
 _USERS, _GROUPS = 12, 2
 """Simulated users of each kind, each made from another account where there are enough, and their groups."""
 _DONORS = 512
-_COVERED = 0.75
+_COVERED_SHARE = 0.75
 """An exemplar is as extreme in each measure as this share of the simulated users of its group at least."""
 
 Rows = NDArray[np.float32]
@@ -164,7 +164,7 @@ class AccountComparison:
             users = enumerate(self.simulated)
             chosen = [at for at, user in users if user[:2] == (kind, group) and user.account not in without]
             if chosen:
-                likely = np.quantile(self.simulated_reached[chosen], _COVERED, axis=0)
+                likely = np.quantile(self.simulated_reached[chosen], _COVERED_SHARE, axis=0)
                 yield np.where(answers, np.maximum(likely, others.max(axis=0)), likely)
 
 

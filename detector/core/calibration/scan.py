@@ -118,23 +118,23 @@ def calibrate_screened(
     return Screened(calibration, sorted(leave_out), outliers(calibration, budget))
 
 
-_ALONE = (1.5, 1.0, NOTABLE)
+_LINE_ALONE = (1.5, 1.0, NOTABLE)
 """Factors of the line with evidence in one family and in two, and the contribution of the second family that counts in
 full."""
-_TOGETHER = (4.0, 2.2, 2 * NOTABLE)
+_LINE_TOGETHER = (4.0, 2.2, 2 * NOTABLE)
 """The same for a group that excuse one another. Evidence other than structure counts half as a second family, because
 tools of honest users show structure alone."""
-_AS_ONE = (5.6, 2.2, 8.0)
+_LINE_AS_ONE = (5.6, 2.2, 8.0)
 """The same for a group taken as one account. Only structure is a second family here: honest accounts whose inputs have
 drifted are as far off as a thief's in content and outputs, and there are several of them."""
-_FEW = 6.0
+_SMALL_LOG_FACTOR = 6.0
 """This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
 kind."""
 _LEAST_ALLOWED, _MOST_ALLOWED = 5.0, 7.5
 """The range of the limit: the tail of a few different accounts is not reliable below or beyond it."""
-_EACH, _MOST_TOGETHER = 15, 4
+_ACCOUNTS_PER_MEMBER, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""
-_NEAR = 0.5
+_MIN_GROUP_SCORE = 0.5
 """A group counts if its score is at least this."""
 _MOST_LEFT_OUT = 1 / 6
 """Maximum share of accounts that are taken out."""
@@ -169,8 +169,8 @@ def line(
         second = max(second, others / 2)
     elif as_one:
         second = min(total["structure"], others)
-    one, two, enough = _TOGETHER if together else _AS_ONE if as_one else _ALONE
-    factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
+    one, two, enough = _LINE_TOGETHER if together else _LINE_AS_ONE if as_one else _LINE_ALONE
+    factor = one + (two - one) * min(second / enough, 1.0) + _SMALL_LOG_FACTOR / accounts
     return min(max(limit, _LEAST_ALLOWED), _MOST_ALLOWED) * factor
 
 
@@ -189,7 +189,7 @@ class Ranking:
         odd[counts] = oddness(largest[counts])
         self._limits = _limits(largest, odd, counts, budget)
         self._count = int(counts.sum())
-        self._most = min(self._count // _EACH, _MOST_TOGETHER)
+        self._most = min(self._count // _ACCOUNTS_PER_MEMBER, _MOST_TOGETHER)
 
     def alone(self) -> list[Rank]:
         """Returns the rank of each account by itself."""
@@ -210,7 +210,7 @@ class Ranking:
             members.append(result.closest)
             result = self._without(at, members)
             rank = self._rank(at, result, together=True)
-            if rank.score >= _NEAR:
+            if rank.score >= _MIN_GROUP_SCORE:
                 others = (self._rank(other, self._without(other, members), together=True) for other in members[1:])
                 least = min(rank.score, *(other.score for other in others))
                 yield Rank(least, result.d / least if least else rank.line, tuple(sorted(members[1:])))

@@ -21,11 +21,11 @@ from detector.contracts.queries import QueryBatch
 from detector.core.forms import Field, Form, Outputs, absent_in, canonical, listed, names_of, number_of, number_text
 from detector.core.profile import Profile
 
-_OFTEN = 0.01
+_FREQUENT_SHARE = 0.01
 """A feature that a smaller share of the queries names is dropped."""
-_NUMBERS = 0.95
+_NUMERIC_SHARE = 0.95
 """If at least this share of a feature's values are numbers, its texts are missing numbers."""
-_VALUES = 64
+_MAX_VALUES = 64
 """Maximum number of values per feature; the most frequent are kept."""
 _CLASSES = 1_000
 """Maximum number of classes; the most frequent are kept."""
@@ -47,7 +47,7 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
     rows: Counter[str] = Counter()
     for batch in batches:
         rows.update(dict.fromkeys(names_of(batch), len(batch)))
-    least = _OFTEN * sum(len(batch) for batch in batches)
+    least = _FREQUENT_SHARE * sum(len(batch) for batch in batches)
     texts = {name for batch in batches for name in names_of(batch)[batch.dimension :]}
     names = sorted(name for name, often in rows.items() if often >= least)
     fields = tuple(_text_field(name, batches) if name in texts else Field(name) for name in names)
@@ -67,11 +67,11 @@ def _text_field(name: str, batches: Sequence[QueryBatch]) -> Field:
         for text, rows in _values_of(name, batch):
             counts[canonical(text)] += rows
     numbers = sum(rows for text, rows in counts.items() if isfinite(number_of(text)))
-    if numbers >= _NUMBERS * counts.total():
+    if numbers >= _NUMERIC_SHARE * counts.total():
         return Field(name)
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     # Values that are all different, such as names and ids, carry no information.
-    kept = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
+    kept = ranked if len(ranked) <= _MAX_VALUES else [entry for entry in ranked[:_MAX_VALUES] if entry[1] > 1]
     return Field(name, tuple(sorted(text for text, _ in kept)))
 
 

@@ -24,7 +24,7 @@ _EVEN = 10.0
 """Features whose ranges differ by more than this, without the outermost tenths, are scaled to one range."""
 _TRIMMED = 0.05
 """The share of the accounts that vary a feature, at least one, that is left out at either end of its range."""
-_FEWEST = 4
+_MIN_ACCOUNTS = 4
 """With fewer accounts that vary a feature, none is left out."""
 _STRETCHED = 4.0
 """A range that the trimmed accounts would make this many times wider is taken without them."""
@@ -57,7 +57,7 @@ def _ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Floats, Floats]:
     common = np.median(rows, axis=0)
     vary = (lows < highs) | (lows != common)
     count = vary.sum(axis=0)
-    trimmed = np.where(count >= _FEWEST, np.maximum((_TRIMMED * count).astype(np.int64), 1), 0)
+    trimmed = np.where(count >= _MIN_ACCOUNTS, np.maximum((_TRIMMED * count).astype(np.int64), 1), 0)
     inner_low = _ranked(np.where(vary, lows, np.inf), trimmed)
     inner_high = -_ranked(np.where(vary, -highs, np.inf), trimmed)
     stretched = (inner_high > inner_low) & (high - low > _STRETCHED * (inner_high - inner_low))
@@ -184,7 +184,7 @@ _DUPLICATE = 1e-3
 """Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
 LARGEST = 1e30
 """Features are clipped to this before they are scaled."""
-_FAR = 1_000.0
+_CLIP_RANGES = 1_000.0
 """Features are clipped to this many ranges from honest ones. Beyond that all honest queries are equally far, and next
 to such a distance the steps between a thief's own queries would look like no steps at all."""
 
@@ -317,7 +317,7 @@ class ReferenceIndex:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
         self._nearest = NearestRows(reference.points, reference.residual)
-        self._least, self._most = reference.seen.within(_FAR, FARTHEST)
+        self._least, self._most = reference.seen.within(_CLIP_RANGES, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
     def scaled(self, features: Rows) -> Rows:

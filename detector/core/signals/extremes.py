@@ -52,16 +52,19 @@ EXTREMES = {
 }
 
 _SHARE = 1 / 16
+"""The share of a thief's queries that is taken to be extreme."""
 _LONGER = 4.0
+"""A thief's tail is taken to be this many times as long as the honest one."""
 _SEVERAL = 1.2
 """Excesses in several measures at once are added up, and divided by this."""
 _RATE = (1 - 1 / _LONGER) / _SEVERAL
-_NONE = math.log(1 - _SHARE)
-_MOST = 3.5
-_END = 24.0
-_ORDINARY = 4.0
+_NO_EXTREME_NATS = math.log(1 - _SHARE)
+_MAX_NATS, _MAX_EVIDENCE = 3.5, 24.0
+"""The most that one query adds, and the most that the sum holds."""
+_HONEST_NATS = 4.0
 """Honest accounts reach this many nats."""
-_FAR = 20.0
+_MAX_EXCESS = 20.0
+"""Larger excesses, in mean excesses of the honest tail, count as this one."""
 
 Floats = NDArray[np.float64]
 
@@ -116,17 +119,17 @@ def add_extremes(
         shift = max(average[column] - mean, 0.0) if scales.shifted[column] else 0.0
         beyond = (values[column] - shift - start) / excess
         if beyond > 0:
-            reached[group] += min(beyond, _FAR)
+            reached[group] += min(beyond, _MAX_EXCESS)
         leads[group] |= scales.leads[column] and values[column] > start
     for group in range(len(evidence)):
-        nats = _NONE
+        nats = _NO_EXTREME_NATS
         if leads[group] and reached[group] > 0:
             ratio = math.exp(_RATE * reached[group]) / (scales.beyond[group] * _LONGER)
-            nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MOST)
-        evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _END)
+            nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MAX_NATS)
+        evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _MAX_EVIDENCE)
 
 
 @compiled
 def extremes_score(evidence: float) -> float:
     """Returns by how many nats the ``evidence`` exceeds that of ordinary honest accounts."""
-    return max(evidence - _ORDINARY, 0.0)
+    return max(evidence - _HONEST_NATS, 0.0)

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.configuration import MOST, PradaConfig
+from detector.core.configuration import MAX_INTEGER, PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Events, Proposal, SlotState
-from detector.core.signals.shapiro_wilk import CONSTANT, LANES, WARM_UP, pairwise, statistic, weight_table
+from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD, LANES, WARM_UP, pairwise, statistic, weight_table
 from detector.core.state.arrays import Array, Sections, unpack
 from detector.core.state.columns import BLANK, PAGE, Ring, Rings, lacking, page_of, put
 from detector.core.state.rows import Grouping, StepRows
@@ -69,8 +69,8 @@ class WindowedPrada(SlotState):
         output = WindowOutput.of(len(rows))
         rule = WindowRule(
             self._config.delta,
-            min(self._config.check_every, MOST),
-            min(self._config.consecutive_checks, MOST),
+            min(self._config.check_every, MAX_INTEGER),
+            min(self._config.consecutive_checks, MAX_INTEGER),
             weight_table(self._config.window),
         )
         judge_windows(self._state(), queries, rule, output)
@@ -403,8 +403,8 @@ def _constant_share(sample: NDArray[np.float64]) -> float:
     """Returns the share of distances equal to the median to 1e-9."""
     middle = sample[(len(sample) - 1) // 2]
     low = high = (len(sample) - 1) // 2
-    while low > 0 and middle - sample[low - 1] <= CONSTANT * middle:
+    while low > 0 and middle - sample[low - 1] <= CONSTANT_SPREAD * middle:
         low -= 1
-    while high < len(sample) and sample[high] - middle <= CONSTANT * middle:
+    while high < len(sample) and sample[high] - middle <= CONSTANT_SPREAD * middle:
         high += 1
     return (high - low) / len(sample)

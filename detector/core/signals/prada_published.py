@@ -21,7 +21,7 @@ from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Arrays, Events, Proposal, SlotState
-from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, half_weights, mean_of, squares_of, statistic
+from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD, WARM_UP, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array
 from detector.core.state.rows import Grouping, StepRows
 
@@ -283,7 +283,7 @@ def _judged(
         return nan, TOO_FEW
     sample = pool[low:high]
     # scipy takes values within 1e-19 as equal.
-    if sample[-1] - sample[0] <= max(CONSTANT * sample[-1], 1e-18):
+    if sample[-1] - sample[0] <= max(CONSTANT_SPREAD * sample[-1], 1e-18):
         return nan, DOUBTFUL
     half_weights(len(sample), half, work)
     w = statistic(sample, half, work)
@@ -295,7 +295,7 @@ def _without_outliers(pool: NDArray[np.float64], work: NDArray[np.float64]) -> t
     """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
     count, mean = len(pool), mean_of(pool, work)
     reach = 3.0 * sqrt(squares_of(pool, mean, work) / count)
-    if reach <= 3.0 * CONSTANT * mean:
+    if reach <= 3.0 * CONSTANT_SPREAD * mean:
         return 0, 0
     low, high = _below(pool, mean - reach), _below(pool, mean + reach)
     for border in (low, high):

@@ -131,7 +131,7 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
         "model": profile.model,
         "model_version": profile.model_version,
         "threshold": profile.standards.threshold,
-        **profile.made,
+        **profile.provenance,
         "left_out": list(screened.left_out),
         "rows_dishonest": traffic.dishonest,
         "rows_refused": traffic.refused,

@@ -119,7 +119,7 @@ def sentence(account: ScannedAccount) -> str:
     """Returns the result for the account in one sentence."""
     if account.crossed is None:
         return f"{account.score:.2f} times the line after {count(account.queries)}"
-    with_others = f", once {', '.join(account.like)} does not excuse it" if account.like else ""
+    with_others = f", once {', '.join(account.not_excused_by)} does not excuse it" if account.not_excused_by else ""
     note = "" if account.left_out else "; it stays in the profile"
     crossed = f"crossed at query {account.crossed + 1:,} of {account.queries:,}"
     return f"{account.score:.1f} times the line, {crossed}{with_others}{note}"
@@ -157,7 +157,7 @@ def skipped(report: ScanReport) -> Iterator[str]:
     if refused:
         named = ", ".join(f"{reason} {number:,}" for reason, number in refused.most_common(3))
         yield f"{count(refused.total(), 'row', 'rows')} refused: {named}."
-    yield from (f"{passed}." for passed in report.passed_over)
+    yield from (f"{passed}." for passed in report.skipped)
     for version in report.scanned:
         if version.traffic.left_out:
             yield f"{version.model} {version.version}: {count(version.traffic.left_out)} of another form."
@@ -257,7 +257,7 @@ def _account_json(version: ScannedVersion, account: ScannedAccount) -> dict[str,
         "unexplained": account.unexplained,
         "line": account.line,
         "closest": account.closest,
-        "without_excuse_of": list(account.like),
+        "without_excuse_of": list(account.not_excused_by),
         "left_out_of_profile": account.left_out,
         "measures": [
             {"measure": name, "score": score, "closest": reached, "adds": added}

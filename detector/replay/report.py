@@ -79,13 +79,13 @@ class ReplayReport:
         self._reasons: Counter[str] = Counter()
         self._repaired: Counter[str] = Counter()
         self._profiles: dict[tuple[str, str], str | None] = {}
-        self._open = ExitStack()
+        self._files = ExitStack()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
-        self._open.callback(self._verdicts.close)
+        self._files.callback(self._verdicts.close)
         self._groups: dict[str, dict[str, Any]] = {}
         self._written: dict[str, int] = {}
         self._alerts, self._decisions, self._refused, self._revisions = (
-            self._open.enter_context((out / f"{name}.jsonl").open("wb"))
+            self._files.enter_context((out / f"{name}.jsonl").open("wb"))
             for name in ("alerts", "decisions", "refused", "groups")
         )
 
@@ -93,7 +93,7 @@ class ReplayReport:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._files.close()
 
     def clamp(self, rows: int) -> None:
         """Counts rows whose time is too far in the future."""

@@ -100,9 +100,9 @@ class PartitionManager:
         self._end_check = EndCheck(topics)
         self._fences: dict[int, int] = {}
         self._acknowledged: dict[TP, int] = {}
-        self._logic = ThreadPoolExecutor(1, "weirguard-logic")
-        self._large = asyncio.Lock()
-        self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
+        self._logic_thread = ThreadPoolExecutor(1, "weirguard-logic")
+        self._large_record_lock = asyncio.Lock()
+        self._broker_thread = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
 
     # -- taking and losing partitions ----------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class PartitionManager:
         if partition is None:
             return
         try:
-            self._logic.submit(partition.absorb, offset, value).result()
+            self._logic_thread.submit(partition.absorb, offset, value).result()
         except NewerStateLog as error:
             stop_now(Exit.NEWER_STATE_LOG, str(error))
         except OwnershipLost as error:
@@ -358,7 +358,7 @@ class PartitionManager:
         entries = [Message(self._topics.state_log, number, key, value) for key, value in unit.log_entries]
         if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
             return await self._sender.send(entries[0])
-        async with self._large:
+        async with self._large_record_lock:
             first, *_ = [await self._sender.send(entry) for entry in entries]
             return first
 
@@ -372,11 +372,11 @@ class PartitionManager:
     # -- threads -------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._logic_thread, work, *arguments)
 
     async def _in_broker_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._brokering, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._broker_thread, work, *arguments)
         except OSError as error:
             raise BrokerError(f"the broker did not answer: {error}") from error
 

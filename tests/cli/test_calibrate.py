@@ -56,7 +56,7 @@ def _weirguard(*arguments: object) -> int:
 
 
 def _made(path: Path) -> Any:
-    return Profile.from_bytes(path.read_bytes()).made
+    return Profile.from_bytes(path.read_bytes()).provenance
 
 
 def test_the_profile_says_how_it_was_made_and_names_nobody(folder: Path, profile: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_same_logs_make_the_same_bytes_however_they_are_cut(tmp_path: Path, 
     even = write_jsonl(tmp_path / "even.jsonl", take(log, np.arange(0, len(log), 2)))
     assert _weirguard("calibrate", "--honest", odd, even, "--out", again) == 0
     halves, whole = (Profile.from_bytes(path.read_bytes()) for path in (again, profile))
-    assert replace(halves, made={}).hash == replace(whole, made={}).hash
+    assert replace(halves, provenance={}).hash == replace(whole, provenance={}).hash
     assert halves.hash != whole.hash
 
 
@@ -97,7 +97,7 @@ def test_of_labelled_logs_only_honest_rows_are_taken(
     assert _weirguard("calibrate", "--honest", tmp_path / "lab.parquet", "--out", out) == 0
     assert "left out: 120 rows labelled as a thief's" in capsys.readouterr().out
     lab, clean = (Profile.from_bytes(path.read_bytes()) for path in (out, profile))
-    assert replace(lab, made={}).hash == replace(clean, made={}).hash
+    assert replace(lab, provenance={}).hash == replace(clean, provenance={}).hash
 
 
 def test_a_column_called_label_is_the_owners_business(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_script_reads_the_outcome_from_json(tmp_path: Path, folder: Path, caps
     profile = Profile.from_bytes(out.read_bytes())
     assert (told["out"], told["profile"], told["model"]) == (str(out), profile.hash, "credit")
     assert told["threshold"] == profile.standards.threshold
-    assert {name: told[name] for name in profile.made} == profile.made
+    assert {name: told[name] for name in profile.provenance} == profile.provenance
     assert all(own["largest"] > own["allowed"] for own in told["outliers"])
     assert any("few" in note for note in told["notes"])
 
@@ -174,7 +174,7 @@ def test_the_owners_model_and_validation_rows_join_the_profile(tmp_path: Path, f
     read = Profile.from_bytes(out.read_bytes())
     assert isinstance(read.owner_model, Linear) and read.margins is not None and read.validation is not None
     assert read.validation.features.shape == (2_000, DIMENSION)
-    assert read.made["data"][1:] == [digest_of(rows), digest_of(model)]
+    assert read.provenance["data"][1:] == [digest_of(rows), digest_of(model)]
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_the_profile_leaves_the_suspect_out_and_explains_them(
     out: Path, log: Path, told: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out / told["models"][0]["profile"]
-    made = Profile.from_bytes(path.read_bytes()).made
+    made = Profile.from_bytes(path.read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 1)
     assert weirguard("explain", NAME, "--log", log, "--profile", path) == 0
     said = capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the
     assert (found["queries"], found["model"], found["model_version"]) == (120, "credit", "1")
     assert found["score"] > 1 and found["reasons"] and 1 <= found["crossed_at_query"] <= 120
     assert sentence in (tmp_path / "out/scan.html").read_text("utf-8")
-    made = Profile.from_bytes((tmp_path / "out" / told["models"][0]["profile"]).read_bytes()).made
+    made = Profile.from_bytes((tmp_path / "out" / told["models"][0]["profile"]).read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 12)
 
 

@@ -94,7 +94,7 @@ def test_a_release_ends_it_and_says_that_an_honest_user_would_have_lost_that_tim
     own.observe(queries("ada", 1000.0))
     own.command(1360.0, "delete", "ada")
     (ada,) = own.report(0.0, 9000.0).principals
-    assert (ada.seconds, ada.forgiven) == ({"slow": 360.0}, True)
+    assert (ada.seconds, ada.released_since) == ({"slow": 360.0}, True)
     assert "released 1 account of these since: 6.0 min that honest users would have lost" in " ".join(
         sentences(own.report(0.0, 9000.0))
     )

@@ -255,7 +255,7 @@ class ScannedAccount:
     """The result for the account ``name`` with ``queries``. ``score``: ``unexplained``, its largest D, divided by
     ``line``. ``row``: the query, from 0, with the largest D. ``parts``: for each measure at that row the score, the
     value of the ``closest`` account (None: a simulated or the average one) and the contribution, largest first.
-    ``crossed``: the row at which D crossed the line. ``like``: accounts that were not allowed to excuse it.
+    ``crossed``: the row at which D crossed the line. ``not_excused_by``: accounts that were not allowed to excuse it.
     ``left_out``: of the profile."""
 
     queries: int
@@ -266,7 +266,7 @@ class ScannedAccount:
     crossed: int | None
     parts: tuple[tuple[str, float, float, float], ...]
     closest: str | None
-    like: tuple[str, ...]
+    not_excused_by: tuple[str, ...]
     name: str = ""
     left_out: bool = False
     stands_out: bool = False
@@ -377,5 +377,5 @@ def _scanned(
         crossed=crossed,
         parts=tuple(sorted((part for part in parts if part[3] > 0), key=lambda part: -part[3])),
         closest=None if result.closest == SIMULATED else names[result.closest],
-        like=tuple(sorted(names[other] for other in rank.with_others)),
+        not_excused_by=tuple(sorted(names[other] for other in rank.with_others)),
     )

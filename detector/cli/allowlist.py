@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.operator import carry_out, new_id, principal_of, seconds
+from detector.cli.operator import carry_out, new_command, principal_of, seconds
 from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_note, table
 from detector.contracts.errors import ConfigurationError
@@ -69,8 +69,8 @@ def remove(
 ) -> None:
     """End the exemption of NAME; a suspect gets a decision at once."""
     loaded = load_settings(settings)
-    principal, now = principal_of(loaded, name, api_key), time.time()
-    _send(loaded, Command(new_id(), "disallow", now, issuer, model or EVERYONE, principal, reason, scope=scope), wait)
+    principal = principal_of(loaded, name, api_key)
+    _send(loaded, new_command("disallow", issuer, model or EVERYONE, principal, reason, scope=scope), wait)
 
 
 @app.command("import")
@@ -168,18 +168,8 @@ def _listed(settings: Settings) -> tuple[Exemption, ...]:
 
 
 def _allow(exempt: Exemption, issuer: str, length: float) -> Command:
-    return Command(
-        new_id(),
-        "allow",
-        time.time(),
-        issuer,
-        exempt.model or EVERYONE,
-        exempt.principal,
-        exempt.reason,
-        duration_seconds=length,
-        owner=exempt.owner,
-        scope=exempt.scope,
-    )
+    fields = {"duration_seconds": length, "owner": exempt.owner, "scope": exempt.scope}
+    return new_command("allow", issuer, exempt.model or EVERYONE, exempt.principal, exempt.reason, **fields)
 
 
 def _send(settings: Settings, command: Command, wait: float) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from detector.cli.operator import (
     as_json,
+    new_command,
     new_id,
     note_uncalibrated,
     principal_of,
@@ -23,7 +24,7 @@ from detector.cli.screen import console, print_json, print_lines, print_sentence
 from detector.contracts.actions import ACTIONS, RATE, Parameters, describe_action, make_action
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Cause, Command, Decision
+from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
 from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
@@ -102,19 +103,8 @@ def add(
     parameters = _parameters(parameter or []) | ({} if rate is None else {RATE: rate})
     imposed = make_action(action, parameters)
     check_response(imposed)
-    command = Command(
-        new_id(),
-        "add",
-        time.time(),
-        issuer,
-        model,
-        name,
-        reason,
-        action=imposed,
-        mode="observe" if observe else "enforce",
-        duration_seconds=length,
-    )
-    send(loaded, command, wait)
+    fields = {"action": imposed, "mode": "observe" if observe else "enforce", "duration_seconds": length}
+    send(loaded, new_command("add", issuer, model, name, reason, **fields), wait)
 
 
 @app.command()
@@ -133,8 +123,7 @@ def delete(
     again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
-    send(loaded, command, wait)
+    send(loaded, new_command("delete", issuer, model, name, reason, cause_id=cause), wait)
 
 
 @app.command("kill-switch")

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.operator import as_json, new_id, send
+from detector.cli.operator import as_json, new_command, send
 from detector.cli.options import Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, table
-from detector.contracts.findings import Command, GroupAlert
+from detector.contracts.findings import GroupAlert
 from detector.contracts.topics import watch_partition
 from detector.replay.topics import find_group, partitions_of, read_decisions, read_groups
 from detector.runtime.settings import load_settings
@@ -85,16 +85,7 @@ def dismiss(
     partition = watch_partition(
         found.model, found.model_version, partitions_of(loaded.kafka, loaded.kafka.topics.commands)
     )
-    command = Command(
-        new_id(),
-        "dismiss",
-        time.time(),
-        issuer,
-        found.model,
-        found.id,
-        reason,
-        model_version=found.model_version,
-    )
+    command = new_command("dismiss", issuer, found.model, found.id, reason, model_version=found.model_version)
     send(loaded, command, wait, partition)
 
 

@@ -13,7 +13,7 @@ from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
     as_json,
-    new_id,
+    new_command,
     note_uncalibrated,
     principal_of,
     send,
@@ -21,7 +21,7 @@ from detector.cli.operator import (
 from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import flush, print_json, print_lines
 from detector.contracts.actions import describe_action
-from detector.contracts.findings import Command, Decision, Score
+from detector.contracts.findings import Decision, Score
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
@@ -99,7 +99,7 @@ def clear(
     """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, Command(new_id(), "clear", time.time(), issuer, model, name, reason), wait)
+    send(loaded, new_command("clear", issuer, model, name, reason), wait)
 
 
 @alerts.callback()

@@ -106,7 +106,7 @@ class LogReader:
     merge: bool = False
     _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
     _notes: set[str] = field(default_factory=set)
-    _files_without_times: int = 0
+    _rows_without_time: int = 0
 
     def plan(self, path: Path, kinds: Callable[[], Kinds], names: Iterable[str]) -> ColumnPlan:
         """Returns the plan for the table in ``path`` with columns ``names``, besides those that its folders name. Calls
@@ -123,8 +123,8 @@ class LogReader:
 
     def times(self, rows: int) -> NDArray[np.float64]:
         """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
-        first = self._files_without_times + 1
-        self._files_without_times += rows
+        first = self._rows_without_time + 1
+        self._rows_without_time += rows
         return np.arange(first, first + rows, dtype=np.float64)
 
 

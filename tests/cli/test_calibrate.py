@@ -152,7 +152,7 @@ def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -
         named = [replace(CROWD[at], principals=[f"{place}"]) for place, at in enumerate(order)]
         traffic = read_files([write_jsonl(tmp_path / "log.jsonl", log_of(*named))], lambda _: None)
         profiles.append(make_profile(traffic, CalibrationOptions(budget)).profile)
-    one, two, lax = (own.standards for own in profiles)
+    one, two, lax = (profile.standards for profile in profiles)
     assert one.threshold == two.threshold and (one.exemplars == two.exemplars).all()
     assert lax.threshold < one.threshold
 

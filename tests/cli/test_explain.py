@@ -48,8 +48,8 @@ SVG = "{http://www.w3.org/2000/svg}svg"
 def profile() -> Profile:
     accounts = crowd()
     made = calibrate(accounts, 0.01).profile
-    rows = np.concatenate([own.features for own in accounts])
-    labels = np.concatenate([own.outputs for own in accounts]).argmax(axis=1)
+    rows = np.concatenate([account.features for account in accounts])
+    labels = np.concatenate([account.outputs for account in accounts]).argmax(axis=1)
     return replace(made, validation=Validation.of(rows, labels))
 
 

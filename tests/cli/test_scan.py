@@ -259,10 +259,10 @@ def test_a_sieve_keeps_the_first_queries_of_each_account_in_bounded_memory() -> 
         whole.put(piece)
         small.put(piece)
     assert sum(map(len, whole.pieces)) == len(log) == sum(small.seen.values()) and not list(whole.cut())
-    kept = Counter(own.principals[at] for own in small.pieces for at in own.principal_index.tolist())
+    kept = Counter(piece.principals[at] for piece in small.pieces for at in piece.principal_index.tolist())
     assert 1 < small.most < 20 and set(kept.values()) == {small.most, min(small.most, 3)}
     assert dict(small.cut()) == {key: 40 for key in small.seen if key[2] != "once"}
     rows = np.concatenate(
-        [own.features[own.principal_index == own.principals.index("user-00")] for own in small.pieces]
+        [piece.features[piece.principal_index == piece.principals.index("user-00")] for piece in small.pieces]
     )
     np.testing.assert_array_equal(rows, crowd(1, rows=40)[0].features[: small.most])

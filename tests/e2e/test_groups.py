@@ -38,14 +38,16 @@ def _send(service: Service, queries: QueryBatch) -> None:
 
 def _latest(found: list[Any]) -> dict[str, GroupAlert]:
     alerts = [decode(GroupAlert, record.value) for record in found]
-    return {own.id: own for own in sorted(alerts, key=lambda own: own.revision)}
+    return {alert.id: alert for alert in sorted(alerts, key=lambda alert: alert.revision)}
 
 
 def _actions(found: list[Any], group: str) -> dict[str, str]:
     """The last action against each principal in whose causes ``group`` is, or was."""
     decisions = sorted((decode(Decision, record.value) for record in found if record.value), key=lambda own: own.epoch)
-    accused = {own.principal for own in decisions for cause in own.causes if cause.origin == f"group:{group}"}
-    return {own.principal: own.action.name for own in decisions if own.principal in accused}
+    accused = {
+        decision.principal for decision in decisions for cause in decision.causes if cause.origin == f"group:{group}"
+    }
+    return {decision.principal: decision.action.name for decision in decisions if decision.principal in accused}
 
 
 def _run(*arguments: str) -> Any:

@@ -109,16 +109,17 @@ def test_a_column_called_label_is_the_owners_business(tmp_path: Path) -> None:
 def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, thief()))
     assert _weirguard("calibrate", "--honest", log, "--out", tmp_path / "left") == 0
-    said = capsys.readouterr().out
-    assert "stands out  mallory: " in said and "sign_steps" in said
+    captured = capsys.readouterr().out
+    assert "stands out  mallory: " in captured and "sign_steps" in captured
     assert (
-        "if kept, it excuses any account as extreme in" in said and "with --leave-out mallory, accounts like it" in said
+        "if kept, it excuses any account as extreme in" in captured
+        and "with --leave-out mallory, accounts like it" in captured
     )
     assert (_made(tmp_path / "left")["accounts"], _made(tmp_path / "left")["flagged"]) == (11, 1)
     assert b"mallory" not in (tmp_path / "left").read_bytes()
     assert _weirguard("calibrate", "--honest", log, "--leave-out", "mallory", "--out", tmp_path / "without") == 0
-    said = capsys.readouterr().out
-    assert "left out    mallory, as asked" in said and "stands out" not in said
+    captured = capsys.readouterr().out
+    assert "left out    mallory, as asked" in captured and "stands out" not in captured
     assert (_made(tmp_path / "without")["accounts"], _made(tmp_path / "without")["accounts_left_out"]) == (10, 1)
 
 
@@ -137,13 +138,13 @@ def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: 
 def test_a_script_reads_the_outcome_from_json(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "profile"
     assert _weirguard("calibrate", "--honest", folder / "honest.jsonl", "--out", out, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     profile = Profile.from_bytes(out.read_bytes())
-    assert (told["out"], told["profile"], told["model"]) == (str(out), profile.hash, "credit")
-    assert told["threshold"] == profile.standards.threshold
-    assert {name: told[name] for name in profile.provenance} == profile.provenance
-    assert all(own["largest"] > own["allowed"] for own in told["outliers"])
-    assert any("few" in note for note in told["notes"])
+    assert (printed["out"], printed["profile"], printed["model"]) == (str(out), profile.hash, "credit")
+    assert printed["threshold"] == profile.standards.threshold
+    assert {name: printed[name] for name in profile.provenance} == profile.provenance
+    assert all(own["largest"] > own["allowed"] for own in printed["outliers"])
+    assert any("few" in note for note in printed["notes"])
 
 
 def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -> None:

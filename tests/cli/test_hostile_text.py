@@ -133,8 +133,8 @@ def test_an_explanation_and_a_replay_of_a_log_with_such_names(
         with pytest.raises(SystemExit) as stopped:
             main.main(arguments)
         assert stopped.value.code == 0
-        said = capsys.readouterr()
-        is_harmless(said.err)
+        captured = capsys.readouterr()
+        is_harmless(captured.err)
     for written in [*folder.rglob("*.json*"), *folder.rglob("*.html")]:
         if written != log:
             assert not set(written.read_text(encoding="utf-8")) & {"\u202e", "\u2066"}, written

@@ -172,9 +172,9 @@ def test_the_shadow_report_is_made_from_the_topics(topics: Topics, publish: Any,
     publish(topics.audit, decision_audit(observed), decision_audit(decision("ada", issued_at=NOW - 600)))
     publish(topics.alerts, alert("thief"))
     publish(topics.scores, score("thief", 1.2), score("ada", 0.2))
-    told = json.loads(run(app, "--since", "1h", "--json", "--out", str(tmp_path / "page.html")).stdout)
-    (one,) = told["principals"]
-    assert (one["principal"], one["causes"], told["accounts_with_a_score"]) == (
+    printed = json.loads(run(app, "--since", "1h", "--json", "--out", str(tmp_path / "page.html")).stdout)
+    (one,) = printed["principals"]
+    assert (one["principal"], one["causes"], printed["accounts_with_a_score"]) == (
         "thief",
         ["signal:prada"],
         {"digits": 2},

@@ -110,8 +110,8 @@ def test_the_profile_leaves_the_suspect_out_and_explains_them(
     made = Profile.from_bytes(path.read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 1)
     assert weirguard("explain", NAME, "--log", log, "--profile", path) == 0
-    said = capsys.readouterr().out
-    assert "Suspect since query" in said and "sign_steps" in said
+    captured = capsys.readouterr().out
+    assert "Suspect since query" in captured and "sign_steps" in captured
 
 
 def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the_profile(
@@ -119,24 +119,24 @@ def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the
 ) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, *ring(12, 120)))
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
+    captured = capsys.readouterr().out
     sentence = f"12 accounts look like one thief: {', '.join(f'ring-{at:03}' for at in range(12))}"
-    assert f"ring        {sentence}" in said and ", 12 look like one thief." in said.splitlines()[0]
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    [found] = told["rings"]
+    assert f"ring        {sentence}" in captured and ", 12 look like one thief." in captured.splitlines()[0]
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    [found] = printed["rings"]
     assert found["members"] == [f"ring-{at:03}" for at in range(12)]
     assert (found["queries"], found["model"], found["model_version"]) == (120, "credit", "1")
     assert found["score"] > 1 and found["reasons"] and 1 <= found["crossed_at_query"] <= 120
     assert sentence in (tmp_path / "out/scan.html").read_text("utf-8")
-    made = Profile.from_bytes((tmp_path / "out" / told["models"][0]["profile"]).read_bytes()).provenance
+    made = Profile.from_bytes((tmp_path / "out" / printed["models"][0]["profile"]).read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 12)
 
 
 def test_json_is_printed_alone(log: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert weirguard("scan", log, "--out", out, "--json") == 0  # into a folder that is there
-    said = capsys.readouterr()
-    assert json.loads(said.out) == json.loads((out / "scan.json").read_text("utf-8"))
-    assert "\x1b" not in said.out
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == json.loads((out / "scan.json").read_text("utf-8"))
+    assert "\x1b" not in captured.out
 
 
 def test_each_model_version_is_scanned_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,11 +144,11 @@ def test_each_model_version_is_scanned_by_itself(tmp_path: Path, capsys: pytest.
     other = [replace(own, model="small", model_version="9") for own in crowd(2)]
     log = write_jsonl(tmp_path / "log.jsonl", *CROWD[:9], *two, *other)
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert [own["profile"] for own in told["models"]] == ["credit-1.profile", "credit-a-b-2.profile"]
-    assert told["accounts"][0]["principal"] == "mallory" and told["accounts"][0]["model_version"] == "a b/2"
-    assert told["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "skipped     small 9 has 2" in said
+    captured = capsys.readouterr().out
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert [own["profile"] for own in printed["models"]] == ["credit-1.profile", "credit-a-b-2.profile"]
+    assert printed["accounts"][0]["principal"] == "mallory" and printed["accounts"][0]["model_version"] == "a b/2"
+    assert printed["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "skipped     small 9 has 2" in captured
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scan.json", "scan.html", "credit-1.profile", "credit-a-b-2.profile",
     }  # fmt: skip
@@ -161,9 +161,9 @@ def test_rows_that_are_no_queries_or_of_another_form_are_counted(tmp_path: Path)
     with log.open("a", encoding="utf-8") as file:
         file.write("{}\n")
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert told["models"][0]["queries_of_another_form"] == 50 and told["refused"] == 1
-    assert any("50 queries of another form" in line for line in told["notes"])
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert printed["models"][0]["queries_of_another_form"] == 50 and printed["refused"] == 1
+    assert any("50 queries of another form" in line for line in printed["notes"])
 
 
 def test_a_labelled_log_of_the_lab_is_scanned_whole(tmp_path: Path) -> None:
@@ -172,16 +172,16 @@ def test_a_labelled_log_of_the_lab_is_scanned_whole(tmp_path: Path) -> None:
     marks = [Mark("extraction", "jbda") if name == "mallory" else Mark("honest", "steady") for name in who]
     write_query_log(tmp_path / "lab.parquet", QueryLog(queries, marks, run_of()))
     assert weirguard("scan", tmp_path / "lab.parquet", "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert [own["principal"] for own in told["accounts"] if own["stands_out"]] == ["mallory"]
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert [own["principal"] for own in printed["accounts"] if own["stands_out"]] == ["mallory"]
 
 
 def test_of_few_accounts_it_is_said_that_the_order_is_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", *CROWD[:4], thief())
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    assert "5 accounts, too few to tell which stand out" in said and "the scan only ranks them" in said
-    assert said.index("1. mallory") < said.index("2. user-")
+    captured = capsys.readouterr().out
+    assert "5 accounts, too few to tell which stand out" in captured and "the scan only ranks them" in captured
+    assert captured.index("1. mallory") < captured.index("2. user-")
 
 
 @pytest.mark.parametrize(
@@ -208,12 +208,12 @@ def test_a_table_with_names_texts_and_one_probability_is_scanned_and_judged_by_i
     assert proposed is not None
     mapped = ("--map", proposed[1])
     assert weirguard("scan", table, *mapped, "--out", tmp_path / "out") == 3, "a tenth of the rows has no account"
-    told = json.loads((tmp_path / "out" / "scan.json").read_text("utf-8"))
-    assert [own["principal"] for own in told["accounts"] if own["stands_out"]] == ["eve"]
-    form = told["models"][0]["form"]
+    printed = json.loads((tmp_path / "out" / "scan.json").read_text("utf-8"))
+    assert [own["principal"] for own in printed["accounts"] if own["stands_out"]] == ["eve"]
+    form = printed["models"][0]["form"]
     assert (form["outputs"], form["outputs_width"]) == ("probability", 2)
     assert form["feature_names"] == ["age", "country=DE", "country=FR", "country=PL", "income"]
-    profile = tmp_path / "out" / told["models"][0]["profile"]
+    profile = tmp_path / "out" / printed["models"][0]["profile"]
     assert weirguard("replay", table, *mapped, "--profile", profile, "--out", tmp_path / "judged") == 3
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text("utf-8"))
     assert [own["principal"] for own in summary["principals"] if own["first_flagged"] is not None] == ["eve"]

@@ -78,8 +78,8 @@ def test_a_ring_is_found_refused_and_released_as_one(
         decided = service.read(
             service.topics.decisions, lambda found: len(_actions(found, group.id)) >= 0.8 * group.size
         )
-        told = [decode(Command, own.value) for own in service.read(service.topics.commands, bool)]
-        assert {own.family for own in told if own.kind == "join"} <= {"content", "structure", "outputs"}
+        records = [decode(Command, own.value) for own in service.read(service.topics.commands, bool)]
+        assert {own.family for own in records if own.kind == "join"} <= {"content", "structure", "outputs"}
         assert set(_actions(decided, group.id)) <= members | {f"ring-{at:03}" for at in range(12)}
         assert service.metric("weirguard_group_alerts_total") >= 1
 

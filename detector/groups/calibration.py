@@ -26,43 +26,37 @@ from detector.groups.links import (
 
 _LEAST_BETWEEN, _LEAST_WITHIN = 0.05, 0.15
 _WINDOW = int(VOLUMES[-1])
-_ROWS_AT_ONCE = 4_096
+_ROWS = 4_096
 """The number of queries linked at once: the copies of all of them could be larger than the logs."""
 
 
 def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     """Returns the crowd of the honest ``accounts`` that ``calibration`` rests on, each compared with the others."""
-    by_name = {account.principals[account.principal_index[0]]: account for account in accounts}
+    by_name = {own.principals[own.principal_index[0]]: own for own in accounts}
     every = [by_name[name] for name in calibration.accounts]
-    first = [_first_of_equal(account) for account in every]
-    ordered = [
-        account if len(rows) == len(account) else take(account, rows)
-        for account, rows in zip(every, first, strict=True)
-    ]
+    first = [_first_of_equal(own) for own in every]
+    ordered = [own if len(rows) == len(own) else take(own, rows) for own, rows in zip(every, first, strict=True)]
     links = _links(calibration.profile.reference, ordered)
     spread = _spread([values for _, values in links])
-    linked = [
-        deviations(*sums_at(values, is_linked, VOLUMES[len(is_linked) >= VOLUMES]), spread)
-        for is_linked, values in links
-    ]
-    exemplars = np.array([deviations_of_links.max(axis=0, initial=0.0) for deviations_of_links in linked])
+    linked = [deviations(*sums_at(values, own, VOLUMES[len(own) >= VOLUMES]), spread) for own, values in links]
+    exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
     comparison = calibration.comparison
-    scores = [account_scores[rows] for account_scores, rows in zip(comparison.scores, first, strict=True)]
+    scores = [own[rows] for own, rows in zip(comparison.scores, first, strict=True)]
     reached = np.full((len(VOLUMES), len(ordered)), np.nan)
-    for at, account_scores in enumerate(scores):
-        due = VOLUMES[len(account_scores) >= VOLUMES]
+    for at, own in enumerate(scores):
+        due = VOLUMES[len(own) >= VOLUMES]
         if not len(due):
             continue
         by_links = unexplained(linked[at], np.delete(exemplars, at, axis=0))[0]
-        total = comparison.by_query(account_scores[due - 1], {at}) + by_links
+        total = comparison.by_query(own[due - 1], {at}) + by_links
         reached[: len(due), at] = np.maximum.accumulate(total)
-        later = account_scores[_WINDOW:][np.isin(np.arange(len(account_scores) - _WINDOW) % _WINDOW + 1, VOLUMES)]
+        later = own[_WINDOW:][np.isin(np.arange(len(own) - _WINDOW) % _WINDOW + 1, VOLUMES)]
         if len(later):
             reached[-1, at] = max(reached[-1, at], comparison.by_query(later, {at}).max())
     early = _early(scores, linked)
     by_early = np.full(early.shape[:2], np.nan)
     for volume, every in enumerate(early):
-        for at in [at for at, account_scores in enumerate(scores) if len(account_scores) > volume]:
+        for at in [at for at, own in enumerate(scores) if len(own) > volume]:
             by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
     return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
@@ -72,9 +66,9 @@ def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
     fewer, which excuses nothing."""
     width = scores[0].shape[1] + linked[0].shape[1]
     early = np.zeros((EARLY, len(scores), width))
-    for at, (account_scores, links) in enumerate(zip(scores, linked, strict=True)):
-        count = min(len(account_scores), EARLY)
-        early[:count, at] = np.maximum(np.concatenate((account_scores[:count], links[:count]), axis=1), 0.0)
+    for at, (own, links) in enumerate(zip(scores, linked, strict=True)):
+        count = min(len(own), EARLY)
+        early[:count, at] = np.maximum(np.concatenate((own[:count], links[:count]), axis=1), 0.0)
     return early
 
 
@@ -87,32 +81,29 @@ def _first_of_equal(account: QueryBatch) -> Array:
 def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[Mask, Floats]]:
     """Returns for each account which of its queries are linked, bool (n,), and the link measures of these, float64 (m,
     3), when all accounts send at the same time, each evenly from its first query to its last."""
-    when = np.concatenate([(np.arange(len(queries)) + 0.5) / len(queries) for queries in accounts])
-    account = np.repeat(np.arange(len(accounts)), [len(queries) for queries in accounts])
+    when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
+    account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
     order = np.lexsort((account, when))
     index, recent, sampled = ReferenceIndex(reference), Linker(reference), sampled_cells(reference)
-    row_in_account = np.concatenate([np.arange(len(queries)) for queries in accounts])
-    label = np.concatenate([labels_of(queries) for queries in accounts])
+    own_row = np.concatenate([np.arange(len(own)) for own in accounts])
+    label = np.concatenate([labels_of(own) for own in accounts])
     linked, values = np.zeros(len(order), np.bool_), np.empty((len(order), len(LINKS)))
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        rows = order[start : start + _ROWS_AT_ONCE]
-        places = zip(account[rows].tolist(), row_in_account[rows].tolist(), strict=True)
+    for start in range(0, len(order), _ROWS):
+        rows = order[start : start + _ROWS]
+        places = zip(account[rows].tolist(), own_row[rows].tolist(), strict=True)
         features, points, cells = linkable(index, np.array([accounts[at].features[row] for at, row in places]))
-        chosen = selected(row_in_account[rows], cells[:, 0], sampled)[1]
+        chosen = selected(own_row[rows], cells[:, 0], sampled)[1]
         linked[rows], rows = chosen, rows[chosen]
         kept = features[chosen], points[chosen], cells[chosen]
         values[rows] = recent.link(*kept, account[rows], label[rows]).values
-    ends = np.cumsum([len(queries) for queries in accounts])[:-1]
-    return [
-        (is_linked, each[is_linked])
-        for is_linked, each in zip(np.split(linked, ends), np.split(values, ends), strict=True)
-    ]
+    ends = np.cumsum([len(own) for own in accounts])[:-1]
+    return [(own, each[own]) for own, each in zip(np.split(linked, ends), np.split(values, ends), strict=True)]
 
 
 def _spread(values: Sequence[Floats]) -> Spread:
-    means = np.array([account_values.mean(axis=0) for account_values in values])
+    means = np.array([own.mean(axis=0) for own in values])
     mean = np.median(means, axis=0)
     between = 1.4826 * np.median(np.abs(means - mean), axis=0)
-    within = np.median([account_values.std(axis=0) for account_values in values], axis=0)
+    within = np.median([own.std(axis=0) for own in values], axis=0)
     assert len(mean) == len(LINKS)
     return Spread(mean, np.maximum(between, _LEAST_BETWEEN), np.maximum(within, _LEAST_WITHIN))

@@ -41,8 +41,8 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @dataclass(frozen=True, eq=False)
 class Profile:
     """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold.
-    Optional: the ``owner_model`` with its ``margins``, and the ``validation`` set. ``provenance``: its data
-    and its reliability, for readers; it changes no verdict. ``stored_form``: the form of queries, or None for plain numbers
+    Optional: the ``owner_model`` with its ``margins``, and the ``validation`` set. ``provenance``: its data and
+    its reliability, for readers; it changes no verdict. ``stored_form``: the form of queries, or None for plain numbers
     with outputs as in ``reference``."""
 
     model: str

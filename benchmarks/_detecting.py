@@ -96,7 +96,7 @@ def _sample(accounts: Sequence[Account], rng: np.random.Generator) -> Rows:
     """Distinct queries with their answers, each account in equal shares, in random order."""
     share = max(_SAMPLE // len(accounts), 1)
     parts = []
-    for own in accounts:
-        rows = np.unique(np.concatenate((own.queries.features, own.queries.outputs), axis=1), axis=0)
+    for account in accounts:
+        rows = np.unique(np.concatenate((account.queries.features, account.queries.outputs), axis=1), axis=0)
         parts.append(rng.permutation(rows)[:share])
     return np.asarray(rng.permutation(np.concatenate(parts)), np.float32)

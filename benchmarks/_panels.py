@@ -19,7 +19,7 @@ _APART = 14.0
 _STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.small{font-size:11px;fill:#57606a}.name{font-weight:600}"
     ".grid{stroke:#d8dee4}path{fill:none;stroke-width:2;stroke-linejoin:round}"
-    + "".join(f"path.l{at}{{stroke:{own}}}text.l{at}{{fill:{own}}}" for at, own in enumerate(_COLOURS))
+    + "".join(f"path.l{at}{{stroke:{colour}}}text.l{at}{{fill:{colour}}}" for at, colour in enumerate(_COLOURS))
 )
 
 

@@ -62,13 +62,13 @@ def case(dataset: str, victim: str, attacks: tuple[str, ...]) -> Case:
 def outcome(cases: list[Case], measures: tuple[str, ...]) -> str:
     """Attacks found, the median first verdict, and honest accounts flagged, as cells."""
     firsts, flagged, judged, thieves = [], 0, 0, 0
-    for own in cases:
-        accounts = [each.queries for each in own.calibration]
+    for case in cases:
+        accounts = [each.queries for each in case.calibration]
         profile = calibrate(accounts, 0.01, measures=measures).profile
-        found = [judge(thief, profile).first for thief in own.thieves]
+        found = [judge(thief, profile).first for thief in case.thieves]
         firsts += [first for first in found if first]
-        flagged += sum(judge(each, profile).first is not None for each in own.honest)
-        judged, thieves = judged + len(own.honest), thieves + len(found)
+        flagged += sum(judge(each, profile).first is not None for each in case.honest)
+        judged, thieves = judged + len(case.honest), thieves + len(found)
     when = f"{median(firsts):.0f}" if firsts else ""
     return f"{len(firsts)} of {thieves} | {when} | {flagged} of {judged}"
 

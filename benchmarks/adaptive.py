@@ -140,7 +140,7 @@ def main() -> None:
             cases.append(case(target, measures))
             progress.advance(task)
         task = progress.add_task("thieves", total=len(THIEVES) * len(TARGETS) * len(SEEDS))
-        rows = [tuple(cells(own, cases, progress, task)) for own in THIEVES]
+        rows = [tuple(cells(thief, cases, progress, task)) for thief in THIEVES]
     rows.append(("honest accounts flagged", *map(flagged_cell, cases)))
     print(table(("thief", *(f"{victim}, {dataset}" for dataset, victim in TARGETS)), rows))
     print(f"\n{time.monotonic() - started:.0f} s")

@@ -144,7 +144,7 @@ def main() -> None:
             task = progress.add_task(f"calibrating for {target}", total=options.accounts)
             accounts = honest(dataset, victim, 0, options.accounts, SEED)
             told = calibrate(
-                [own.queries for own in accounts],
+                [account.queries for account in accounts],
                 0.01,
                 progress=lambda done, task=task: progress.advance(task, done),  # type: ignore[misc]
             )

@@ -37,7 +37,7 @@ def stream(mode: str, generator: np.random.Generator, dimension: int, who: NDArr
     """One query of each of ``who`` in turn."""
     if mode == "profile":
         parts = np.split(who, range(BATCH, len(who), BATCH))
-        return [[queries(surface(generator, len(own), dimension), own)] for own in parts]
+        return [[queries(surface(generator, len(part), dimension), part)] for part in parts]
     return batches(uniform(generator, len(who), dimension), who, BATCH)
 
 

@@ -178,7 +178,7 @@ def profiles(target: Model) -> Iterator[Profile]:
     """One for each guarded model, from honest accounts whose rows nobody asks later."""
     dataset, victim = victim_of(*target)
     accounts = honest(dataset, victim, 0, CALIBRATION, SEED)
-    made = calibrate([own.queries for own in accounts], 0.01).profile
+    made = calibrate([account.queries for account in accounts], 0.01).profile
     rows = dataset.training.features
     validation = Validation.of(rows, victim.probabilities(rows).argmax(axis=1))  # budgets need one
     for defence in RULES:
@@ -324,7 +324,7 @@ def latencies(served: Served, target: Model) -> dict[str, NDArray[np.float64]]:
 
 def rows_of_waits(waits: Waits) -> Iterator[list[str]]:
     """Of all models together."""
-    every = {defence: np.concatenate([own[defence] for own in waits.values()]) for defence in DEFENCES}
+    every = {defence: np.concatenate([wait[defence] for wait in waits.values()]) for defence in DEFENCES}
     plain = np.percentile(every[NONE], (50, 99))
     for defence, own in every.items():
         spent = np.percentile(own, (50, 99))

@@ -59,7 +59,9 @@ class Curve(NamedTuple):
 
     def first(self, meter: str, level: float) -> int | None:
         """The least length at which ``meter`` stands at ``level`` percent."""
-        reached = [length for length, own in zip(self.lengths, self.exposures[meter], strict=True) if own >= level]
+        reached = [
+            length for length, exposure in zip(self.lengths, self.exposures[meter], strict=True) if exposure >= level
+        ]
         return reached[0] if reached else None
 
 

@@ -178,15 +178,15 @@ def main() -> None:
 def _undisturbed(cases: dict[str, list[Case]]) -> tuple[list[str], list[list[str]]]:
     columns = ["data", "leaves", "attack needs", "benign max", "attack end ratio", "blocked"]
     rows = []
-    for name, own in cases.items():
+    for name, of_name in cases.items():
         rows.append(
             [
                 name,
-                _span([case.tree.leaves for case in own]),
-                _span([len(case.attack) for case in own]),
-                _span([float(case.ratios(case.honest).max()) for case in own]),
-                _span([float(case.ratios(case.attack)[-1]) for case in own]),
-                _outcome(own, Case.blocked_at, 0),
+                _span([case.tree.leaves for case in of_name]),
+                _span([len(case.attack) for case in of_name]),
+                _span([float(case.ratios(case.honest).max()) for case in of_name]),
+                _span([float(case.ratios(case.attack)[-1]) for case in of_name]),
+                _outcome(of_name, Case.blocked_at, 0),
             ]
         )
     return columns, rows
@@ -197,19 +197,19 @@ def _with_cover(cases: dict[str, list[Case]]) -> tuple[list[str], list[list[str]
     mapped."""
     columns = ["data", "cover", *(f"{cover} : 1" for cover in COVERS)]
     rows = []
-    for name, own in cases.items():
+    for name, of_name in cases.items():
         for drawn, said in KINDS:
-            rows.append([name, said, *(_outcome(own, Case.blocked_at, cover, drawn) for cover in COVERS)])
+            rows.append([name, said, *(_outcome(of_name, Case.blocked_at, cover, drawn) for cover in COVERS)])
     return columns, rows
 
 
 def _by_the_signal(cases: dict[str, list[Case]]) -> tuple[list[str], list[list[str]]]:
     columns = ["data", "cover", "largest honest score", *(f"{cover} : 1" for cover in FEWER_COVERS)]
     rows = []
-    for name, own in cases.items():
-        honest = _span([max(float(np.nanmax(scores)) for scores in case.scores(case.honest)) for case in own])
+    for name, of_name in cases.items():
+        honest = _span([max(float(np.nanmax(scores)) for scores in case.scores(case.honest)) for case in of_name])
         for drawn, said in KINDS:
-            blocked = (_outcome(own, Case.suspected_at, cover, drawn) for cover in FEWER_COVERS)
+            blocked = (_outcome(of_name, Case.suspected_at, cover, drawn) for cover in FEWER_COVERS)
             rows.append([name, said, honest, *blocked])
     return columns, rows
 

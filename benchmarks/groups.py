@@ -91,21 +91,24 @@ class Outcome:
 def stream(accounts: Sequence[QueryBatch], spans: Sequence[tuple[float, float]]) -> QueryBatch:
     """All queries of ``accounts`` in order of time, each account's evenly over its of ``spans``."""
     when = [
-        low + (high - low) * (np.arange(len(own)) + 0.5) / len(own)
-        for own, (low, high) in zip(accounts, spans, strict=True)
+        low + (high - low) * (np.arange(len(account)) + 0.5) / len(account)
+        for account, (low, high) in zip(accounts, spans, strict=True)
     ]
-    whose = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
+    whose = np.repeat(np.arange(len(accounts)), [len(account) for account in accounts])
     order = np.lexsort((whose, np.concatenate(when)))
-    masked = any(own.missing is not None for own in accounts)
-    missing = [np.zeros(own.features.shape, np.bool_) if own.missing is None else own.missing for own in accounts]
+    masked = any(account.missing is not None for account in accounts)
+    missing = [
+        np.zeros(account.features.shape, np.bool_) if account.missing is None else account.missing
+        for account in accounts
+    ]
     return replace(
         accounts[0],
         event_ids=[""] * len(order),
         occurred_at=np.concatenate(when)[order],
         principals=[str(at) for at in range(len(accounts))],
         principal_index=whose[order].astype(np.int32),
-        features=np.concatenate([own.features for own in accounts])[order],
-        outputs=np.concatenate([own.outputs for own in accounts])[order],
+        features=np.concatenate([account.features for account in accounts])[order],
+        outputs=np.concatenate([account.outputs for account in accounts])[order],
         missing=np.concatenate(missing)[order] if masked else None,
     )
 
@@ -130,8 +133,8 @@ def judged(profile: Profile, others: Sequence[QueryBatch], ring: Sequence[QueryB
         seen = groups.observe(observation)
         cpu[0] += between - before
         cpu[1] += time.process_time() - between
-        for own in observation.findings:
-            alone.setdefault(int(own.principal), int(asked[start + own.row]))
+        for finding in observation.findings:
+            alone.setdefault(int(finding.principal), int(asked[start + finding.row]))
         for _, _, revision in seen.revisions:
             for name in revision.joined:
                 joined.setdefault(int(name), int(asked[start + revision.row]))
@@ -245,7 +248,7 @@ def of_target(target: str, progress: Progress) -> Iterator[Row]:
     dataset, victim = victim_of(*target.split(":"))
     profile = profile_of(target)
     accounts = [own.queries for own in honest(dataset, victim, 1, JUDGED, SEED + 1)]
-    others = [cut(own, 0, min(len(own), LONGEST)) for own in accounts]
+    others = [cut(account, 0, min(len(account), LONGEST)) for account in accounts]
     alone = judged(profile, others, [], BUDGET)
     share = alone.cpu[1] / alone.cpu[0]
     print(f"{target}: {alone.honest} of {JUDGED} honest accounts in a group; CPU of groups {share:.0%} of the engine's")

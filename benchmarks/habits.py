@@ -160,7 +160,7 @@ def measured(target: Target, pool: ProcessPoolExecutor, progress: Progress) -> s
     return "\n".join(
         [
             f"{', '.join(target)}\n",
-            table(COLUMNS, [own.cells for own in rows]),
+            table(COLUMNS, [row.cells for row in rows]),
             f"\nknown, all habits: {_rate(known.result())}",
             f"known, but the rows are none of the calibration's: {_rate(others.result())}\n",
         ]
@@ -174,7 +174,7 @@ def _rate(verdicts: dict[str, list[Verdict]]) -> str:
 
 
 def _named(verdicts: dict[str, list[Verdict]]) -> str:
-    counts = {name: count for name, own in verdicts.items() if (count := _count(own))}
+    counts = {name: count for name, verdict in verdicts.items() if (count := _count(verdict))}
     return "".join(f", {count} {name}" for name, count in counts.items())
 
 

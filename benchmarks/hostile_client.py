@@ -51,7 +51,7 @@ def main() -> None:
 def _honest(guarded: Serving, turn: int) -> int:
     """Honest accounts ask; how many of their queries were turned away."""
     rows = [honest("user", 500 + 100 * turn + at, _QUERIES).features for at in range(_HONEST)]
-    return sum(_QUERIES - ask_honestly(guarded, f"user-{at}", own) for at, own in enumerate(rows))
+    return sum(_QUERIES - ask_honestly(guarded, f"user-{at}", row) for at, row in enumerate(rows))
 
 
 def _campaigns(

@@ -142,14 +142,14 @@ def later(own: Account, start: int) -> Account:
 def _together(accounts: Sequence[Account], by: Profile) -> list[Life]:
     engine = Engine(EngineConfig(profiles=(by,)))
     flagged: dict[str, tuple[int, tuple[str, ...]]] = {}
-    for start in range(0, max(len(own.queries) for own in accounts), _BATCH):
-        pieces = [own.queries for own in accounts if len(own.queries) > start]
-        seen = engine.observe([cut(own, start, min(start + _BATCH, len(own))) for own in pieces])
+    for start in range(0, max(len(user.queries) for user in accounts), _BATCH):
+        pieces = [user.queries for user in accounts if len(user.queries) > start]
+        seen = engine.observe([cut(piece, start, min(start + _BATCH, len(piece))) for piece in pieces])
         for found in seen.findings:
             told = tuple(item.name for item in found.evidence[1:3])
             flagged.setdefault(found.principal, (found.query_index, told))
     none: tuple[None, tuple[str, ...]] = (None, ())
-    return [Life(own.kind, *flagged.get(own.name, none)) for own in accounts]
+    return [Life(account.kind, *flagged.get(account.name, none)) for account in accounts]
 
 
 def line(own: Case, draws: Sequence[Sequence[Life]], ages: Sequence[int]) -> list[str]:
@@ -183,7 +183,7 @@ def main() -> None:
     parser.add_argument("--only", help="the data set of one victim")
     options = parser.parse_args()
     size, started = FULL if options.full else SHORT, time.monotonic()
-    targets = [own for own in TARGETS if options.only in (None, own[0])]
+    targets = [target for target in TARGETS if options.only in (None, target[0])]
     kinds = [(False, False), (True, False), (True, True)]
     rows = [
         [Case(target, count, draw, *kind) for draw in range(size.draws)]

@@ -62,8 +62,8 @@ def main() -> None:
         flagged += [f"{name} {who} (query {verdict.first})" for who, verdict in verdicts.items() if verdict.first]
         judged += len(others)
         for attack, thieves in victim.attacks.items():
-            told = [judge(own, profile) for own in thieves]
-            alone = [judge(own, None) for own in thieves]
+            told = [judge(thief, profile) for thief in thieves]
+            alone = [judge(thief, None) for thief in thieves]
             if len(thieves) == 1:
                 firsts.append(told[0].first)
             lines.append(_line(attack, thieves, told, alone, others))
@@ -81,7 +81,7 @@ def _line(attack: str, thieves: list[Account], told: list[Verdict], alone: list[
     missed = any(verdict.first is None for verdict in told)
     apart = f"{told_apart(_joined(thieves), honest, np.random.default_rng(0)):.2f}" if missed else ""
     evidence = next((", ".join(verdict.evidence) for verdict in told if verdict.first), "")
-    queries = sum(len(own.queries) for own in thieves)
+    queries = sum(len(thief.queries) for thief in thieves)
     return f"| {attack} | {len(thieves)} | {queries:,} | {_firsts(alone)} | {_firsts(told)} | {evidence} | {apart} |"
 
 
@@ -94,8 +94,8 @@ def _firsts(verdicts: list[Verdict]) -> str:
 
 
 def _joined(accounts: list[Account]) -> Account:
-    features = np.concatenate([own.queries.features for own in accounts])
-    outputs = np.concatenate([own.queries.outputs for own in accounts])
+    features = np.concatenate([account.queries.features for account in accounts])
+    outputs = np.concatenate([account.queries.outputs for account in accounts])
     return account("group", accounts[0].kind, features, outputs)
 
 

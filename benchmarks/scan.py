@@ -55,7 +55,7 @@ class Outcome:
 
 def outcome(crowd: Sequence[Account], thieves: Sequence[Account], seed: int) -> Outcome:
     """What a scan makes of the two in one log."""
-    stolen = {id(own.queries.features) for own in thieves}
+    stolen = {id(thief.queries.features) for thief in thieves}
     log = unnamed([*crowd, *thieves], np.random.default_rng(seed))
     kinds = {own.name: own.kind for own in log}
     bad = {own.name for own in log if id(own.queries.features) in stolen}
@@ -70,7 +70,7 @@ def outcomes(target: Target, seed: int) -> Iterator[tuple[str, Outcome]]:
     """Of the logs of one model: three thieves of different kinds, two of one kind, one among twelve, nobody."""
     crowd = honest(target, MANY, seed)
     stolen = [thief(target, attack, seed) for attack in KINDS[target]]
-    yield "three kinds among 60", outcome(crowd, [own for thieves in stolen for own in thieves], seed)
+    yield "three kinds among 60", outcome(crowd, [thief for thieves in stolen for thief in thieves], seed)
     for attack, own in zip(KINDS[target], stolen, strict=True):
         yield "two of one kind among 60", outcome(crowd, [*own, *thief(target, attack, seed + 50)], seed)
     few = honest(target, FEW, seed + 20)
@@ -125,7 +125,10 @@ def _recorded(folder: Path) -> None:
     print("|---|---|--:|---|--:|---|")
     for name, victim in read(folder).items():
         alone = {attack: accounts for attack, accounts in victim.attacks.items() if len(accounts) == 1}
-        logs = {**victim.attacks, "all of one account": [own for accounts in alone.values() for own in accounts]}
+        logs = {
+            **victim.attacks,
+            "all of one account": [account for accounts in alone.values() for account in accounts],
+        }
         for attack, thieves in {"none": [], **logs}.items():
             own = outcome(victim.honest, thieves, 0)
             kinds = Counter(own.flagged)

@@ -55,7 +55,7 @@ def calibrations(crowd: Sequence[QueryBatch]) -> Iterator[tuple[str, str, Screen
 
 
 def _done(screened: Screened) -> str:
-    named = {own.name for own in screened.outliers}
+    named = {outlier.name for outlier in screened.outliers}
     honest = f", and {len(named - {THIEF})} honest named" if named - {THIEF} else ""
     return ("named" if THIEF in named else "not named") + honest
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.operator import carry_out, new_id, principal_of, seconds
+from detector.cli.operator import carry_out, new_command, principal_of, seconds
 from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_note, table
 from detector.contracts.errors import ConfigurationError
@@ -51,8 +51,8 @@ def add(
     operator's decision still applies.
     """
     loaded = load_settings(settings)
-    meant = Exemption(principal_of(loaded, name, api_key), owner, reason, 0.0, model, scope)
-    _send(loaded, _allow(meant, issuer, seconds(expires)), wait)
+    exemption = Exemption(principal_of(loaded, name, api_key), owner, reason, 0.0, model, scope)
+    _send(loaded, _allow(exemption, issuer, seconds(expires)), wait)
 
 
 @app.command()
@@ -69,8 +69,8 @@ def remove(
 ) -> None:
     """End the exemption of NAME; a suspect gets a decision at once."""
     loaded = load_settings(settings)
-    meant, now = principal_of(loaded, name, api_key), time.time()
-    _send(loaded, Command(new_id(), "disallow", now, issuer, model or EVERYONE, meant, reason, scope=scope), wait)
+    principal = principal_of(loaded, name, api_key)
+    _send(loaded, new_command("disallow", issuer, model or EVERYONE, principal, reason, scope=scope), wait)
 
 
 @app.command("import")
@@ -139,7 +139,7 @@ def list_(
 
 def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
     """Returns the exemptions that the commands in ``audits`` left in force, each with its issuer."""
-    held: dict[tuple[str, str, ExemptionScope], tuple[Exemption, str]] = {}
+    in_force: dict[tuple[str, str, ExemptionScope], tuple[Exemption, str]] = {}
     for audit in sorted(audits, key=lambda audit: audit.occurred_at):
         detail = audit.detail
         scope = next((known for known in SCOPES if known == detail.get("scope")), SCOPES[0])
@@ -147,12 +147,12 @@ def commanded(audits: Iterable[Audit]) -> list[tuple[Exemption, str]]:
         if audit.kind != "command":
             continue
         if detail.get("kind") == "disallow":
-            held.pop(key, None)
+            in_force.pop(key, None)
         elif detail.get("kind") == "allow":
             model = None if audit.model == EVERYONE else audit.model
             owner, reason, until = (str(detail.get(name, "")) for name in ("owner", "reason", "until"))
-            held[key] = Exemption(audit.principal, owner, reason, float(until), model, scope), audit.actor
-    return list(held.values())
+            in_force[key] = Exemption(audit.principal, owner, reason, float(until), model, scope), audit.actor
+    return list(in_force.values())
 
 
 def _listed(settings: Settings) -> tuple[Exemption, ...]:
@@ -168,18 +168,8 @@ def _listed(settings: Settings) -> tuple[Exemption, ...]:
 
 
 def _allow(exempt: Exemption, issuer: str, length: float) -> Command:
-    return Command(
-        new_id(),
-        "allow",
-        time.time(),
-        issuer,
-        exempt.model or EVERYONE,
-        exempt.principal,
-        exempt.reason,
-        duration_seconds=length,
-        owner=exempt.owner,
-        scope=exempt.scope,
-    )
+    fields = {"duration_seconds": length, "owner": exempt.owner, "scope": exempt.scope}
+    return new_command("allow", issuer, exempt.model or EVERYONE, exempt.principal, exempt.reason, **fields)
 
 
 def _send(settings: Settings, command: Command, wait: float) -> None:

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from detector.core.calibration.scan import Outlier, Screened
     from detector.replay.calibrate import CalibrationResult, HonestTraffic
 
-FEW = 9
+FEW_ACCOUNTS = 9
 """With fewer accounts, the tail of honest behaviour is a guess."""
-SHORT = 1_000
+SHORT_HISTORY = 1_000
 """Median number of queries per account below which a note states the length for which the rate holds."""
-_SHOWN = 4
+_SHOWN_MEASURES = 4
 
 
 def calibrate(
@@ -131,7 +131,7 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
         "model": profile.model,
         "model_version": profile.model_version,
         "threshold": profile.standards.threshold,
-        **profile.made,
+        **profile.provenance,
         "left_out": list(screened.left_out),
         "rows_dishonest": traffic.dishonest,
         "rows_refused": traffic.refused,
@@ -152,14 +152,14 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
 
 def _describe_outlier(outlier: Outlier) -> Iterator[str]:
     """Yields lines on an account that stands out, and the cost of keeping or excluding it."""
-    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.contributions[:_SHOWN])
+    added = ", ".join(f"{name} {value:.1f}" for name, value in outlier.contributions[:_SHOWN_MEASURES])
     odd = f"; extreme in {' and '.join(outlier.families)}, like a thief" if outlier.suspect else ""
     yield (
         f"{'stands out':<12}{outlier.name}: {outlier.largest:.1f} where the others allow {outlier.allowed:.1f} "
         f"({added}){odd}"
     )
     yield f"{'':<12}if kept, it excuses any account as extreme in {outlier.contributions[0][0]}, including a thief"
-    names, rest = outlier.excused[:_SHOWN], len(outlier.excused) - _SHOWN
+    names, rest = outlier.excused[:_SHOWN_MEASURES], len(outlier.excused) - _SHOWN_MEASURES
     more = f" and {rest} more" if rest > 0 else ""
     others = f", and with them {', '.join(names)}{more}" if names else ""
     yield f"{'':<12}with --leave-out {shlex.quote(outlier.name)}, accounts like it are flagged{others}"
@@ -167,7 +167,7 @@ def _describe_outlier(outlier: Outlier) -> Iterator[str]:
 
 def _warnings(screened: Screened, budget: float) -> Iterator[str]:
     achieved, short = screened.achieved, int((~screened.calibration.long).sum())
-    if achieved.accounts < FEW:
+    if achieved.accounts < FEW_ACCOUNTS:
         yield (
             f"{achieved.accounts} accounts are few, so the threshold is a guess. Variety of accounts matters more "
             "than their number: add users with other habits"
@@ -177,7 +177,7 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
             f"accounts with fewer than {FEWEST_QUERIES} different queries: {short}. They count as honest traffic, but "
             "not for the rate"
         )
-    if screened.length < SHORT:
+    if screened.length < SHORT_HISTORY:
         yield (
             f"the rate holds for accounts with about {screened.length} queries. Accounts with many more queries are "
             "flagged more often: calibrate on longer logs if you have them"

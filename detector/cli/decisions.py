@@ -11,6 +11,7 @@ import typer
 
 from detector.cli.operator import (
     as_json,
+    new_command,
     new_id,
     note_uncalibrated,
     principal_of,
@@ -18,12 +19,12 @@ from detector.cli.operator import (
     send,
     write_record,
 )
-from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
+from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, print_sentence, table
 from detector.contracts.actions import ACTIONS, RATE, Parameters, describe_action, make_action
 from detector.contracts.codecs import KILL_SWITCH_KEY, encode
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Action, Cause, Command, Decision
+from detector.contracts.findings import Action, Cause, Decision
 from detector.contracts.principals import EVERYONE
 from detector.policy.records import UNCALIBRATED
 from detector.replay.topics import CurrentDecisions, known_keys, read_decisions
@@ -34,7 +35,7 @@ from detector.serving.responder import check_response
 app = typer.Typer(help="List, add and delete decisions.", no_args_is_help=True)
 
 _IMPOSED = [name for name in ACTIONS if name != "none"]
-_LISTED = ", ".join(_IMPOSED)
+_ACTION_NAMES = ", ".join(_IMPOSED)
 _KILL_SWITCH_PARTITION = 0
 _NEAREST = 3
 _NO_EXPIRY = 253_402_300_799.0
@@ -49,7 +50,6 @@ def list_(
         str | None, typer.Option(help="Only with a cause of this origin: signal, signal:prada, operator.")
     ] = None,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """List the current decisions."""
@@ -61,7 +61,7 @@ def list_(
         and principal in (None, decision.principal)
         and (origin is None or _has_origin(decision, origin))
     ]
-    if json or output == "json":
+    if json:
         switch = decisions.kill_switch
         listing = {"kill_switch": switch and as_json(switch), "decisions": [as_json(decision) for decision in chosen]}
         print_json(listing)
@@ -74,7 +74,7 @@ def add(
     model: str,
     principal: str,
     *,
-    action: Annotated[str, typer.Option(help=f"What the gates do: {_LISTED}.", autocompletion=lambda: _IMPOSED)],
+    action: Annotated[str, typer.Option(help=f"What the gates do: {_ACTION_NAMES}.", autocompletion=lambda: _IMPOSED)],
     reason: Reason,
     issuer: Issuer,
     duration: Annotated[str, typer.Option(help="How long: 90s, 15m, 1h30m, 2d.")] = "1h",
@@ -103,19 +103,8 @@ def add(
     parameters = _parameters(parameter or []) | ({} if rate is None else {RATE: rate})
     imposed = make_action(action, parameters)
     check_response(imposed)
-    command = Command(
-        new_id(),
-        "add",
-        time.time(),
-        issuer,
-        model,
-        name,
-        reason,
-        action=imposed,
-        mode="observe" if observe else "enforce",
-        duration_seconds=length,
-    )
-    send(loaded, command, wait)
+    fields = {"action": imposed, "mode": "observe" if observe else "enforce", "duration_seconds": length}
+    send(loaded, new_command("add", issuer, model, name, reason, **fields), wait)
 
 
 @app.command()
@@ -134,8 +123,7 @@ def delete(
     again."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    command = Command(new_id(), "delete", time.time(), issuer, model, name, reason, cause_id=cause)
-    send(loaded, command, wait)
+    send(loaded, new_command("delete", issuer, model, name, reason, cause_id=cause), wait)
 
 
 @app.command("kill-switch")

@@ -23,7 +23,7 @@ TRACEBACK_VARIABLE = "WEIRGUARD_TRACEBACK"
 
 FAILED = 2
 INTERRUPTED = 130
-_LONG = 400
+_MAX_CHARACTERS = 400
 _REPORT = f"this is a fault of Weirguard; please report it with the output under {TRACEBACK_VARIABLE}=1"
 
 
@@ -42,10 +42,10 @@ def status_of(command: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         status = _fail("interrupted", INTERRUPTED)
     except SystemExit as error:
-        status = _of_exit(error)
+        status = _status_of_exit(error)
     except Exception as error:  # noqa: BLE001 - each error gets one line
         _show_traceback(error)
-        status = _of_error(error)
+        status = _status_of_error(error)
     return _flush(status)
 
 
@@ -70,14 +70,14 @@ def end_with_reader() -> None:
     threading.Thread(target=wait, name="weirguard-reader", daemon=True).start()
 
 
-def _of_exit(error: SystemExit) -> int:
+def _status_of_exit(error: SystemExit) -> int:
     """Returns the status of an exit; 0 if rich ends the process because its output is closed."""
     if isinstance(error.__context__, BrokenPipeError):
         return 0
     return _fail(error.code, FAILED) if isinstance(error.code, str) else error.code or 0
 
 
-def _of_error(error: Exception) -> int:
+def _status_of_error(error: Exception) -> int:
     match error:
         case BrokenPipeError():
             return 0
@@ -86,17 +86,17 @@ def _of_error(error: Exception) -> int:
         case OSError():
             line = _describe(error)
         case UnicodeEncodeError():
-            line = f"{error.object[:_LONG]!r} is not UTF-8 text; save it as UTF-8"
+            line = f"{error.object[:_MAX_CHARACTERS]!r} is not UTF-8 text; save it as UTF-8"
         case RecursionError():
             line = "the input is nested too deeply to be read"
         case MemoryError():
             line = "there is not enough memory; give less input at once"
         case _:
-            return _of_typer(error)
+            return _status_of_typer_error(error)
     return _fail(line, FAILED)
 
 
-def _of_typer(error: Any) -> int:
+def _status_of_typer_error(error: Any) -> int:
     """Returns the status of typer's errors: Exit, Abort and wrong usage, by name and attributes, since typer moves the
     classes; and that of an unexpected error."""
     name = type(error).__name__
@@ -111,7 +111,7 @@ def _of_typer(error: Any) -> int:
         context = getattr(error, "ctx", None)
         path = context.command_path.removeprefix("weirguard ") + ": " if context else ""
         return _fail(f"{path}{error.format_message().rstrip('.')}; see --help", FAILED)
-    return _fail(f"unexpected {name}: {str(error)[:_LONG]}; {_REPORT}", FAILED)
+    return _fail(f"unexpected {name}: {str(error)[:_MAX_CHARACTERS]}; {_REPORT}", FAILED)
 
 
 def _describe(error: OSError) -> str:

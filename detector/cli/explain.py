@@ -73,10 +73,10 @@ def explain(
     config = replace(config, profiles=given) if given else config
     reader = log_reader(loaded, map_, merge=merge)
     if group is not None:
-        _of_group(group, logs, reader, (config, policy), loaded.kafka, path, json=json)
+        _explain_group(group, logs, reader, (config, policy), loaded.kafka, path, json=json)
         return
     name = principal_of(loaded, principal or "", api_key)
-    explanation = _of_account(name, model, logs, reader, loaded.kafka, (config, policy), must_match=bool(given))
+    explanation = _explain_account(name, model, logs, reader, loaded.kafka, (config, policy), must_match=bool(given))
     if path is not None:
         write_page(path, page(explanation))
     if json:
@@ -85,7 +85,7 @@ def explain(
         show(explanation, console())
 
 
-def _of_account(
+def _explain_account(
     name: str,
     model: str | None,
     logs: Sequence[Path],
@@ -106,7 +106,7 @@ def _of_account(
     return _explanation(since_cleared(queries, published), source, *judge, published, must_match=must_match)
 
 
-def _of_group(
+def _explain_group(
     group: str,
     logs: Sequence[Path],
     reader: LogReader,
@@ -196,8 +196,8 @@ def show(explanation: Explanation, screen: Console) -> None:
 
     for sentence in (verdict(explanation), *basis(explanation), facts(explanation)):
         print_sentence(screen, sentence)
-    shown = [events(explanation)]
+    tables = [events(explanation)]
     if explanation.at_verdict is not None:
-        shown.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
-    for part in shown:
+        tables.insert(0, contributions(explanation, {*explanation.main_measures, "D"}))
+    for part in tables:
         screen.print(table(part.head, part.rows, part.texts))

@@ -23,7 +23,7 @@ MOST_REFUSED = 0.05
 """If a larger share of rows is refused, the results do not represent the log."""
 REFUSED, NOTHING = 3, 1
 """Exit statuses for too many refused rows, and for no row left to judge."""
-_SHOWN = 3
+_SHOWN_REASONS = 3
 
 _ADVICE = {
     "structure": "name other columns with --map, or write missing values as empty or null",
@@ -78,7 +78,7 @@ def check_refused(rows: int, reasons: Mapping[str, int]) -> None:
     """Ends the command with the reasons and advice if all of ``rows``, or too many of them, were refused."""
     refused = sum(reasons.values())
     if refused > MOST_REFUSED * rows:
-        most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN]
+        most = sorted(reasons, key=reasons.__getitem__, reverse=True)[:_SHOWN_REASONS]
         shares = ", ".join(f"{reasons[reason]} for the reason {reason}" for reason in most)
         advice = next((_ADVICE[reason] for reason in most if reason in _ADVICE), "correct the log")
         print_error(f"{refused} of {rows} rows were refused: {shares}; {advice}")

@@ -79,8 +79,10 @@ def from_onnx(path: Path) -> OwnerModel:
         raise ConfigurationError(f"{path} is not an ONNX file: {error}") from error
     found = [node for node in graph.node if node.op_type in _ONNX_OPERATORS]
     if len(found) != 1:
-        held = ", ".join(node.op_type for node in graph.node)
-        raise ConfigurationError(f"{path} holds {held}; exactly one of {' and '.join(_ONNX_OPERATORS)} can be read")
+        operators = ", ".join(node.op_type for node in graph.node)
+        raise ConfigurationError(
+            f"{path} holds {operators}; exactly one of {' and '.join(_ONNX_OPERATORS)} can be read"
+        )
     (node,) = found
     _require_raw_input(graph, node, path)
     fields = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -219,11 +221,11 @@ def _treelite_model(body: dict[str, Any]) -> OwnerModel:
     per_class = count if body["leaf_vector_shape"] == [1, classes] else count / classes
     share = 1 / per_class if body["average_tree_output"] else 1.0
 
-    def leaf_of(held: float | list[float], class_id: int) -> Leaf:
+    def leaf_of(value_of_node: float | list[float], class_id: int) -> Leaf:
         """Returns the leaf values of a leaf that holds a number for each class, or one for ``class_id``."""
-        if isinstance(held, list):
-            return [value * share for value in held]
-        return [held * share if at == class_id else 0.0 for at in range(classes)]
+        if isinstance(value_of_node, list):
+            return [value * share for value in value_of_node]
+        return [value_of_node * share if at == class_id else 0.0 for at in range(classes)]
 
     trees = []
     for tree, class_id in zip(body["trees"], body["class_id"], strict=True):
@@ -273,13 +275,13 @@ def _tree_of(features: Features, nodes: Nodes, root: int) -> Tree:
     """Returns the tree below ``root``. Raises ConfigurationError if ``nodes`` make none."""
     ordered: list[TreeSplit | Leaf] = []
     children: list[list[int]] = []
-    reached: set[int] = set()
+    visited: set[int] = set()
     waiting = [(root, -1, 0)]
     while waiting:
         name, parent, side = waiting.pop()
-        if name not in nodes or name in reached:
+        if name not in nodes or name in visited:
             raise ConfigurationError(f"node {name} is missing, or has two parents; write the file again")
-        reached.add(name)
+        visited.add(name)
         node, number = nodes[name], len(ordered)
         ordered.append(node)
         children.append([0, 0])
@@ -287,8 +289,10 @@ def _tree_of(features: Features, nodes: Nodes, root: int) -> Tree:
             children[parent][side] = number
         if isinstance(node, TreeSplit):
             waiting += [(node.right, number, 1), (node.left, number, 0)]
-    if lost := set(nodes) - reached:
-        raise ConfigurationError(f"nodes {', '.join(map(str, sorted(lost)))} belong to no tree; write the file again")
+    if unreachable := set(nodes) - visited:
+        raise ConfigurationError(
+            f"nodes {', '.join(map(str, sorted(unreachable)))} belong to no tree; write the file again"
+        )
     splits = [node if isinstance(node, TreeSplit) else TreeSplit(LEAF, 0.0, 0, 0) for node in ordered]
     return Tree(
         features,

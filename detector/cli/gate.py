@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from detector.cli.operator import as_json
-from detector.cli.options import Json, Output, SettingsFile
+from detector.cli.options import Json, SettingsFile
 from detector.cli.screen import console, print_json, print_lines, table
 from detector.contracts.findings import GateReport
 from detector.replay.topics import read_gates
@@ -20,8 +20,8 @@ app = typer.Typer(help="Serve a gate to proxies, and list all gates.", no_args_i
 
 _MISSED_REPORTS = 3
 _WOULD_HAVE = "would_have_"
-_TAKEN = ("allowed", "slowed", "refused")
-_HEAD = ("gate", "version", "since", "state", "stale s", "known", *_TAKEN, "would have", "served")
+_OUTCOMES = ("allowed", "slowed", "refused")
+_HEAD = ("gate", "version", "since", "state", "stale s", "known", *_OUTCOMES, "would have", "served")
 
 
 @app.command()
@@ -40,13 +40,12 @@ def serve(settings: SettingsFile = None) -> None:
 def list_(
     everything: Annotated[bool, typer.Option("--all", help="Also those that closed in the last two days.")] = False,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """List the gates, how old their decisions are, and what they did since they started."""
     now = time.time()
     reports = [report for report in read_gates(load_settings(settings).kafka) if report.running or everything]
-    if json or output == "json":
+    if json:
         print_json([{"state": state(report, now), **as_json(report)} for report in reports])
     elif reports:
         console().print(table(_HEAD, (_row(report, now) for report in reports), texts=4))
@@ -71,9 +70,9 @@ def _row(report: GateReport, now: float) -> tuple[str, ...]:
     counts = report.counts
     stale = "never" if report.stale_seconds is None else f"{report.stale_seconds:.1f}"
     would = {name.removeprefix(_WOULD_HAVE): n for name, n in counts.items() if name.startswith(_WOULD_HAVE)}
-    taken = (str(counts.get(name, 0)) for name in _TAKEN)
+    outcomes = (str(counts.get(name, 0)) for name in _OUTCOMES)
     head = (report.gate, report.version, rfc3339(report.started_at), state(report, now), stale, str(report.known))
-    return (*head, *taken, _totals(would), _totals(report.responses))
+    return (*head, *outcomes, _totals(would), _totals(report.responses))
 
 
 def _totals(totals: Mapping[str, int]) -> str:

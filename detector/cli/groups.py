@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.operator import as_json, new_id, send
-from detector.cli.options import Issuer, Json, Output, Reason, SettingsFile, Wait
+from detector.cli.operator import as_json, new_command, send
+from detector.cli.options import Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import console, print_json, print_lines, table
-from detector.contracts.findings import Command, GroupAlert
+from detector.contracts.findings import GroupAlert
 from detector.contracts.topics import watch_partition
 from detector.replay.topics import find_group, partitions_of, read_decisions, read_groups
 from detector.runtime.settings import load_settings
@@ -23,12 +23,11 @@ app = typer.Typer(help="Show groups of accounts, and dismiss one.", no_args_is_h
 def list_(
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """List the groups, the newest first."""
     groups = [group for group in read_groups(load_settings(settings).kafka) if model in (None, group.model)]
-    if json or output == "json":
+    if json:
         print_json([as_json(group) for group in groups])
     elif not groups:
         print_lines("There are no groups.")
@@ -41,7 +40,6 @@ def list_(
 def show(
     group: Annotated[str, typer.Argument(help="The id of the group.")],
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """Show the members of GROUP, the rarest first, each with their decision."""
@@ -49,9 +47,9 @@ def show(
     found = find_group(read_groups(kafka), group)
     decisions = read_decisions(kafka, time.time()).current
     current = {member.principal: decisions.get((found.model, member.principal)) for member in found.members}
-    if json or output == "json":
-        held = {name: as_json(decision) for name, decision in current.items() if decision is not None}
-        print_json(as_json(found) | {"decisions": held})
+    if json:
+        in_force = {name: as_json(decision) for name, decision in current.items() if decision is not None}
+        print_json(as_json(found) | {"decisions": in_force})
         return
     print_lines(
         f"{printable(found.model)} {printable(found.model_version)}: {_state(found)}, {found.size:,} accounts, "
@@ -87,16 +85,7 @@ def dismiss(
     partition = watch_partition(
         found.model, found.model_version, partitions_of(loaded.kafka, loaded.kafka.topics.commands)
     )
-    command = Command(
-        new_id(),
-        "dismiss",
-        time.time(),
-        issuer,
-        found.model,
-        found.id,
-        reason,
-        model_version=found.model_version,
-    )
+    command = new_command("dismiss", issuer, found.model, found.id, reason, model_version=found.model_version)
     send(loaded, command, wait, partition)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ import typer
 from detector.cli.screen import print_lines, print_note
 from detector.contracts.codecs import decode, encode
 from detector.contracts.errors import BrokerError, ConfigurationError, InvalidRecord
-from detector.contracts.findings import Alert, Audit, Command
+from detector.contracts.findings import Alert, Audit, Command, CommandKind
 from detector.contracts.topics import partition_of
 from detector.replay.topics import BOOTSTRAP_MILLISECONDS, REPLY_MILLISECONDS, Topic, broker_errors, partitions_of
 from detector.runtime.sections import KafkaSettings
@@ -42,6 +43,11 @@ def seconds(duration: str) -> float:
 def new_id() -> str:
     """Returns a random id for a command."""
     return secrets.token_hex(8)
+
+
+def new_command(kind: CommandKind, issuer: str, model: str, principal: str, reason: str, **fields: Any) -> Command:
+    """Returns a command issued now, with a random id; ``fields``: the others of ``Command``."""
+    return Command(new_id(), kind, time.time(), issuer, model, principal, reason, **fields)
 
 
 def send(settings: Settings, command: Command, wait_seconds: float, partition: int | None = None) -> None:

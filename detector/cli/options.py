@@ -12,8 +12,6 @@ OutputKind = Literal["probability", "score", "label", "probabilities", "none"]
 """Values of ``--outputs``."""
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts: JSON on standard output, and nothing else there.")]
-Output = Annotated[Literal["text", "json"], typer.Option("-o", "--output", hidden=True)]
-"""``-o json`` is ``--json`` as older scripts have it."""
 SettingsFile = Annotated[Path | None, typer.Option("--settings", help="YAML file; WEIRGUARD_* variables win.")]
 
 LOGS = "Query logs: .jsonl, .csv, .tsv (also .gz or .zst), .parquet, or folders of these."

@@ -13,20 +13,20 @@ from detector.cli.ending import end_with_reader
 from detector.cli.operator import (
     alert_line,
     as_json,
-    new_id,
+    new_command,
     note_uncalibrated,
     principal_of,
     send,
 )
-from detector.cli.options import ApiKey, Issuer, Json, Output, Reason, SettingsFile, Wait
+from detector.cli.options import ApiKey, Issuer, Json, Reason, SettingsFile, Wait
 from detector.cli.screen import flush, print_json, print_lines
 from detector.contracts.actions import describe_action
-from detector.contracts.findings import Command, Decision, Score
+from detector.contracts.findings import Decision, Score
 from detector.replay.topics import Key, Topic, newest, read_alerts, read_decisions, read_scores, readable_alerts
 from detector.runtime.settings import load_settings
 from detector.runtime.text import printable, rfc3339
 
-_SHOWN = 3
+_SHOWN_SIGNALS = 3
 _MEASURE = "suspicion."
 _WIDTH = 80 - 18
 """Characters in front of the columns of numbers."""
@@ -39,14 +39,13 @@ alerts = typer.Typer(help="Follow the alerts.", no_args_is_help=True)
 def top(
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """List the most suspicious principals, each with its three strongest signals; a score of 1 is the threshold."""
     kafka = load_settings(settings).kafka
     decisions = read_decisions(kafka, time.time()).current
     chosen = sorted(read_scores(kafka).items(), key=_suspicion, reverse=True)[:count]
-    if json or output == "json":
+    if json:
         print_json([_joined(score, decisions.get(key)) | {"matters": _matters(score)} for key, score in chosen])
         return
     if not chosen:
@@ -69,7 +68,6 @@ def show(
     *,
     api_key: ApiKey = False,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """Show the score, signals, decision and alerts of PRINCIPAL of MODEL."""
@@ -78,7 +76,7 @@ def show(
     score = read_scores(loaded.kafka).get(key)
     decision = read_decisions(loaded.kafka, time.time()).current.get(key)
     known = newest(read_alerts(loaded.kafka, *key))
-    if json or output == "json":
+    if json:
         print_json({**_joined(score, decision), "alerts": [as_json(alert) for alert in known]})
     else:
         print_lines(f"{key[0]} {key[1]}", *_score_lines(score), _decision_line(decision))
@@ -101,7 +99,7 @@ def clear(
     """Clear PRINCIPAL of MODEL: drop their history, verdicts and decisions."""
     loaded = load_settings(settings)
     name = principal_of(loaded, principal, api_key)
-    send(loaded, Command(new_id(), "clear", time.time(), issuer, model, name, reason), wait)
+    send(loaded, new_command("clear", issuer, model, name, reason), wait)
 
 
 @alerts.callback()
@@ -115,7 +113,6 @@ def tail(
         bool, typer.Option("--from-beginning", help="First all stored alerts, then new ones.")
     ] = False,
     json: Json = False,
-    output: Output = "text",
     settings: SettingsFile = None,
 ) -> None:
     """Print alerts as they come, one per line, until interrupted; an alert again if its severity rises."""
@@ -125,7 +122,7 @@ def tail(
         if not from_beginning:
             topic.seek_to_end()
         for alert in readable_alerts(topic.follow()):
-            if json or output == "json":
+            if json:
                 print_json(as_json(alert), indent=None)
             else:
                 print_lines(alert_line(alert))
@@ -201,4 +198,4 @@ def _matters(score: Score) -> list[dict[str, Any]]:
         ranked = sorted(measures.items(), key=lambda item: -item[1])
     else:
         ranked = sorted(score.signals.items(), key=lambda item: (item[0] != "prada", item[0] not in EXPOSURES, item[0]))
-    return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN]]
+    return [{"name": name.removeprefix(_MEASURE), "value": value} for name, value in ranked[:_SHOWN_SIGNALS]]

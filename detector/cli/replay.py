@@ -14,7 +14,7 @@ from detector.cli.options import LOGS, Json, Map, Merge, OutputKind, Profiles, S
 from detector.cli.screen import print_json, print_note
 from detector.contracts.principals import EVERYONE
 
-_NAMED = 3
+_MAX_NAMED_VERSIONS = 3
 """Maximum number of model versions in a warning."""
 
 
@@ -82,14 +82,14 @@ def _warning(summary: dict[str, Any], mode: str) -> str:
     from detector.stream.detection_config import uncalibrated_warning
 
     names = [f"{model['model']} {model['model_version']}" for model in summary["models"] if not model["calibrated"]]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    more = f" and {len(names) - _MAX_NAMED_VERSIONS} more" if len(names) > _MAX_NAMED_VERSIONS else ""
     cure = (
         "Compatible mode uses no profile."
         if mode == "compatible"
         else "Run `weirguard scan LOGS`, or make a profile from honest logs with "
         "`weirguard calibrate --honest LOGS --out FILE` and replay with `--profile FILE`."
     )
-    return f"{uncalibrated_warning(', '.join(names[:_NAMED]) + more)}. {cure}"
+    return f"{uncalibrated_warning(', '.join(names[:_MAX_NAMED_VERSIONS]) + more)}. {cure}"
 
 
 def _describe(summary: dict[str, Any], out: Path) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from detector.replay.scan import ScannedVersion, ScanReport
 
 PAGE, RECORD = "scan.html", "scan.json"
-_SHOWN = 20
+_SHOWN_ACCOUNTS = 20
 
 
 def scan(
@@ -91,13 +91,13 @@ def _ranked(version: ScannedVersion) -> Iterator[str]:
 
     result = version.scan
     out = [account for account in result.accounts if account.stands_out]
-    shown = (out if result.enough else result.accounts)[:_SHOWN]
-    for rank, account in enumerate(shown, 1):
+    listed = (out if result.enough else result.accounts)[:_SHOWN_ACCOUNTS]
+    for rank, account in enumerate(listed, 1):
         yield f"{rank:>3}. {account.name}: {sentence(account)}"
         yield from (f"     {reason}" for reason in reasons(account))
         yield from (f"     to look at: {advice}" for advice in look_at(account) if account.stands_out)
-    if len(out) > _SHOWN:
-        yield f"     and {len(out) - _SHOWN} more"
+    if len(out) > _SHOWN_ACCOUNTS:
+        yield f"     and {len(out) - _SHOWN_ACCOUNTS} more"
     if not out and result.enough:
         first = result.accounts[0]
         yield f"     No account stands out. The closest to the line is {first.name}: {sentence(first)}"
@@ -119,8 +119,8 @@ def _write_profiles(report: ScanReport, out: Path) -> dict[tuple[str, str], str]
     names: dict[tuple[str, str], str] = {}
     for version in report.scanned:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{version.model}-{version.version}").strip(".-")[:80] or "model"
-        taken = sum(other.startswith(name) for other in names.values())
-        name += f"-{taken + 1}.profile" if taken else ".profile"
+        same_name = sum(other.startswith(name) for other in names.values())
+        name += f"-{same_name + 1}.profile" if same_name else ".profile"
         accounts = list(version.accounts.values())
         made = with_provenance(version.scan.screened, accounts, report.budget, report.log.digests)
         profile = version.traffic.profile(made)

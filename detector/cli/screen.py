@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Cell = str | Sequence[str]
 """The text of a cell, or its lines."""
 
-_WIDE = 1_000
+_UNWRAPPED_WIDTH = 1_000
 QUIET_SECONDS = 2.0
 """Seconds of compilation before a message."""
 
@@ -54,7 +54,7 @@ def console(*, stderr: bool = False) -> Console:
 
     stream = sys.stderr if stderr else sys.stdout
     is_terminal = stream is not None and stream.isatty()
-    return Console(stderr=stderr, width=None if is_terminal or stderr else _WIDE)
+    return Console(stderr=stderr, width=None if is_terminal or stderr else _UNWRAPPED_WIDTH)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Cell]], texts: int | None = None) -> Table:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from detector.cli.options import Json, Output, SettingsFile
+from detector.cli.options import Json, SettingsFile
 from detector.cli.screen import CompilationMessages, print_json, print_lines
 from detector.contracts.errors import ConfigurationError
 
@@ -72,12 +72,12 @@ def check(settings: SettingsFile = None) -> None:
 
 
 @app.command()
-def show(settings: SettingsFile = None, json: Json = False, output: Output = "text") -> None:
+def show(settings: SettingsFile = None, json: Json = False) -> None:
     """Print every setting with its source. Secrets are shown as asterisks."""
     from detector.runtime.settings import load_settings, sources
 
     values, origins = load_settings(settings).redacted(), sources(settings)
-    if json or output == "json":
+    if json:
         print_json({"settings": values, "sources": origins})
         return
     for key, origin in origins.items():

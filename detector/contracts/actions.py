@@ -102,8 +102,8 @@ def make_action(name: str, parameters: Parameters | None = None, fallback: Actio
     if rate is not None and not _is_rate(rate):
         raise ConfigurationError(f"the action {name!r}: {RATE} is {rate!r}; use a number above 0")
     if kind is not None and kind.fallback is not None:
-        meant = fallback or kind.fallback
-        action = Action(meant, rate or _FALLBACK_RATE if meant == "slow" else None, Graded(name, given))
+        basic = fallback or kind.fallback
+        action = Action(basic, rate or _FALLBACK_RATE if basic == "slow" else None, Graded(name, given))
     elif fallback is not None or given.keys() - {RATE}:
         raise ConfigurationError(f"the action {name!r} takes {RATE} at most: every gate knows it")
     else:

@@ -34,10 +34,10 @@ def take(batch: QueryBatch, rows: NDArray[np.int64]) -> QueryBatch:
 
 def select(batch: QueryBatch, rows: Sequence[int] | NDArray[np.int64]) -> QueryBatch:
     """Returns the same as ``take``, with only the principals of those rows."""
-    taken = take(batch, np.array(rows, dtype=np.int64))
-    used, index = np.unique(taken.principal_index, return_inverse=True)
+    picked = take(batch, np.array(rows, dtype=np.int64))
+    used, index = np.unique(picked.principal_index, return_inverse=True)
     names = [batch.principals[number] for number in used.tolist()]
-    return replace(taken, principals=names, principal_index=index.astype(np.int32))
+    return replace(picked, principals=names, principal_index=index.astype(np.int32))
 
 
 def _pick(column: Any, rows: NDArray[np.int64]) -> Any:

@@ -16,7 +16,7 @@ from detector.core.state.columns import PAGE
 
 EngineMode = Literal["default", "compatible"]
 
-MOST = 1 << 62
+MAX_INTEGER = 1 << 62
 """Larger numbers of settings count as this one: loops have integers of 64 bits."""
 MOST_TESTED = 4_096
 """The largest window: the weights of the test for every size up to it are a table of 67 MB, which grows with its
@@ -83,8 +83,8 @@ class EngineConfig:
         """Returns the rows in a history block of queries with ``dimension`` features. A principal's current and
         previous block are kept."""
         if self.mode == "compatible":
-            return MOST
-        queries, size = min(self.limits.history_queries, MOST), min(self.limits.history_bytes, MOST)
+            return MAX_INTEGER
+        queries, size = min(self.limits.history_queries, MAX_INTEGER), min(self.limits.history_bytes, MAX_INTEGER)
         return max(min(queries, size // (4 * max(dimension, 1))) // 2, 1)
 
     @property

@@ -186,9 +186,9 @@ class Validation:
 
         rows = np.unique(self.features / scale, axis=0)
         chosen = np.linspace(0, len(rows) - 1, min(len(rows), _SPACED_ROWS)).astype(np.int64)
-        apart = cdist(rows[chosen], rows)
-        apart[np.arange(len(chosen)), chosen] = np.inf
-        return max(float(np.median(apart.min(axis=1))), _LEAST_SPACING) if len(rows) > 1 else _LEAST_SPACING
+        distance = cdist(rows[chosen], rows)
+        distance[np.arange(len(chosen)), chosen] = np.inf
+        return max(float(np.median(distance.min(axis=1))), _LEAST_SPACING) if len(rows) > 1 else _LEAST_SPACING
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Validation:

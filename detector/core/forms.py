@@ -242,15 +242,17 @@ def plain_outputs(wanted: str, classes: Mapping[str, int] | None, batch: QueryBa
     if kind == "none" or wanted == "none":
         return "none", outputs[:, :0]
     if batch.output_names is not None:
-        return _of_names(wanted, classes, batch, counted)
+        return _outputs_of_names(wanted, classes, batch, counted)
     if outputs.shape[1] == 1:
-        return _of_number(wanted, batch, classes, counted)
+        return _outputs_of_number(wanted, batch, classes, counted)
     if wanted == "label" and kind == "probabilities":
         return "label", outputs.argmax(axis=1).astype(np.float32)[:, None]
     return kind, outputs
 
 
-def _of_number(wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None, counted: Counter[str]) -> Plain:
+def _outputs_of_number(
+    wanted: str, batch: QueryBatch, classes: Mapping[str, int] | None, counted: Counter[str]
+) -> Plain:
     """Converts one number per row to the kind ``wanted``, unless the batch states another kind."""
     values, kind = batch.outputs, batch.output_kind
     if kind == "label" or (wanted == "label" and kind != "score"):
@@ -274,7 +276,9 @@ def _numbered(classes: Mapping[str, int], labels: Floats) -> Floats:
     return np.array(numbers, np.float32)[at].reshape(-1, 1)
 
 
-def _of_names(wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch, counted: Counter[str]) -> Plain:
+def _outputs_of_names(
+    wanted: str, classes: Mapping[str, int] | None, batch: QueryBatch, counted: Counter[str]
+) -> Plain:
     names = batch.output_names
     assert names is not None
     if classes is None:

@@ -74,18 +74,18 @@ def _log_odds(slot: NDArray[np.int64], views: Views, state: Points) -> Floats:
 @compiled
 def _update_trail(slot: NDArray[np.int64], points: Points, state: Points, trail: Trail) -> None:
     """Row after row, moves the slot's ``state`` on. Axes that the points do not have stay at 0."""
-    there = min(points.shape[1], _AXES)
+    axes = min(points.shape[1], _AXES)
     for row in range(len(slot)):
-        held = state[slot[row]]
+        last_state = state[slot[row]]
         for axis in range(_AXES):
-            now = points[row, axis] if axis < there else np.float32(0)
-            trail.step[row, axis] = now - held[axis]
-            trail.step_before[row, axis] = held[_AXES + axis]
-            held[_AXES + axis] = trail.step[row, axis]
-            held[axis] = now
+            now = points[row, axis] if axis < axes else np.float32(0)
+            trail.step[row, axis] = now - last_state[axis]
+            trail.step_before[row, axis] = last_state[_AXES + axis]
+            last_state[_AXES + axis] = trail.step[row, axis]
+            last_state[axis] = now
         for at in range(_REQUESTED):
-            trail.specification_before[row, at] = held[2 * _AXES + at]
-            held[2 * _AXES + at] = trail.specification[row, at]
+            trail.specification_before[row, at] = last_state[2 * _AXES + at]
+            last_state[2 * _AXES + at] = trail.specification[row, at]
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class MeasureInput:
     def outputs(self) -> NDArray[np.float32]:
         """float32 (n, k): the model's outputs, NaN where they do not have the reference's kind and width."""
         rows, (kind, width) = self.rows, (self.reference.output_kind, self.reference.outputs.shape[1])
-        fits = [width > 0 and own.output_kind == kind and own.outputs.shape[1] == width for own in rows.pieces]
+        fits = [width > 0 and piece.output_kind == kind and piece.outputs.shape[1] == width for piece in rows.pieces]
         if all(fits):
             return rows.outputs
         outputs = np.full((len(rows), max(width, 1)), np.nan, np.float32)
         if any(fits):
-            own = np.array(fits)[rows.piece]
-            outputs[own] = rows.outputs[own][:, :width]
+            fitting = np.array(fits)[rows.piece]
+            outputs[fitting] = rows.outputs[fitting][:, :width]
         return outputs
 
     @cached_property
@@ -130,14 +130,14 @@ class MeasureInput:
     def changes(self) -> NDArray[np.int64]:
         """int64 (n,): the number of features that differ from the nearest own earlier query."""
         changes = np.empty(len(self.rows), np.int64)
-        count_changes(self.views.own.step, self.limits, changes)
+        count_changes(self.views.nearest_own.step, self.limits, changes)
         return changes
 
     @cached_property
     def nearness(self) -> Floats:
         """float64 (n,): distance to the nearest own earlier query over that to the nearest reference row; inf for a
         first query."""
-        return np.asarray(self.views.own.distance / np.maximum(self.views.neighbours.distance, 1e-9))
+        return np.asarray(self.views.nearest_own.distance / np.maximum(self.views.neighbours.distance, 1e-9))
 
     @cached_property
     def weights(self) -> dict[Clock, Floats]:
@@ -253,17 +253,19 @@ def surprise(queries: MeasureInput) -> Floats:
     if reference.output_kind == "label":
         other = (reference.outputs[rows, 0] != queries.outputs).mean(axis=1)
         return np.where(np.isnan(queries.outputs[:, 0]), np.nan, other)
-    apart: Floats = np.empty(len(rows))
-    _sum_differences(np.ascontiguousarray(queries.outputs), reference.outputs, rows, apart)
+    difference: Floats = np.empty(len(rows))
+    _sum_differences(np.ascontiguousarray(queries.outputs), reference.outputs, rows, difference)
     if reference.output_kind == "probabilities" and reference.outputs.shape[1] > 1:
-        return np.asarray(apart / 2)
-    return np.asarray(apart / reference.outputs.shape[1] / reference.range)
+        return np.asarray(difference / 2)
+    return np.asarray(difference / reference.outputs.shape[1] / reference.range)
 
 
 @compiled
-def _sum_differences(outputs: NDArray[np.float32], honest: NDArray[np.float32], rows: Array, apart: Floats) -> None:
-    """Fills ``apart`` (n,) with the sums of the differences of ``outputs`` (n, k) from the means of the ``rows`` (n, c)
-    of ``honest`` (m, k)."""
+def _sum_differences(
+    outputs: NDArray[np.float32], honest: NDArray[np.float32], rows: Array, difference: Floats
+) -> None:
+    """Fills ``difference`` (n,) with the sums of the differences of ``outputs`` (n, k) from the means of the ``rows``
+    (n, c) of ``honest`` (m, k)."""
     count = rows.shape[1]
     for row in range(len(rows)):
         sums = 0.0
@@ -272,7 +274,7 @@ def _sum_differences(outputs: NDArray[np.float32], honest: NDArray[np.float32], 
             for at in range(count):
                 near += np.float64(honest[rows[row, at], column])
             sums += abs(outputs[row, column] - near / count)
-        apart[row] = sums
+        difference[row] = sums
 
 
 @_confidence("answers of low confidence")
@@ -313,12 +315,12 @@ def leaps(queries: MeasureInput) -> Floats:
     add up to more than one; scores are taken over their range. Between near honest queries the outputs are nearly
     equal; adversarial examples are made to change the answer, and a walk along a boundary crosses it.
     """
-    now, before = queries.rows.answer.astype(np.float64), queries.views.own.answer.astype(np.float64)
-    apart = np.abs(now - before) / queries.reference.range
+    now, before = queries.rows.answer.astype(np.float64), queries.views.nearest_own.answer.astype(np.float64)
+    difference = np.abs(now - before) / queries.reference.range
     if queries.reference.output_kind != "score":
-        other_class = queries.views.own.distance < queries.views.own.grown
-        apart = np.where(other_class, np.maximum(apart, now + before - 1), apart)
-    known = np.where(np.isnan(queries.outputs[:, 0]), np.nan, apart)
+        other_class = queries.views.nearest_own.distance < queries.views.nearest_own.grown
+        difference = np.where(other_class, np.maximum(difference, now + before - 1), difference)
+    known = np.where(np.isnan(queries.outputs[:, 0]), np.nan, difference)
     return np.asarray(np.minimum(known / np.maximum(queries.nearness, 0.05), 3.0))
 
 
@@ -348,7 +350,7 @@ def tiny_steps(queries: MeasureInput) -> Floats:
 def one_feature(queries: MeasureInput) -> Floats:
     """1 where at most two features differ from the nearest own earlier query; two, since one-hot categories change in
     pairs: path finding, finite differences, what-if."""
-    return np.asarray((queries.changes <= FEW_CHANGES) & np.isfinite(queries.views.own.distance), np.float64)
+    return np.asarray((queries.changes <= FEW_CHANGES) & np.isfinite(queries.views.nearest_own.distance), np.float64)
 
 
 @_steps("many features changed by one magnitude from an earlier query")
@@ -357,8 +359,8 @@ def sign_steps(queries: MeasureInput) -> Floats:
     than between honest rows (``fewest_equal``): steps along the sign of a gradient (FGSM, Jacobian augmentation). With
     many features, about 128 evenly spaced ones are compared."""
     score = np.zeros(len(queries.rows))
-    of_one_size(queries.views.own.step, queries.limits, queries.reference, score)
-    return np.where(np.isfinite(queries.views.own.distance), score, 0.0)
+    of_one_size(queries.views.nearest_own.step, queries.limits, queries.reference, score)
+    return np.where(np.isfinite(queries.views.nearest_own.distance), score, 0.0)
 
 
 def sign_stride(dimension: int) -> int:
@@ -429,10 +431,10 @@ def _find_parallel(last: NDArray[np.float32], before: NDArray[np.float32], paral
     for row in range(len(last)):
         product = first = second = 0.0
         for axis in range(last.shape[1]):
-            one, other = np.float64(last[row, axis]), np.float64(before[row, axis])
-            product += one * other
-            first += one * one
-            second += other * other
+            now, earlier = np.float64(last[row, axis]), np.float64(before[row, axis])
+            product += now * earlier
+            first += now * now
+            second += earlier * earlier
         length = math.sqrt(first * second)
         if abs(product) > 0.98 * length and length > 1e-20:
             parallel[row] = 1.0
@@ -444,7 +446,7 @@ def _find_parallel(last: NDArray[np.float32], before: NDArray[np.float32], paral
 def crossings(queries: MeasureInput) -> Floats:
     """ln(distance to the nearest own earlier query of the same class / that to the nearest of any class), 0..3; NaN for
     the first of a class: adversarial examples, bisection, and other steps over a decision boundary."""
-    same, nearest = queries.views.own.grown, queries.views.own.distance
+    same, nearest = queries.views.nearest_own.grown, queries.views.nearest_own.distance
     known = np.isfinite(same)
     ratio = np.where(known, same, 1.0) / np.maximum(np.where(known, nearest, 1.0), 1e-9)
     return np.where(known, np.clip(np.log(np.maximum(ratio, 1e-9)), 0.0, 3.0), np.nan)
@@ -458,7 +460,7 @@ def recombination(queries: MeasureInput) -> Floats:
     """Returns how much more up to three further own queries add to the values that one shares with the query than as
     many honest rows add to it; 0..3. Crossovers of own rows, which lie among honest ones and have honest values. 0 for
     what ``one_feature`` sees, as tools that vary one value do it all the time."""
-    blends = queries.views.own.blends
+    blends = queries.views.nearest_own.blends
     return _excess(queries, blends.recombined, np.maximum(blends.recombined_honestly, LEAST_RECOMBINED))
 
 
@@ -468,13 +470,13 @@ def interpolation(queries: MeasureInput) -> Floats:
     an honest row, as a share of the distance to the nearer end; 0..3, and 0 as above. Mixtures of own rows (mixup;
     Zhang et al. 2018). Less for near-duplicates: copies of one image at several contrasts lie on a line too. Single
     ones of honest accounts are extreme, so that the spread within an account is large."""
-    blends = queries.views.own.blends
+    blends = queries.views.nearest_own.blends
     excess = _excess(queries, blends.spanned, np.maximum(blends.spanned_honestly, LEAST_SPANNED))
     return np.asarray(excess * np.minimum(4 * queries.nearness, 1.0))
 
 
-def _excess(queries: MeasureInput, own: Floats, honest: Floats) -> Floats:
-    excess = np.clip(own - honest, 0.0, _MOST_BLENDED)
+def _excess(queries: MeasureInput, added: Floats, honest: Floats) -> Floats:
+    excess = np.clip(added - honest, 0.0, _MOST_BLENDED)
     return np.where(queries.changes > FEW_CHANGES, excess, 0.0)
 
 

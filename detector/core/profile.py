@@ -41,8 +41,8 @@ _PARTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 @dataclass(frozen=True, eq=False)
 class Profile:
     """``reference``: honest queries to compare with. ``standards``: how honest accounts vary, and the threshold.
-    Optional: the ``owner_model`` with its ``margins``, and the ``validation`` set. ``made``: provenance and
-    reliability, for readers; it changes no verdict. ``stored_form``: the form of queries, or None for plain numbers
+    Optional: the ``owner_model`` with its ``margins``, and the ``validation`` set. ``provenance``: its data and
+    its reliability, for readers; it changes no verdict. ``stored_form``: the form of queries, or None for plain numbers
     with outputs as in ``reference``."""
 
     model: str
@@ -52,7 +52,7 @@ class Profile:
     owner_model: OwnerModel | None = None
     margins: Margins | None = None
     validation: Validation | None = None
-    made: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     stored_form: Form | None = None
     crowd: Crowd | None = None
 
@@ -81,7 +81,7 @@ class Profile:
                 "profile": _WITHOUT_FORM if self.stored_form is None else VERSION,
                 "model": self.model,
                 "model_version": self.model_version,
-                "made": dict(self.made),
+                "made": dict(self.provenance),
                 **parts,
             }
         )
@@ -98,7 +98,7 @@ class Profile:
             }
             if parts["reference"] is None or parts["standards"] is None:
                 raise ValueError("it has no reference or no standards")
-            return cls(body["model"], body["model_version"], **parts, made=body["made"])
+            return cls(body["model"], body["model_version"], **parts, provenance=body["made"])
         except (StateLogError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigurationError(f"not a profile ({error}); write one with `weirguard calibrate`") from error
 
@@ -185,8 +185,8 @@ class ProfileMatcher:
     def _unknown(self, queries: QueryBatch) -> ProfileMismatch:
         versions = [version for model, version in self._profiles if model == queries.model]
         models = sorted({model for model, _ in self._profiles})
-        there = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
-        detail = f"there is no profile for {_name(queries)}, only for {there}; {_ADVICE}{self._until_then(queries)}"
+        known = f"version {', '.join(versions)}" if versions else ", ".join(models) or "nothing"
+        detail = f"there is no profile for {_name(queries)}, only for {known}; {_ADVICE}{self._until_then(queries)}"
         return ProfileMismatch(queries.model, len(queries), "model_version" if versions else "model", detail)
 
     def _until_then(self, queries: QueryBatch) -> str:

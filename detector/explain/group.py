@@ -19,9 +19,9 @@ from detector.replay.group_course import GroupCourse, merged_queries
 from detector.replay.principal import TimedQueries, replay_principal
 from detector.runtime.text import rfc3339
 
-MOST = 50
+MAX_JUDGED_MEMBERS = 50
 """Members that are judged alone; the others are only listed."""
-_SHOWN = 3
+_SHOWN_MEASURES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def explain_group(
 ) -> GroupExplanation:
     """Returns the explanation of ``course``, whose members sent ``queries``, at least one."""
     names = [name for name in course.joined if name in queries]
-    members = tuple(_member(name, course, queries[name], config, policy) for name in names[:MOST])
+    members = tuple(_member(name, course, queries[name], config, policy) for name in names[:MAX_JUDGED_MEMBERS])
     replay = replay_principal(merged_queries(dict(queries), f"group {course.id}"), config, policy)
     batches = [batch for judged in queries.values() for batch, _ in judged]
     union = explanation_of(replay, config, source, records=(), notes=learned(batches, config))
@@ -67,7 +67,7 @@ def _member(
 ) -> ExplainedMember:
     alone = explanation_of(replay_principal(queries, config, policy), config, "")
     added = [] if alone.at_verdict is None else [(part.name, part.added) for part in alone.at_verdict.contributions]
-    most = sorted((part for part in added if part[1] > 0), key=lambda part: -part[1])[:_SHOWN]
+    most = sorted((part for part in added if part[1] > 0), key=lambda part: -part[1])[:_SHOWN_MEASURES]
     scores = alone.replay.score
     score = float("nan") if np.isnan(scores).all() else float(np.nanmax(scores))
     return ExplainedMember(

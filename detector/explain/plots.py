@@ -9,7 +9,7 @@ from math import ceil, sqrt
 import numpy as np
 
 from detector.core.signals.margin import BLOCKED_AT
-from detector.core.signals.shapiro_wilk import CONSTANT
+from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD
 from detector.explain.chart import Floats, Frame, axes, bars, curve, labels, legend, level, mark, svg
 from detector.explain.explanation import Explanation, describe, deviations
 from detector.explain.words import UNIT, number
@@ -87,7 +87,7 @@ def _distances(distances: Floats, row: int) -> Plot:
     mean, deviation = float(tested.mean()), float(tested.std())
     edges, heights = _histogram(distances)
     x, fitted = np.linspace(edges[0], edges[-1], 161), np.full(161, np.nan)
-    if deviation > CONSTANT * mean:
+    if deviation > CONSTANT_SPREAD * mean:
         density = np.exp(-(((x - mean) / deviation) ** 2) / 2) / (deviation * sqrt(2 * np.pi))
         fitted = density * len(tested) * (edges[1] - edges[0])
     top = 1.1 * max(float(heights.max()), float(np.nan_to_num(fitted).max()))

@@ -90,10 +90,10 @@ def differences(known: PublishedRecords, replay: PrincipalReplay, configuration:
     """Yields sentences on how the service's results may differ from ``replay``, the replay of its topics."""
     if known.cleared_at > -np.inf:
         yield f"The account was cleared at {rfc3339(known.cleared_at)}; earlier queries do not count."
-    if lost := _lost(known.score, replay):
+    if missing := _lost(known.score, replay):
         yield (
-            f"{lost:,} of the account's queries are no longer kept; the explanation covers the rest, counted from 1, "
-            "and may differ from the service's results."
+            f"{missing:,} of the account's queries are no longer kept; the explanation covers the rest, counted from "
+            "1, and may differ from the service's results."
         )
     if known.score is not None and known.score.flagged != bool(replay.flagged[-1]):
         yield f"In the service, the account is {'' if known.score.flagged else 'not '}flagged."

@@ -26,7 +26,7 @@ from detector.replay.rings import FoundRing
 from detector.replay.scan import ScannedVersion, ScanReport, times
 from detector.runtime.text import rfc3339
 
-LOOKS = {
+DESCRIPTIONS = {
     "novelty": "queries far from those of all other accounts",
     "unseen_values": "feature values that no other account sends",
     "outlyingness": "combinations of features that no other account sends",
@@ -61,13 +61,13 @@ _ADVICE: dict[Family, str] = {
     "outputs": "the answers around that query: honest users seldom query the decision boundary again and again",
     "protocol": "the features it leaves out, or the models it requests: does one of your clients have a reason?",
 }
-_NAMED = 12
+_MAX_NAMED_MEMBERS = 12
 """Maximum number of members that a sentence names."""
 _MOST_REASONS, _LEAST_SHARE, _LEAST = 4, 0.1, 0.5
 _LEAST_ADDED = 0.05
 _DRAWN, _MEASURES = 20, 2
 """Maximum number of accounts with plots, and of measures in each."""
-_LISTED = 1_000
+_MAX_LISTED_ACCOUNTS = 1_000
 _HEAD = ("account", "largest contributions", "times the line", "queries", "crossed at", "first", "last")
 
 
@@ -85,7 +85,7 @@ def headline(report: ScanReport) -> str:
 
 def ring_sentence(ring: FoundRing) -> str:
     """Returns the members of the ring in one sentence."""
-    names, more = ", ".join(ring.members[:_NAMED]), len(ring.members) - _NAMED
+    names, more = ", ".join(ring.members[:_MAX_NAMED_MEMBERS]), len(ring.members) - _MAX_NAMED_MEMBERS
     return f"{len(ring.members)} accounts look like one thief: {names}{f' and {more:,} more' if more > 0 else ''}"
 
 
@@ -104,7 +104,7 @@ def reasons(account: ScannedAccount) -> list[str]:
     large = [part for part in account.parts if part[3] >= max(_LEAST_SHARE * account.unexplained, _LEAST)]
     closest = "the average account" if account.closest is None else account.closest
     return [
-        f"{LOOKS[name]}: {name} {score:.1f}, while {closest} reaches {reached:.1f}"
+        f"{DESCRIPTIONS[name]}: {name} {score:.1f}, while {closest} reaches {reached:.1f}"
         for name, score, reached, _ in large[:_MOST_REASONS]
     ]
 
@@ -119,7 +119,7 @@ def sentence(account: ScannedAccount) -> str:
     """Returns the result for the account in one sentence."""
     if account.crossed is None:
         return f"{account.score:.2f} times the line after {count(account.queries)}"
-    with_others = f", once {', '.join(account.like)} does not excuse it" if account.like else ""
+    with_others = f", once {', '.join(account.not_excused_by)} does not excuse it" if account.not_excused_by else ""
     note = "" if account.left_out else "; it stays in the profile"
     crossed = f"crossed at query {account.crossed + 1:,} of {account.queries:,}"
     return f"{account.score:.1f} times the line, {crossed}{with_others}{note}"
@@ -157,7 +157,7 @@ def skipped(report: ScanReport) -> Iterator[str]:
     if refused:
         named = ", ".join(f"{reason} {number:,}" for reason, number in refused.most_common(3))
         yield f"{count(refused.total(), 'row', 'rows')} refused: {named}."
-    yield from (f"{passed}." for passed in report.passed_over)
+    yield from (f"{passed}." for passed in report.skipped)
     for version in report.scanned:
         if version.traffic.left_out:
             yield f"{version.model} {version.version}: {count(version.traffic.left_out)} of another form."
@@ -257,7 +257,7 @@ def _account_json(version: ScannedVersion, account: ScannedAccount) -> dict[str,
         "unexplained": account.unexplained,
         "line": account.line,
         "closest": account.closest,
-        "without_excuse_of": list(account.like),
+        "without_excuse_of": list(account.not_excused_by),
         "left_out_of_profile": account.left_out,
         "measures": [
             {"measure": name, "score": score, "closest": reached, "adds": added}
@@ -276,14 +276,14 @@ def page(report: ScanReport) -> str:
 def _version_section(version: ScannedVersion) -> dict[str, Any]:
     out = [account for account in version.scan.accounts if account.stands_out]
     rest = [account for account in version.scan.accounts if not account.stands_out]
-    more = len(rest) - _LISTED
+    more = len(rest) - _MAX_LISTED_ACCOUNTS
     return {
         "name": f"{version.model} {version.version}",
         "table": _account_table(version, out),
         "rings": [_ring_section(ring) for ring in version.rings],
         "reliability": reliability(version),
         "suspects": [_suspect_section(version, account, drawn=at < _DRAWN) for at, account in enumerate(out)],
-        "others": _account_table(version, rest[:_LISTED]),
+        "others": _account_table(version, rest[:_MAX_LISTED_ACCOUNTS]),
         "more": count(more, "more is", "more are") if more > 0 else "",
     }
 
@@ -292,7 +292,7 @@ def _ring_section(ring: FoundRing) -> dict[str, Any]:
     return {
         "sentence": f"{ring_sentence(ring)}; {ring_score(ring)}",
         "reasons": reasons(ring.merged),
-        "members": ring.members if len(ring.members) > _NAMED else (),
+        "members": ring.members if len(ring.members) > _MAX_NAMED_MEMBERS else (),
     }
 
 

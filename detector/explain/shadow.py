@@ -19,7 +19,7 @@ Key = tuple[str, str]
 """(model, principal)"""
 
 _MOST_EVIDENCE = 3
-_PUBLISHED, _FORGIVEN = ("decision", "release"), ("delete", "clear")
+_PUBLISHED, _RELEASING = ("decision", "release"), ("delete", "clear")
 
 
 class Stretch(NamedTuple):
@@ -33,14 +33,14 @@ class Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ShadowedPrincipal:
-    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``forgiven``: an operator has since
+    """``stretches`` in order of time, ``alerts`` the newest revision of each. ``released_since``: an operator has since
     deleted a cause or cleared the principal, which suggests that they are honest."""
 
     model: str
     principal: str
     stretches: tuple[Stretch, ...]
     alerts: tuple[Alert, ...]
-    forgiven: bool
+    released_since: bool
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -98,9 +98,11 @@ def shadow_report(
         if any(audit.kind == "decision_withheld" for audit in ordered):
             withheld.append(key)
         if stretches := tuple(_stretches(ordered, since, until)):
-            forgiven = any(audit.kind == "command" and audit.detail.get("kind") in _FORGIVEN for audit in ordered)
+            released_since = any(
+                audit.kind == "command" and audit.detail.get("kind") in _RELEASING for audit in ordered
+            )
             raised = tuple(sorted(alerts_of[key].values(), key=lambda alert: alert.occurred_at))
-            principals.append(ShadowedPrincipal(*key, stretches, raised, forgiven))
+            principals.append(ShadowedPrincipal(*key, stretches, raised, released_since))
     principals.sort(
         key=lambda account: (
             -HARSHNESS[account.harshest],
@@ -143,10 +145,10 @@ def sentences(report: ShadowReport) -> Iterator[str]:
         if times:
             who = count(len(times), "account", "accounts")
             yield f"{name}: {who} for {duration(sum(times))} together; it would have cost them: {kind.cost}."
-    forgiven = [account for account in report.principals if account.forgiven]
-    if forgiven:
-        lost = sum(sum(account.seconds.values()) for account in forgiven)
-        who = count(len(forgiven), "account", "accounts")
+    released_since = [account for account in report.principals if account.released_since]
+    if released_since:
+        lost = sum(sum(account.seconds.values()) for account in released_since)
+        who = count(len(released_since), "account", "accounts")
         yield f"An operator has released {who} of these since: {duration(lost)} that honest users would have lost."
     if report.withheld:
         yield f"The allowlist has spared {count(len(report.withheld), 'account', 'accounts')}."
@@ -186,7 +188,7 @@ def table_of(report: ShadowReport) -> TextTable:
             rfc3339(account.stretches[0].start),
             rfc3339(account.stretches[-1].end),
             reasons_of(account),
-            "yes" if account.forgiven else "no",
+            "yes" if account.released_since else "no",
         )
         for account in report.principals
     ]
@@ -211,7 +213,7 @@ def as_json(report: ShadowReport) -> dict[str, Any]:
                 "families": sorted({alert.family for alert in account.alerts if alert.family is not None}),
                 "alerts": [alert.id for alert in account.alerts],
                 "calibrated": account.calibrated,
-                "released_since": account.forgiven,
+                "released_since": account.released_since,
                 "costs": {name: ACTIONS[name].cost for name in account.seconds},
             }
             for account in report.principals

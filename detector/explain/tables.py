@@ -24,9 +24,9 @@ class TextTable:
     texts: int
 
 
-def contributions(explanation: Explanation, shown: Collection[str] | None = None) -> TextTable:
+def contributions(explanation: Explanation, names_shown: Collection[str] | None = None) -> TextTable:
     """Returns the contribution of each deviating measure to D, at the verdict and at the last query, with the deviation
-    of the closest honest account. ``shown``: the measures to show, ``D`` for the sums; by default, all."""
+    of the closest honest account. ``names_shown``: the measures to show, ``D`` for the sums; by default, all."""
     breakdowns = _breakdowns(explanation)
     hidden = set(without_deviation(explanation))
     names = [part.name for part in breakdowns[0].contributions if part.name not in hidden]
@@ -42,7 +42,9 @@ def contributions(explanation: Explanation, shown: Collection[str] | None = None
         for breakdown in breakdowns
         for cell in (f"query\xa0{breakdown.row + 1:,}", "closest honest", "contribution")
     )
-    return TextTable(("measure", "describes", *head), [row for row in rows if shown is None or row[0] in shown], 2)
+    return TextTable(
+        ("measure", "describes", *head), [row for row in rows if names_shown is None or row[0] in names_shown], 2
+    )
 
 
 def without_deviation(explanation: Explanation) -> list[str]:

@@ -16,7 +16,7 @@ from detector.explain.odometer import Odometer
 
 UNIT = "standard deviations of honest accounts"
 
-_FAR = 6.0
+_FAR_DEVIATIONS = 6.0
 _MOST_REASONS = 3
 _LEAST_SHARE = 0.1
 """The share of D that the contribution of a further reason has at least."""
@@ -112,7 +112,7 @@ def _unseen_by_feature(profile: Profile, plain: QueryBatch) -> Counter[str]:
 def _how_far(part: Contribution) -> str:
     if not np.isfinite(part.largest):
         return "a measure that the calibration lacks"
-    if part.deviation >= part.largest + _FAR:
+    if part.deviation >= part.largest + _FAR_DEVIATIONS:
         return "far beyond any honest account"
     return f"beyond {'any' if part.deviation > part.largest else 'the closest'} honest account"
 

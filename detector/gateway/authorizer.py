@@ -46,7 +46,7 @@ class Authorizer(ModelMiddleware):
 
     def check(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> tuple[Denial | None, Notice]:
         """Returns what to answer instead of the model, or None if the request may pass, and then the headers that its
-        answer gets besides.
+        answer gets in addition.
 
         ``path`` as the client sent it, with escapes and query. A header with commas counts as several, as some proxies
         join those of one name: credentials that differ make the request ambiguous.

@@ -55,8 +55,8 @@ class Accounts:
             self.names.append(name)
             if slot == len(self.most):
                 for column in _COLUMNS:
-                    own = getattr(self, column)
-                    setattr(self, column, np.concatenate((own, np.zeros_like(own))))
+                    values = getattr(self, column)
+                    setattr(self, column, np.concatenate((values, np.zeros_like(values))))
         self.slot_of[name] = slot
         self.last[slot] = self.compared[slot] = _NEVER
         self.member[slot] = False
@@ -132,18 +132,18 @@ def _count(
     """Row after row; see ``Accounts.count``. ``ranks`` (n,): among due and among linked rows, or -1."""
     (due, link), (last, active, linked, links) = ranks, columns
     for row in range(len(slot)):
-        own = slot[row]
-        if number[row] <= last[own] or number[row] // WINDOW != last[own] // WINDOW:
-            linked[own] = 0
-            links[own] = 0.0
-        last[own], active[own] = number[row], seen + row
+        account = slot[row]
+        if number[row] <= last[account] or number[row] // WINDOW != last[account] // WINDOW:
+            linked[account] = 0
+            links[account] = 0.0
+        last[account], active[account] = number[row], seen + row
         if link[row] >= 0:
-            linked[own] += 1
+            linked[account] += 1
             for at in range(values.shape[1]):
-                links[own, at] += values[link[row], at]
+                links[account, at] += values[link[row], at]
         if due[row] >= 0:
-            counts[due[row]] = linked[own]
-            sums[due[row]] = links[own]
+            counts[due[row]] = linked[account]
+            sums[due[row]] = links[account]
 
 
 @compiled
@@ -159,9 +159,9 @@ def _reach(
 ) -> None:
     """Row after row; see ``Accounts.reach``. ``of`` (c,): -1 everywhere."""
     for row in range(len(slot)):
-        own = slot[row]
-        anew = number[row] <= compared[own] or number[row] // WINDOW != compared[own] // WINDOW
-        compared[own] = number[row]
-        if anew or distance[row] > highest[own]:
-            highest[own], of[own] = distance[row], row
-        most[row], origin[row] = highest[own], of[own]
+        account = slot[row]
+        anew = number[row] <= compared[account] or number[row] // WINDOW != compared[account] // WINDOW
+        compared[account] = number[row]
+        if anew or distance[row] > highest[account]:
+            highest[account], of[account] = distance[row], row
+        most[row], origin[row] = highest[account], of[account]

@@ -16,9 +16,9 @@ import numpy as np
 from detector.core.reference.standards import Floats
 from detector.core.state.arrays import Array
 
-_ALIKE = 0.6
+_MIN_COSINE = 0.6
 """The least cosine of an account's contributions with those of its cluster, and of two clusters that are united."""
-_LEAST = 1e-9
+_EPSILON = 1e-9
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +56,7 @@ class Clusters:
         direction = _direction(added)
         cosines = self._cosines(direction)
         at = int(np.argmax(cosines)) if len(cosines) else -1
-        if at < 0 or cosines[at] <= _ALIKE:
+        if at < 0 or cosines[at] <= _MIN_COSINE:
             at = self._found(name)
         cluster = self._every[at]
         self._directions[at] += direction
@@ -78,18 +78,18 @@ class Clusters:
     def united(self, cluster: Cluster) -> Cluster:
         """Unites ``cluster`` with the one most like it, if that is as like as an account must be and one of them is a
         group, which stays; returns what they are now."""
-        own = self._every.index(cluster)
-        cosines = self._cosines(self._directions[own])
-        cosines[own] = -1.0
+        position = self._every.index(cluster)
+        cosines = self._cosines(self._directions[position])
+        cosines[position] = -1.0
         other = int(np.argmax(cosines))
         pair = [cluster, self._every[other]]
-        if cosines[other] <= _ALIKE or sum(each.size > 0 for each in pair) != 1:
+        if cosines[other] <= _MIN_COSINE or sum(each.size > 0 for each in pair) != 1:
             return cluster
-        gone, kept = sorted(pair, key=lambda each: each.size)
-        at = self._every.index(gone)
+        absorbed, kept = sorted(pair, key=lambda each: each.size)
+        at = self._every.index(absorbed)
         self._directions[self._every.index(kept)] += self._directions[at]
-        kept.accounts.update(gone.accounts)
-        self.of.update(dict.fromkeys(gone.accounts, kept))
+        kept.accounts.update(absorbed.accounts)
+        self.of.update(dict.fromkeys(absorbed.accounts, kept))
         self._drop(at)
         return kept
 
@@ -97,28 +97,28 @@ class Clusters:
         """Returns all clusters, their directions, and how many were ``founded``."""
         clusters = [
             {
-                "head": [own.id, own.size, own.revision, own.waiting],
-                "slots": own.slots,
-                "added": np.array(list(own.accounts.values())),
+                "head": [cluster.id, cluster.size, cluster.revision, cluster.waiting],
+                "slots": cluster.slots,
+                "added": np.array(list(cluster.accounts.values())),
             }
-            for own in self._every
+            for cluster in self._every
         ]
         return {"clusters": clusters, "directions": self._directions, "founded": self._founded}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Replaces everything with what ``dump`` returned."""
         self._every = []
-        for own in state["clusters"]:
-            (name, *counts), slots = own["head"], own["slots"].tolist()
-            self._every.append(Cluster(name, dict(zip(slots, own["added"], strict=True)), *counts))
-        self.named = {own.id: own for own in self._every}
-        self.of = {slot: own for own in self._every for slot in own.accounts}
+        for saved in state["clusters"]:
+            (name, *counts), slots = saved["head"], saved["slots"].tolist()
+            self._every.append(Cluster(name, dict(zip(slots, saved["added"], strict=True)), *counts))
+        self.named = {cluster.id: cluster for cluster in self._every}
+        self.of = {slot: cluster for cluster in self._every for slot in cluster.accounts}
         self._directions, self._founded = np.array(state["directions"]), state["founded"]
 
     def _cosines(self, direction: Floats) -> Floats:
         """Returns float64 (c,): the cosine of each cluster's direction with ``direction`` (j + m,)."""
         lengths = np.sqrt(np.einsum("ij,ij->i", self._directions, self._directions)) * np.sqrt(direction @ direction)
-        return np.asarray(self._directions @ direction / np.maximum(lengths, _LEAST))
+        return np.asarray(self._directions @ direction / np.maximum(lengths, _EPSILON))
 
     def _found(self, founder: str) -> int:
         """Adds an empty cluster; returns its position."""

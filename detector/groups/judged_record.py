@@ -151,7 +151,9 @@ def _row_bytes(queries: JudgedQueries) -> Array:
     longest = np.array([len(name.encode()) for name in queries.principals], np.int64)
     nbytes += (longest // np.maximum(used, 1) + 1)[queries.principal]
     nbytes[queries.due] += 12 + 8 * queries.deviations.shape[1]
-    nbytes[queries.linked] += 12 + 4 * sum(own.shape[1] for own in (queries.features, queries.points, queries.cells))
+    nbytes[queries.linked] += 12 + 4 * sum(
+        column.shape[1] for column in (queries.features, queries.points, queries.cells)
+    )
     return nbytes
 
 
@@ -163,7 +165,7 @@ def _encode(record: JudgedRecord) -> bytes:
     head = {name: getattr(record, name) for name in ("model", "model_version", "profile", "source", "partition")}
     names = [queries.principals[at] for at in used.tolist()]
     widths = {width: arrays[name].shape[1] for name, width in _WIDTHS.items()}
-    columns = {name: np.ascontiguousarray(own, COLUMNS[name]).tobytes() for name, own in arrays.items()}
+    columns = {name: np.ascontiguousarray(column, COLUMNS[name]).tobytes() for name, column in arrays.items()}
     return msgspec.msgpack.encode({"schema": SCHEMA, **head, "principals": names, **widths, **columns})
 
 
@@ -203,7 +205,7 @@ def _wide(values: Array) -> Array:
 
 
 def _check(record: JudgedRecord) -> None:
-    """Raises InvalidRecord for what would lead the loops astray."""
+    """Raises InvalidRecord for values that the compiled loops cannot take."""
     queries, count = record.queries, len(record)
     for name in (record.model, record.model_version, record.profile, *queries.principals):
         if not is_name(name):
@@ -214,7 +216,7 @@ def _check(record: JudgedRecord) -> None:
     if not all(map(is_time, record.time.tolist())):
         raise InvalidRecord("time", "time must be in seconds (not milliseconds) since 1970")
     numbers = queries.distance, queries.deviations, queries.features, queries.points
-    if not all(np.isfinite(own).all() for own in numbers):
+    if not all(np.isfinite(column).all() for column in numbers):
         raise InvalidRecord("non-finite", "distance, deviations, features and points must be finite")
 
 
@@ -231,5 +233,5 @@ def _check_positions(record: JudgedRecord) -> None:
     at = np.diff(record.offset), np.diff(queries.row)
     if ((at[0] < 0) | ((at[0] == 0) & (at[1] <= 0))).any():
         raise InvalidRecord("value", "offset and row must ascend together")
-    if min(int(own.min()) for own in (queries.number, queries.row, record.offset)) < 0:
+    if min(int(column.min()) for column in (queries.number, queries.row, record.offset)) < 0:
         raise InvalidRecord("value", "number, row and offset must be at least 0")

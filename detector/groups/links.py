@@ -25,7 +25,7 @@ account got another class though the query is near. Nearness is none: the more t
 
 _CHANGE = 1e-4
 _NEAR = 0.5
-_LEAST = 1e-9
+_EPSILON = 1e-9
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -91,7 +91,7 @@ class Linker:
         changes, signs = np.empty(len(step), np.int64), np.zeros(len(step))
         count_changes(step, self._limits, changes)
         of_one_size(step, self._limits, reference, signs)
-        near = np.where(known, distance, np.inf) / max(reference.median_distance, _LEAST)
+        near = np.where(known, distance, np.inf) / max(reference.median_distance, _EPSILON)
         columns = (
             changes <= FEW_CHANGES,
             signs,

@@ -50,13 +50,13 @@ class JudgedQueries:
 
     def between(self, start: int, end: int) -> JudgedQueries:
         """Returns the queries from ``start`` to ``end``."""
-        own = slice(start, end)
+        rows = slice(start, end)
         due, linked = (slice(*np.searchsorted(at, (start, end)).tolist()) for at in (self.due, self.linked))
         return JudgedQueries(
             self.principals,
-            self.principal[own],
-            self.number[own],
-            self.row[own],
+            self.principal[rows],
+            self.number[rows],
+            self.row[rows],
             self.due[due] - start,
             self.distance[due],
             self.deviations[due],
@@ -71,19 +71,19 @@ class JudgedQueries:
 def selected_queries(parts: Sequence[ProfiledRows], observation: Observation, sampled: Mask) -> JudgedQueries:
     """Returns those rows of ``parts``, of one model version in stream order, that are due or linked; all others change
     nothing of groups. ``sampled``: ``links.sampled_cells`` of the reference. ``row`` counts rows of the micro-batch."""
-    number, row = (np.concatenate([getattr(own, name) for own in parts]) for name in ("number", "row"))
+    number, row = (np.concatenate([getattr(part, name) for part in parts]) for name in ("number", "row"))
     repeats, nearest = (
-        np.concatenate([own.repeats for own in parts]),
-        np.concatenate([own.cells[:, 0] for own in parts]),
+        np.concatenate([part.repeats for part in parts]),
+        np.concatenate([part.cells[:, 0] for part in parts]),
     )
-    due, linked = (own & ~repeats for own in selected(number, nearest, sampled))
+    due, linked = (mask & ~repeats for mask in selected(number, nearest, sampled))
     kept = np.flatnonzero(due | linked)
     row, at_due = row[kept], np.flatnonzero(due[kept])
     used, principal = np.unique(observation.key_index[row], return_inverse=True)
     signals, due_row = observation.signals, row[at_due]
-    chosen = np.split(linked, np.cumsum([len(own.row) for own in parts])[:-1])
+    chosen = np.split(linked, np.cumsum([len(part.row) for part in parts])[:-1])
     features, points, residual, cells, label = (
-        np.concatenate([getattr(own, name)[rows] for own, rows in zip(parts, chosen, strict=True)])
+        np.concatenate([getattr(part, name)[rows] for part, rows in zip(parts, chosen, strict=True)])
         for name in ("features", "points", "residual", "cells", "label")
     )
     return JudgedQueries(

@@ -32,13 +32,13 @@ _MOST_PAGES = MOST_SOUGHT // _LANES
 _PAGES_A_BUCKET = 2
 _DUPLICATE = 1e-3
 _ROUNDING = np.float32(1 + 1e-5)
-_HALF = 0.51
+_HALF_STEP = 0.51
 """How far a coordinate may be from its whole number, with the rounding of single precision."""
 _REACH, _FARTHEST = 16.0, 32_767
 """Coordinates of 16 bits reach this many times as far as any of the reference; farther ones count as that far."""
-_LEAST = 1e-9
+_EPSILON = 1e-9
 _NONE = -1
-_STIR = 2_654_435_761
+_HASH_MULTIPLIER = 2_654_435_761
 
 Rows = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -62,7 +62,7 @@ class RecentQueries:
 
     def __init__(self, reference: Reference, nbytes: int = BYTES) -> None:
         self._same = _DUPLICATE * reference.median_distance
-        reach = _REACH * max(float(np.abs(reference.points).max()), float(reference.residual.max()), _LEAST)
+        reach = _REACH * max(float(np.abs(reference.points).max()), float(reference.residual.max()), _EPSILON)
         self._unit = reach / _FARTHEST
         self._pages = _Pages.of(reference.dimension, _width(reference.points.shape[1]), nbytes)
 
@@ -160,9 +160,9 @@ _ROWS = ("leading", "features", "whose")
 """The columns of pages that hold queries."""
 
 
-def _alike(rows: Any, own: NDArray[Any]) -> bool:
-    """Returns whether ``rows`` of a dump are such as ``own``; those of older versions are not."""
-    return rows is not None and rows.dtype == own.dtype and rows.shape[1:] == own.shape[1:]
+def _alike(rows: Any, expected: NDArray[Any]) -> bool:
+    """Returns whether ``rows`` of a dump are such as ``expected``; those of older versions are not."""
+    return rows is not None and rows.dtype == expected.dtype and rows.shape[1:] == expected.shape[1:]
 
 
 @compiled
@@ -173,7 +173,7 @@ def _search(
     of equal queries."""
     places = np.empty(cells.shape[1] ** 2, np.int64)
     pages = np.empty(len(places) * _MOST_PAGES, np.int64)
-    near, blur = np.empty((len(pages), _LANES), np.float32), _HALF * math.sqrt(leading.shape[1])
+    near, blur = np.empty((len(pages), _LANES), np.float32), _HALF_STEP * math.sqrt(leading.shape[1])
     for row in range(len(features)):
         best, chosen, known, most = math.inf, _NONE, False, np.float32(np.inf)
         count = _find_pages(_find_buckets(row, cells, len(kept.newest), places), places, kept, pages)
@@ -214,10 +214,10 @@ def _find_buckets(row: int, cells: Array, count: int, found: Array) -> int:
     """Fills ``found`` with the buckets, of ``count``, of all pairs of the ``cells`` (n, c) of ``row``, the nearest
     first; returns how many there are."""
     pairs = 0
-    for other in range(min(1, cells.shape[1] - 1), cells.shape[1]):
-        for one in range(max(other, 1)):
-            low, high = min(cells[row, one], cells[row, other]), max(cells[row, one], cells[row, other])
-            found[pairs] = (((low << 20) + high) * _STIR >> 20) % count
+    for second in range(min(1, cells.shape[1] - 1), cells.shape[1]):
+        for first in range(max(second, 1)):
+            low, high = min(cells[row, first], cells[row, second]), max(cells[row, first], cells[row, second])
+            found[pairs] = (((low << 20) + high) * _HASH_MULTIPLIER >> 20) % count
             pairs += 1
     return pairs
 

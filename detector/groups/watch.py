@@ -142,8 +142,8 @@ class GroupWatch:
             for slot in slots
         )
         chance = chance_of(self._rarity(cluster, self._present), self._present)
-        shown = self._mean(self._contributions(accounts.every[slots]))
-        return GroupState(chance, tuple(members), self._evidence(shown), self._family(shown))
+        contributions = self._mean(self._contributions(accounts.every[slots]))
+        return GroupState(chance, tuple(members), self._evidence(contributions), self._family(contributions))
 
     def knows(self, group: str) -> bool:
         """Returns whether ``group`` has not ended."""
@@ -200,12 +200,12 @@ class GroupWatch:
         rarity = self._crowd.rarity(np.minimum(due.number + 1, WINDOW), most)
         excused = self._compared_early(due, rarity)
         revisions = []
-        told = np.isin(due.slot, due.slot[rarity <= _NOTABLE]) | self._clustered(due.slot)
-        rows = np.flatnonzero(told)
+        needs_update = np.isin(due.slot, due.slot[rarity <= _NOTABLE]) | self._clustered(due.slot)
+        rows = np.flatnonzero(needs_update)
         added = self._added(due, rows, origin[rows], excused)
-        for at, own in zip(rows.tolist(), added, strict=True):
+        for at, contributions in zip(rows.tolist(), added, strict=True):
             risen = bool(origin[at] == at) or at in excused
-            changed = self._update(int(due.slot[at]), float(rarity[at]), own, risen, int(due.present[at]))
+            changed = self._update(int(due.slot[at]), float(rarity[at]), contributions, risen, int(due.present[at]))
             if changed is not None:
                 revisions.append(self._revision(*changed, int(due.present[at]), int(due.row[at])))
         highest = np.flatnonzero(origin == np.arange(len(origin)))
@@ -246,8 +246,8 @@ class GroupWatch:
         count, exemplars = len(COLUMNS), self._crowd.link_exemplars
         linked = every[:, count:]
         explained = exemplars[unexplained(linked, exemplars)[1]]
-        own = self._standards.contributions(every[:, :count])[0]
-        return np.concatenate((own, np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)), axis=1)
+        by_measures = self._standards.contributions(every[:, :count])[0]
+        return np.concatenate((by_measures, np.clip(linked - explained, 0.0, MAX_CONTRIBUTION)), axis=1)
 
     def _fitting(self, queries: JudgedQueries, start: int) -> int:
         """Returns the first row from ``start`` on that begins an account for which there is no room, or the end."""
@@ -320,29 +320,29 @@ class GroupWatch:
         return self._rarities.among_all(self._accounts.rarity[cluster.slots], present)
 
     def _revision(self, cluster: Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
-        accounts, shown = self._accounts, self._shown(cluster)
+        accounts, contributions = self._accounts, self._mean_contributions(cluster)
         return GroupRevision(
             cluster.id,
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
             chance_of(self._rarity(cluster, present), present),
-            self._evidence(shown),
-            self._family(shown),
+            self._evidence(contributions),
+            self._family(contributions),
         )
 
-    def _shown(self, cluster: Cluster) -> Floats:
+    def _mean_contributions(self, cluster: Cluster) -> Floats:
         """Returns float64 (j + m,): what each measure added to the members' D on average when they joined."""
         return self._mean([added for slot, added in cluster.accounts.items() if self._accounts.member[slot]])
 
     def _mean(self, added: Sequence[Floats] | Floats) -> Floats:
         return np.asarray(np.mean(added, axis=0)) if len(added) else np.zeros(len(self._names))
 
-    def _evidence(self, shown: Floats) -> tuple[Evidence, ...]:
-        most = [at for at in np.argsort(-shown, kind="stable")[:_SHOWN].tolist() if shown[at] > 0]
-        return tuple(Evidence(self._names[at], float(shown[at]), "standard deviations") for at in most)
+    def _evidence(self, contributions: Floats) -> tuple[Evidence, ...]:
+        most = [at for at in np.argsort(-contributions, kind="stable")[:_SHOWN].tolist() if contributions[at] > 0]
+        return tuple(Evidence(self._names[at], float(contributions[at]), "standard deviations") for at in most)
 
-    def _family(self, shown: Floats) -> Family:
+    def _family(self, contributions: Floats) -> Family:
         """Returns the family of what the members show, scaled so that one counts from a share of it on."""
-        share = _SHARE / max(float(shown.sum()), _LEAST)
-        return family_of(dict(zip(self._names, (shown * share).tolist(), strict=True)))
+        share = _SHARE / max(float(contributions.sum()), _LEAST)
+        return family_of(dict(zip(self._names, (contributions * share).tolist(), strict=True)))

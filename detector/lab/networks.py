@@ -124,9 +124,9 @@ class Network:
         ``disturbed`` returns the rows to show instead of a batch, given the batch (m, d) and its row numbers (m,).
         """
         for rows in batches(len(features), epochs, self._rng):
-            shown = features[rows] if disturbed is None else disturbed(features[rows], rows)
-            latent = self.latent(shown)
-            self.step(shown, latent, loss(self.logits_of(latent), rows) / len(rows))
+            batch = features[rows] if disturbed is None else disturbed(features[rows], rows)
+            latent = self.latent(batch)
+            self.step(batch, latent, loss(self.logits_of(latent), rows) / len(rows))
 
     def _by_latent(self, latent: Array, by_logit: Array) -> Array:
         through: Array = (by_logit @ self._parameters[2].T) * (latent > 0)

@@ -166,12 +166,12 @@ class AttackSession:
         learns = self._disguise.learns_from_cover or self._guard is not None
         useful = np.flatnonzero(~honest if learns else ~stream.cover)
         sent = self.sent + np.cumsum(~honest)
-        reached = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(useful)]
-        for rows in np.split(useful, reached):
+        passed = [at - self.useful for at in self._checkpoints if self.useful < at <= self.useful + len(useful)]
+        for rows in np.split(useful, passed):
             if len(rows):
                 self._attacker.observe(stream.features[rows], answers.take(rows))
-            if reached:
-                self._measure(int(sent[useful[reached.pop(0) - 1]]))
+            if passed:
+                self._measure(int(sent[useful[passed.pop(0) - 1]]))
         self.useful += len(useful)
         self.sent = int(sent[-1])
         if self._guard is not None:

@@ -55,9 +55,9 @@ def owner_profile(dataset: str, victim: str) -> Profile:
     They send every second of the data set's honest inputs; accounts of other seeds send any.
     """
     data, model = victim_of(dataset, victim)
-    held = Examples(data.honest.features[::2], data.honest.labels[::2])
+    examples = Examples(data.honest.features[::2], data.honest.labels[::2])
     accounts = []
-    for number, user in enumerate(population(replace(data, honest=held), CALIBRATION_ACCOUNTS, CALIBRATION_SEED)):
+    for number, user in enumerate(population(replace(data, honest=examples), CALIBRATION_ACCOUNTS, CALIBRATION_SEED)):
         most = _LENGTHS[number % len(_LENGTHS)]
         rows = np.concatenate([request.rows for request in islice(user.requests, most)])[:most]
         answers = model.answer(rows).probabilities

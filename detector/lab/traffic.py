@@ -183,7 +183,7 @@ class TrafficGenerator:
             await asyncio.sleep(seconds)
             late = asyncio.get_running_loop().time() + _EXTENSION * seconds
             for task in done:
-                await _happened(task, max(late - asyncio.get_running_loop().time(), 0.0))
+                await _is_set_within(task, max(late - asyncio.get_running_loop().time(), 0.0))
             self._finished.set()
 
     async def _honest(self, client: Client, account: HonestAccount) -> None:
@@ -227,10 +227,10 @@ class TrafficGenerator:
 
     async def _pause(self, seconds: float) -> bool:
         """Waits, and returns whether there is time for one more query."""
-        return not await _happened(self._finished, seconds * self._tempo)
+        return not await _is_set_within(self._finished, seconds * self._tempo)
 
 
-async def _happened(event: asyncio.Event, seconds: float) -> bool:
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
     """Waits for ``event``, at most ``seconds``. Returns whether it happened."""
     try:
         async with asyncio.timeout(seconds):

@@ -102,8 +102,8 @@ class GroupReader:
 
     def settle(self, resume_offset: Callable[[int], int | None]) -> None:
         """Commits the dead letters up to ``resume_offset`` of each partition; all that were read if it is None."""
-        held = {at: resume_offset(at.partition) for at in self._next if self._names[at.topic] == LETTERS}
-        self._commit({at: self._next[at] if offset is None else offset for at, offset in held.items()})
+        resumed = {at: resume_offset(at.partition) for at in self._next if self._names[at.topic] == LETTERS}
+        self._commit({at: self._next[at] if offset is None else offset for at, offset in resumed.items()})
 
     def lag(self) -> int:
         """Returns the records that wait in the partitions of this reader (on the embedded broker, too few)."""

@@ -24,18 +24,18 @@ HALF = 150
 MOST_REASONS = 16
 """Reasons counted separately for each principal; further ones count as ``OTHER``."""
 OTHER = "other"
-_MOST = 1 << 53
+_MAX_COUNT = 1 << 53
 """Upper bound of each count, so that a record can hold the sum of dozens of them."""
 
-QUIET = 2_000
+QUIET_QUERIES = 2_000
 """Judged queries in a row to a model after which its earlier unjudged ones no longer count."""
 MOST_ACTIVE = 128
 """Principals watched at most for each model and kind; the most recent stay."""
-CLEAN = 10
+CLEAN_QUERIES = 10
 """Queries in a row that must be judged before a principal is clean."""
-LEAST_ODD, MOST_ODD = 4, 2
-"""The deployment is at fault if at least ``LEAST_ODD`` principals send queries that cannot be judged, and more than
-``MOST_ODD`` for each clean principal."""
+LEAST_FAILING, MOST_FAILING = 4, 2
+"""The deployment is at fault if at least ``LEAST_FAILING`` principals send queries that cannot be judged, and more
+than ``MOST_FAILING`` for each clean principal."""
 
 
 class PrincipalCounts(msgspec.Struct, array_like=True):
@@ -113,58 +113,58 @@ class ModelWatch(msgspec.Struct, array_like=True):
 
     Each kind has a separate limit, so that many made-up accounts of one kind cannot evict the others.
 
-    ``odd``: principals with an unjudged query among their last ``CLEAN``, with the number of judged queries since,
-    minus ``CLEAN``. ``starting``: principals with fewer than ``CLEAN`` queries since the watch began, all judged, with
-    their number. ``clean``: principals whose last ``CLEAN`` queries were judged. ``quiet``: queries since the last
+    ``failing``: principals with an unjudged query among their last ``CLEAN_QUERIES``, with the number of judged queries
+    since, minus ``CLEAN_QUERIES``. ``starting``: principals with fewer queries since the watch began, all judged, with
+    their number. ``clean``: principals whose last ``CLEAN_QUERIES`` were judged. ``quiet``: queries since the last
     unjudged one.
     """
 
     touched: int = 0
     quiet: int = 0
-    odd: dict[str, int] = msgspec.field(default_factory=dict)
+    failing: dict[str, int] = msgspec.field(default_factory=dict)
     starting: dict[str, int] = msgspec.field(default_factory=dict)
     clean: dict[str, int] = msgspec.field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        return 700 + 150 * (len(self.odd) + len(self.starting) + len(self.clean))
+        return 700 + 150 * (len(self.failing) + len(self.starting) + len(self.clean))
 
     @property
     def watched(self) -> bool:
         """Whether a recent query was not judged; otherwise there is nothing to watch."""
-        return bool(self.odd or self.starting or self.clean)
+        return bool(self.failing or self.starting or self.clean)
 
     def deployment(self) -> bool:
         """Returns whether the deployment is at fault, not the principals with unjudged queries: few others are clean.
 
         Made-up accounts do not change that others are clean.
         """
-        return len(self.odd) >= LEAST_ODD and len(self.odd) > MOST_ODD * len(self.clean)
+        return len(self.failing) >= LEAST_FAILING and len(self.failing) > MOST_FAILING * len(self.clean)
 
     def judge(self, principal: str) -> None:
         """Counts a judged query of ``principal``."""
         self.quiet += 1
-        if self.quiet >= QUIET:
+        if self.quiet >= QUIET_QUERIES:
             self.quiet = 0
-            self.odd, self.starting, self.clean = {}, {}, {}
+            self.failing, self.starting, self.clean = {}, {}, {}
             return
         run = self._pop_run(principal)
-        self._put_run(principal, CLEAN if run in (-1, CLEAN) else run + 1)
+        self._put_run(principal, CLEAN_QUERIES if run in (-1, CLEAN_QUERIES) else run + 1)
 
     def refuse(self, principal: str) -> None:
         """Counts an unjudged query of ``principal``."""
         self.quiet = 0
         self._pop_run(principal)
-        self._put_run(principal, -CLEAN)
+        self._put_run(principal, -CLEAN_QUERIES)
 
     def _pop_run(self, principal: str) -> int:
-        for kind in (self.clean, self.odd, self.starting):
+        for kind in (self.clean, self.failing, self.starting):
             if principal in kind:
                 return kind.pop(principal)
         return 0
 
     def _put_run(self, principal: str, run: int) -> None:
-        kind = self.odd if run < 0 else self.clean if run == CLEAN else self.starting
+        kind = self.failing if run < 0 else self.clean if run == CLEAN_QUERIES else self.starting
         if len(kind) >= MOST_ACTIVE:
             del kind[next(iter(kind))]
         kind[principal] = run
@@ -173,7 +173,7 @@ class ModelWatch(msgspec.Struct, array_like=True):
 def _add(counts: dict[str, int], reason: str, queries: int) -> None:
     known = reason in counts or len(counts) < MOST_REASONS
     name = reason if known else OTHER
-    counts[name] = min(counts.get(name, 0) + queries, _MOST)
+    counts[name] = min(counts.get(name, 0) + queries, _MAX_COUNT)
 
 
 FORMAT = 1
@@ -194,7 +194,7 @@ _decoder = msgspec.msgpack.Decoder(
 )
 
 
-class _OddEvent(NamedTuple):
+class _MissedQueries(NamedTuple):
     """``queries`` of ``key`` to ``version`` that were "dropped" or "unjudged", after ``rows`` rows of the
     micro-batch."""
 
@@ -241,7 +241,7 @@ class Accounting:
 
     def take(self, activity: Activity) -> Accounted:
         """Applies a micro-batch; the result holds the change."""
-        events, done = _odd_events(activity), Accounted()
+        events, done = _missed_queries(activity), Accounted()
         if not (events or self._watched):
             return done
         steps = [*((event.position, event.key, event) for event in events), *self._judged_steps(activity, events)]
@@ -307,8 +307,8 @@ class Accounting:
     # -- inside
 
     def _judged_steps(
-        self, activity: Activity, events: Sequence[_OddEvent]
-    ) -> Iterator[tuple[int, Key, _OddEvent | None]]:
+        self, activity: Activity, events: Sequence[_MissedQueries]
+    ) -> Iterator[tuple[int, Key, _MissedQueries | None]]:
         """Yields position and key of the judged rows that can change a state."""
         models = {event.key[0] for event in events} | {model for model, principal in self._watched if not principal}
         keys = [(key.model, key.principal) for key in activity.keys]
@@ -329,7 +329,7 @@ class Accounting:
             if counts.judge(self._limit):
                 done.accusations[position] = Accusation(key, UNJUDGED, None)
 
-    def _count(self, event: _OddEvent, done: Accounted) -> None:
+    def _count(self, event: _MissedQueries, done: Accounted) -> None:
         """Counts an unjudged or dropped query, and records whether it makes the principal a suspect."""
         self._events += 1
         if event.key not in self._principals:
@@ -381,7 +381,7 @@ class Accounting:
         state = self._principals.get(key) if key[1] else self._watches.get(key[0])
         (self._watched.add if state is not None and state.watched else self._watched.discard)(key)
 
-    def _finding(self, event: _OddEvent, counts: PrincipalCounts) -> Finding:
+    def _finding(self, event: _MissedQueries, counts: PrincipalCounts) -> Finding:
         score = counts.recent / self._limit
         reasons = sorted(counts.unjudged.items())
         return Finding(
@@ -404,21 +404,21 @@ class Accounting:
         )
 
 
-def _odd_events(activity: Activity) -> list[_OddEvent]:
+def _missed_queries(activity: Activity) -> list[_MissedQueries]:
     """Returns all unjudged and dropped queries of a micro-batch, in log order."""
     events = []
     positions = activity.row_positions() if activity.unjudged else np.empty(0)
     for row, why in activity.unjudged.items():
         name = activity.keys[activity.key_index[row]]
         key = name.model, name.principal
-        events.append(_OddEvent(int(positions[row]), row, "unjudged", key, why.model_version, 1, why.reason))
+        events.append(_MissedQueries(int(positions[row]), row, "unjudged", key, why.model_version, 1, why.reason))
     for position, counted in zip(activity.count_positions(), activity.counts, strict=True):
         count, rows = counted.count, counted.at_row
         if count.kind != "refused":
             # The reason comes from outside: a record may be unable to hold it.
             reason = (count.reason if is_plain(count.reason, _REASON_CHARACTERS) else OTHER) or count.kind
             key = count.model, count.principal
-            events.append(_OddEvent(position, rows, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
+            events.append(_MissedQueries(position, rows, count.kind, key, _UNKNOWN_VERSION, count.queries, reason))
     return sorted(events)
 
 

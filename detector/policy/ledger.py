@@ -206,8 +206,8 @@ class Ledger:
             return self._conclude([command_audit(command, now, str(refusal), refused=True)], {}, now)
         records: list[Record] = [command_audit(command, now, summary, refused=False)]
         changes: Changes = {}
-        meant = [key for key, entry in self._entries.items() if exempt.covers(key[1], entry.affiliation)]
-        for key in (key for key in meant if model in (None, key[0])):
+        exempt_keys = [key for key, entry in self._entries.items() if exempt.covers(key[1], entry.affiliation)]
+        for key in (key for key in exempt_keys if model in (None, key[0])):
             principal = self._principal(key)
             principal.reconsider(now)
             records += principal.emitted

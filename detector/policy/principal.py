@@ -225,22 +225,24 @@ class PrincipalPolicy:
         matters |= flagged & (rest["score"] >= rise_at)
         matters |= rest["time"] >= self._deadline(float(timeline.events["time"][start - 1]) if start else -math.inf)
         if self.entry.is_suspect:
-            matters |= self._climbs(rest) | self._changes_affiliation(timeline.affiliations, rest["affiliation"])
+            matters |= self._reaches_next_rung(rest) | self._changes_affiliation(
+                timeline.affiliations, rest["affiliation"]
+            )
         if self.entry.by_content_alone:
             matters |= timeline.has_family[start:]
         if self._awaits_enforcement():
             matters |= ~rest["learning"]
         return start + int(matters.argmax()) if matters.any() else len(timeline)
 
-    def _climbs(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
+    def _reaches_next_rung(self, rest: NDArray[np.void]) -> NDArray[np.bool_]:
         """Returns which events bring a suspect to the next step of a rule, or the next exposure that one asks for."""
         entry = self.entry
-        most = min(self._left_to_climb(weight) for weight in {1, *map(weight_of, entry.members)})
+        most = min(self._queries_to_next_rung(weight) for weight in {1, *map(weight_of, entry.members)})
         exposure = next((step for step in self._policy.exposures if step > entry.exposure), math.inf)
         climbs: NDArray[np.bool_] = (np.cumsum(rest["queries"]) >= most) | (rest["exposure"] >= exposure)
         return climbs
 
-    def _left_to_climb(self, weight: int) -> float:
+    def _queries_to_next_rung(self, weight: int) -> float:
         """Returns how many further queries, each of ``weight``, bring a suspect to the next step of a rule."""
         step = self._policy.next_step(self.entry.queries * weight)
         return math.inf if step is None else math.ceil(step / weight) - self.entry.queries

@@ -106,16 +106,9 @@ def decision_audit(decision: Decision) -> Audit:
     }
     if (rate := rate_of(decision.action)) is not None:
         detail["queries_per_second"] = rate
-    return Audit(
-        id=content_id("audit", decision.id),
-        occurred_at=decision.issued_at,
-        kind="release" if release else "decision",
-        model=decision.model,
-        principal=decision.principal,
-        actor="policy",
-        summary="released" if release else shortened(summary),
-        detail=detail,
-    )
+    kind, summary = ("release", "released") if release else ("decision", shortened(summary))
+    key, audit_id = (decision.model, decision.principal), content_id("audit", decision.id)
+    return Audit(audit_id, decision.issued_at, kind, *key, "policy", summary, detail)
 
 
 def causes_of(audit: Audit) -> tuple[str, ...]:
@@ -126,30 +119,16 @@ def causes_of(audit: Audit) -> tuple[str, ...]:
 
 def withheld_audit(key: Key, signal: str, episode: int, exemption: Exemption, now: float) -> Audit:
     """Records that ``signal`` gives no decision, because the principal is exempt."""
-    return Audit(
-        id=content_id("withheld", *key, signal, episode),
-        occurred_at=now,
-        kind="decision_withheld",
-        model=key[0],
-        principal=key[1],
-        actor="policy",
-        summary=f"no decision for {signal}: {exemption}",
-        detail={"signal": signal, "owner": exemption.owner, "until": exemption.expires_at},
-    )
+    audit_id, summary = content_id("withheld", *key, signal, episode), f"no decision for {signal}: {exemption}"
+    detail: dict[str, str | float] = {"signal": signal, "owner": exemption.owner, "until": exemption.expires_at}
+    return Audit(audit_id, now, "decision_withheld", *key, "policy", summary, detail)
 
 
 def family_audit(key: Key, signal: str, episode: int, family: Family, now: float) -> Audit:
     """Records that evidence of ``family`` has joined that of content."""
-    return Audit(
-        id=content_id("family", *key, signal, episode),
-        occurred_at=now,
-        kind="evidence",
-        model=key[0],
-        principal=key[1],
-        actor="policy",
-        summary=f"{signal}: evidence of {family} has joined that of content",
-        detail={"signal": signal, "family": family},
-    )
+    audit_id = content_id("family", *key, signal, episode)
+    summary = f"{signal}: evidence of {family} has joined that of content"
+    return Audit(audit_id, now, "evidence", *key, "policy", summary, {"signal": signal, "family": family})
 
 
 def missing_audit(counted: Counted) -> Audit:

@@ -164,7 +164,7 @@ def with_provenance(screened: Screened, accounts: Sequence[QueryBatch], budget: 
     reference, long = calibration.profile.reference, calibration.long
     low, high = achieved.interval
     least, most = calibration.threshold_range
-    made = {
+    provenance = {
         "code_version": detector.__version__,
         "budget": budget,
         "accounts": len(long),
@@ -184,7 +184,7 @@ def with_provenance(screened: Screened, accounts: Sequence[QueryBatch], budget: 
         "feature_scale": "as logged" if bool((reference.scale == 1).all()) else "divided by ranges",
         "embedding_axes": int(reference.embedding.axes.shape[1]),
     }
-    return replace(calibration.profile, made=made, crowd=crowd_of(calibration, accounts))
+    return replace(calibration.profile, provenance=provenance, crowd=crowd_of(calibration, accounts))
 
 
 def _owner_model(path: Path | None) -> Any:

@@ -37,8 +37,8 @@ Floats = NDArray[np.float64]
 TimedQueries = tuple[QueryBatch, Floats]
 """Queries and the policy time of each, float64 (n,), seconds UTC."""
 
-_ROWS = 512
-_RECORDS = 256
+_ROWS_AT_ONCE = 512
+_RECORDS_AT_ONCE = 256
 _CLOSE_NAMES = 5
 
 
@@ -137,7 +137,7 @@ def queries_in_partition(
     Skips re-keyed records that are repeated or have no valid origin header, as the owner does."""
     decoder = RecordDecoder(partition, partitions, topics)
     latest, source = 0.0, iter(records)
-    while some := list(islice(source, _RECORDS)):
+    while some := list(islice(source, _RECORDS_AT_ONCE)):
         decoded = decoder.decode(some, latest)
         latest = decoded.policy_time
         ends = np.cumsum([len(piece) for piece in decoded.pieces])
@@ -172,10 +172,10 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
     times = np.concatenate([piece_times for _, piece_times in queries])
     engine = Engine(engine_config)
     seen = _observe(engine, pieces)
-    taken = np.concatenate([observation.index >= 0 for observation in seen])
-    if not taken.any():
+    judged = np.concatenate([observation.index >= 0 for observation in seen])
+    if not judged.any():
         raise ConfigurationError(f"the engine refused all of these queries: {seen[0].refused[0].detail}")
-    number = np.cumsum(taken) - 1
+    number = np.cumsum(judged) - 1
     findings: dict[int, Finding] = {}
     records: list[tuple[int, Alert | Audit]] = []
     ledger = Ledger(policy, engine.configuration_hash())
@@ -183,17 +183,18 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
         findings.update((int(number[row]), finding) for finding in row_findings[:1])
         published: list[Alert | Audit] = [*effects.alerts, *effects.audits]
         records += [(max(int(number[row]), 0), record) for record in published]
-    flagged = np.concatenate([observation.flagged for observation in seen])[taken]
-    rows = np.flatnonzero(taken)
+    flagged = np.concatenate([observation.flagged for observation in seen])[judged]
+    rows = np.flatnonzero(judged)
     return PrincipalReplay(
         model=pieces[0].model,
         principal=seen[0].keys[0].principal,
         versions=[key.model_version for observation in seen for key in _judged_keys(observation)],
-        time=times[taken],
+        time=times[judged],
         flagged=flagged,
-        score=np.concatenate([observation.score for observation in seen])[taken],
+        score=np.concatenate([observation.score for observation in seen])[judged],
         signals={
-            name: np.concatenate([observation.signals[name] for observation in seen])[taken] for name in seen[0].signals
+            name: np.concatenate([observation.signals[name] for observation in seen])[judged]
+            for name in seen[0].signals
         },
         findings=findings,
         records=records,
@@ -201,15 +202,15 @@ def replay_principal(queries: Sequence[TimedQueries], engine_config: EngineConfi
             row: _distances(pieces, int(rows[row]) + 1, engine_config)
             for row in sorted({*np.flatnonzero(flagged)[:1].tolist(), len(flagged) - 1})
         },
-        refused=int((~taken).sum()),
+        refused=int((~judged).sum()),
     )
 
 
 def _observe(engine: Engine, pieces: Sequence[QueryBatch]) -> list[Observation]:
     return [
-        engine.observe([cut(piece, start, min(start + _ROWS, len(piece)))])
+        engine.observe([cut(piece, start, min(start + _ROWS_AT_ONCE, len(piece)))])
         for piece in pieces
-        for start in range(0, len(piece), _ROWS)
+        for start in range(0, len(piece), _ROWS_AT_ONCE)
     ]
 
 

@@ -26,7 +26,7 @@ from detector.sources import LogReader
 COUNTED_FROM = 0
 """``index`` and ``first_flagged`` in the files count from 0, for compatibility; text for people counts from 1."""
 _ROWS_IN_A_GROUP = 65_536
-_GROWN = 1.125
+_REWRITE_GROWTH = 1.125
 """A group is written again when it has grown by this, as each line holds all its members."""
 
 
@@ -79,13 +79,13 @@ class ReplayReport:
         self._reasons: Counter[str] = Counter()
         self._repaired: Counter[str] = Counter()
         self._profiles: dict[tuple[str, str], str | None] = {}
-        self._open = ExitStack()
+        self._files = ExitStack()
         self._verdicts = VerdictFile(out / "verdicts.parquet")
-        self._open.callback(self._verdicts.close)
+        self._files.callback(self._verdicts.close)
         self._groups: dict[str, dict[str, Any]] = {}
         self._written: dict[str, int] = {}
         self._alerts, self._decisions, self._refused, self._revisions = (
-            self._open.enter_context((out / f"{name}.jsonl").open("wb"))
+            self._files.enter_context((out / f"{name}.jsonl").open("wb"))
             for name in ("alerts", "decisions", "refused", "groups")
         )
 
@@ -93,7 +93,7 @@ class ReplayReport:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._files.close()
 
     def clamp(self, rows: int) -> None:
         """Counts rows whose time is too far in the future."""
@@ -153,7 +153,7 @@ class ReplayReport:
             self._groups[revision.id] = group_record(model, version, revision, first["row"]) | {
                 "members": first["members"]
             }
-            if len(first["members"]) >= _GROWN * self._written.get(revision.id, 0):
+            if len(first["members"]) >= _REWRITE_GROWTH * self._written.get(revision.id, 0):
                 self._write_group(revision.id, row)
 
     def _write_group(self, group: str, row: int) -> None:

@@ -118,12 +118,12 @@ class ScannedVersion:
 
 @dataclass(slots=True)
 class ScanReport:
-    """The results for a log: the model versions ``scanned``, and sentences on those ``passed_over`` (not scanned)."""
+    """The results for a log: the model versions ``scanned``, and sentences on those ``skipped`` (not scanned)."""
 
     log: ScanInput
     budget: float
     scanned: list[ScannedVersion] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
 
 
 def read(paths: Sequence[Path], progress: Progress, reader: LogReader) -> ScanInput:
@@ -159,17 +159,17 @@ def scan_log(
         plain = plain_traffic(by_version.pop((model, version)), outputs.get(model, outputs.get(EVERYONE)))
         accounts = accounts_of(plain.pieces)
         if len(accounts) < FEWEST_ACCOUNTS:
-            report.passed_over.append(f"{what} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
+            report.skipped.append(f"{what} has {len(accounts)} accounts, and it takes {FEWEST_ACCOUNTS}")
             continue
         plain = replace(plain, pieces=plain.pieces[:1])
         rings = find_rings(accounts, budget, partial(stage, what))
-        apart = {name for ring in rings for name in ring.members}
-        result = scan(accounts, budget, partial(stage, what), apart=apart)
+        in_rings = {name for ring in rings for name in ring.members}
+        result = scan(accounts, budget, partial(stage, what), apart=in_rings)
         counts = {name: count for (*key, name), count in log.sieve.seen.items() if key == [model, version]}
         named = {account.principals[0]: account for account in accounts}
         report.scanned.append(ScannedVersion(model, version, named, result, counts, plain, rings))
     if not report.scanned:
-        raise ConfigurationError(f"nothing was scanned: {'; '.join(report.passed_over)}")
+        raise ConfigurationError(f"nothing was scanned: {'; '.join(report.skipped)}")
     return report
 
 

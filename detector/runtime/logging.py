@@ -17,7 +17,7 @@ from detector.runtime.text import printable, printable_lines
 _DATA = frozenset({"features", "outputs", "vector", "vectors", "probabilities", "key"})
 _SECRET = ("password", "secret", "token", "authorization", "api_key", "hash_key", "credential")
 """Parts of names."""
-_LONG = 64
+_MOST_VALUES = 64
 _LIBRARIES = ("aiokafka", "asyncio", "faust", "kafka", "mode", "urllib3")
 
 
@@ -67,7 +67,7 @@ def _shown(name: str, value: Any) -> Any:
     if getattr(value, "shape", ()):
         return f"[array {value.dtype} {tuple(value.shape)}]"
     if isinstance(value, list | tuple):
-        return f"[{len(value)} values]" if len(value) > _LONG else [_shown("", item) for item in value]
+        return f"[{len(value)} values]" if len(value) > _MOST_VALUES else [_shown("", item) for item in value]
     return value
 
 

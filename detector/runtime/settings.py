@@ -48,7 +48,7 @@ _PRIVATE = ("sasl_", "ssl_")
 """Keys that are as private as secrets: a secret may be there by mistake, such as a password for a user name."""
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _SHOWN_CHARACTERS = 100
-_ALIKE = 0.8
+_TYPO_SIMILARITY = 0.8
 """The similarity to a setting's name from which another variable counts as a typo."""
 _KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?")
 """Ends of the names that Kubernetes sets by itself for a service called weirguard, or weirguard-something."""
@@ -264,7 +264,7 @@ def _look_alike(name: str) -> str | None:
     """Finds one underscore for two, or a typo; ignores other names."""
     known = {name_of(key).replace(DELIMITER, "_"): name_of(key) for key in leaves(Settings)}
     known[FILE_VARIABLE] = FILE_VARIABLE
-    close = _nearest(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), _ALIKE)
+    close = _nearest(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), _TYPO_SIMILARITY)
     if close is not None:
         return f"there is no such setting; did you mean {known[PREFIX + close]}?"
     if name.removeprefix(PREFIX).partition("_")[0].lower() in Settings.model_fields:

@@ -21,7 +21,7 @@ _MOST_ENCODINGS = 3
 _NO_ENCODING = {"", "identity"}
 _MOST_DIGITS = 1_000
 """Whole numbers with more digits become infinite, as other readers take them."""
-_ROWS = ("instances", "inputs", "predictions", "outputs")
+_ROW_FIELDS = ("instances", "inputs", "predictions", "outputs")
 _DTYPES = {
     "BOOL": "u1",
     "UINT8": "u1",
@@ -149,7 +149,7 @@ _JSON = json.JSONDecoder(object_pairs_hook=_object)
 
 def estimate_rows(body: Any) -> int:
     """Returns how many rows the JSON ``body`` of a request or an answer seems to hold; 1 if that is unknown."""
-    parts = [body.get(name) for name in _ROWS] if isinstance(body, dict) else [body]
+    parts = [body.get(name) for name in _ROW_FIELDS] if isinstance(body, dict) else [body]
     return max(1, *map(_rows_of, parts))
 
 

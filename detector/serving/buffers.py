@@ -85,17 +85,17 @@ class FairQueue(Generic[T]):
     def take(self, max_bytes: int) -> list[T]:
         """Returns the oldest item of each principal in turn, until ``max_bytes`` are charged or nothing waits."""
         with self._lock:
-            taken: list[T] = []
+            items: list[T] = []
             limit = self._charge - max_bytes * self._max_queries
             self._heaviest = None
             while self._lanes and self._charge > limit:
                 principal, lane = next(iter(self._lanes.items()))
-                taken.append(lane.items.popleft())
-                self._discharge(lane, taken[-1])
+                items.append(lane.items.popleft())
+                self._discharge(lane, items[-1])
                 del self._lanes[principal]
                 if lane.items:
                     self._lanes[principal] = lane
-            return taken
+            return items
 
     def clear(self) -> list[T]:
         """Returns everything that waits, and empties the queue."""

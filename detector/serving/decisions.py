@@ -140,7 +140,7 @@ class DecisionTable:
         before = self._decisions.get(key)
         if before is not None and decision.epoch < before.epoch:
             return False
-        action = decision.action if self._takes(decision.action) else replace(decision.action, graded=None)
+        action = decision.action if self._can_apply(decision.action) else replace(decision.action, graded=None)
         graded, rate, useful_until = graded_of(action), rate_of(action), decision.expires_at
         if before is not None:
             useful_until = max(useful_until, before.useful_until)
@@ -160,7 +160,7 @@ class DecisionTable:
         self.derived_names = self.derived_names or decision.principal.startswith(DERIVED)
         return True
 
-    def _takes(self, action: Action) -> bool:
+    def _can_apply(self, action: Action) -> bool:
         """Returns whether this gate can carry out ``action``, if that is a response."""
         graded = graded_of(action)
         if graded is None or not ACTIONS[graded.name].is_response:

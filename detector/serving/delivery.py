@@ -162,7 +162,7 @@ class Delivery(BackgroundThread):
                     self._log.warning("unjudged", "queries that cannot be judged: %s", piece.error)
                     self._count_lost(piece.queries, "unjudged", piece.error.reason)
                 else:
-                    self._hold(piece)
+                    self._add_packed(piece)
                 unpacked -= piece.queries
         finally:
             self._count_lost(unpacked, "dropped", "fault")
@@ -175,13 +175,13 @@ class Delivery(BackgroundThread):
         unpacked = dict.fromkeys(self._tallies.take())
         try:
             for record in pack_counts(list(unpacked), partitions):
-                self._hold(record)
+                self._add_packed(record)
                 for count in record.counts:
                     del unpacked[count]
         finally:
             self._tallies.add(*unpacked)
 
-    def _hold(self, record: Record) -> None:
+    def _add_packed(self, record: Record) -> None:
         self._packed.append(record)
         self._track(record, 1)
         for counter, queries in record.repairs.items():

@@ -15,7 +15,7 @@ DECISION_HEADER = "weirguard-decision"
 
 
 Notice = list[tuple[str, str]]
-"""Headers that an answer of the model gets besides; names in lower case."""
+"""Headers that are added to an answer of the model; names in lower case."""
 
 
 class Denial(NamedTuple):

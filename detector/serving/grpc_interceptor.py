@@ -301,8 +301,8 @@ class AsyncGrpcMiddleware(GrpcMiddleware):
             exchange = self._begin(details, None if streamed else request, context)
             if exchange is None:
                 return await method(request, context)
-            await self._let_in_soon(exchange, context)
-            given = self._checked_soon(exchange, request, context) if streamed else request
+            await self._let_in_async(exchange, context)
+            given = self._checked_async(exchange, request, context) if streamed else request
             with _current(exchange):
                 response = await method(given, context)
             self._end(exchange, None if streamed else request, response, context)
@@ -319,8 +319,8 @@ class AsyncGrpcMiddleware(GrpcMiddleware):
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
             exchange = self._begin(details, None if streamed else request, context)
             if exchange is not None:
-                await self._let_in_soon(exchange, context)
-                request = self._checked_soon(exchange, request, context) if streamed else request
+                await self._let_in_async(exchange, context)
+                request = self._checked_async(exchange, request, context) if streamed else request
             responses = method(request, context)
             while True:
                 with _current(exchange):
@@ -333,13 +333,13 @@ class AsyncGrpcMiddleware(GrpcMiddleware):
 
         return answers
 
-    async def _checked_soon(self, exchange: Exchange, requests: Any, context: Any) -> AsyncIterator[Any]:
+    async def _checked_async(self, exchange: Exchange, requests: Any, context: Any) -> AsyncIterator[Any]:
         async for request in requests:
             if not self._check_again(exchange):
-                await self._let_in_soon(exchange, context)
+                await self._let_in_async(exchange, context)
             yield request
 
-    async def _let_in_soon(self, exchange: Exchange, context: Any) -> None:
+    async def _let_in_async(self, exchange: Exchange, context: Any) -> None:
         if not exchange.verdict.allowed:
             code, text, metadata = self._refusal(exchange)
             await context.abort(code, text, metadata)

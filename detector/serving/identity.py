@@ -118,7 +118,7 @@ class Identity:
         hasher: PrincipalHasher = PrincipalHasher(),  # noqa: B008  immutable
     ) -> None:
         self.counters = Counters("identified", "ambiguous", "anonymous")
-        self._doubtful = (ApiKey(),) if sources is None else ()
+        self._untrusted = (ApiKey(),) if sources is None else ()
         named = _DEFAULT if sources is None else sources
         self._credentials = tuple(source for source in named if isinstance(source, ApiKey | Bearer))
         self._trusted = tuple(source for source in named if source not in self._credentials)
@@ -143,10 +143,10 @@ class Identity:
             principal = source.find(headers, scope, self._hasher)
             if principal is not None:
                 return principal
-        if self._doubtful and "user" in scope:
+        if self._untrusted and "user" in scope:
             return ANONYMOUS  # the application authenticates requests, and this one has no user
         found = {source.find(headers, scope, self._hasher) or ANONYMOUS for source in self._credentials} - {ANONYMOUS}
-        if len(found) > 1 or (found and any(source.find(headers, scope, self._hasher) for source in self._doubtful)):
+        if len(found) > 1 or (found and any(source.find(headers, scope, self._hasher) for source in self._untrusted)):
             return AMBIGUOUS
         return found.pop() if found else ANONYMOUS
 

@@ -243,8 +243,8 @@ class QueryLogger(BackgroundService[Delivery]):
                 self._drop(piece, "closed")
                 self._log.warning("closed", "the logger is closed: queries are dropped until it is started again")
                 continue
-            for lost in self._queue.put(piece):
-                self._drop(lost, "queue-full")
+            for dropped in self._queue.put(piece):
+                self._drop(dropped, "queue-full")
         self._wake()
 
     def _drop(self, rows: QueuedRows, reason: str) -> None:

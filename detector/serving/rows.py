@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 else:
     from detector.contracts.lazy import np
 
-_ROWS = 128
-_BYTES = 400_000
-"""Longer matrices are cut into pieces of at most ``_ROWS`` rows and ``_BYTES`` bytes, or of one larger row."""
+_PIECE_ROWS = 128
+_PIECE_BYTES = 400_000
+"""Longer matrices are cut into pieces of at most this many rows and bytes, or of one larger row."""
 
 _ROW_OVERHEAD = 200
 """Bytes charged for the Python objects around a row."""
@@ -228,7 +228,7 @@ def cut(rows: QueuedRows) -> list[QueuedRows]:
     """Returns ``rows`` in pieces, each with its own memory, that the queue can drop separately."""
     if rows.queries == 1:
         return [rows]
-    step = max(1, min(_ROWS, _BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))
+    step = max(1, min(_PIECE_ROWS, _PIECE_BYTES // (rows.features[0].nbytes + rows.outputs[0].nbytes)))
     return [rows] if rows.queries <= step else in_steps(rows, step)
 
 

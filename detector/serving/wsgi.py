@@ -101,21 +101,21 @@ class CopiedInput:
         self._copies = copies
 
     def read(self, *size: int) -> bytes:
-        return self._noted(self._stream.read(*size))
+        return self._copied(self._stream.read(*size))
 
     def readline(self, *size: int) -> bytes:
-        return self._noted(self._stream.readline(*size))
+        return self._copied(self._stream.readline(*size))
 
     def readlines(self, *hint: int) -> list[bytes]:
-        return [self._noted(line) for line in self._stream.readlines(*hint)]
+        return [self._copied(line) for line in self._stream.readlines(*hint)]
 
     def __iter__(self) -> Iterator[bytes]:
-        return map(self._noted, self._stream)
+        return map(self._copied, self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
-    def _noted(self, chunk: bytes) -> bytes:
+    def _copied(self, chunk: bytes) -> bytes:
         self._copies.request.add(chunk)
         return chunk
 

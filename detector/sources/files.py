@@ -17,7 +17,7 @@ from detector.contracts.errors import ConfigurationError
 
 COMPRESSED = (".gz", ".gzip", ".zst", ".zstd")
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
-_OTHERS = {b"PAR1": "Parquet; name it .parquet", b"PK\x03\x04": "a zip archive; unpack it", b"ORC": "ORC"}
+_OTHER_FORMATS = {b"PAR1": "Parquet; name it .parquet", b"PK\x03\x04": "a zip archive; unpack it", b"ORC": "ORC"}
 _BUFFER = 1 << 20
 _SAMPLE = 4 << 20
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -105,7 +105,7 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
 def _check(path: Path, start: bytes) -> None:
     if start[:2] in {BOM_UTF16_LE, BOM_UTF16_BE}:
         raise ConfigurationError(f"{path}: the file is UTF-16; save it as UTF-8")
-    for magic, what in _OTHERS.items():
+    for magic, what in _OTHER_FORMATS.items():
         if start.startswith(magic):
             raise ConfigurationError(f"{path}: the file is {what}")
     if b"\0" in start:

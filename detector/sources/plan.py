@@ -29,7 +29,7 @@ STAND_INS = MappingProxyType({"model": "model", "model_version": "1"})
 _IMPORTANT = ("principal", "occurred_at", "model", "model_version", "features", "outputs")
 _SCALARS = frozenset[Kind]({"number", "text", "time"})
 _ONE_FEATURE = frozenset[Kind]({"list", "record", "value"})
-_LISTED = 40
+_MAX_LISTED_COLUMNS = 40
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class LogReader:
     merge: bool = False
     _plans: dict[frozenset[str], ColumnPlan] = field(default_factory=dict)
     _notes: set[str] = field(default_factory=set)
-    _timeless: int = 0
+    _rows_without_time: int = 0
 
     def plan(self, path: Path, kinds: Callable[[], Kinds], names: Iterable[str]) -> ColumnPlan:
         """Returns the plan for the table in ``path`` with columns ``names``, besides those that its folders name. Calls
@@ -123,8 +123,8 @@ class LogReader:
 
     def times(self, rows: int) -> NDArray[np.float64]:
         """Returns times for the next ``rows`` rows without a time, float64 (rows,), seconds UTC."""
-        first = self._timeless + 1
-        self._timeless += rows
+        first = self._rows_without_time + 1
+        self._rows_without_time += rows
         return np.arange(first, first + rows, dtype=np.float64)
 
 
@@ -174,10 +174,10 @@ class _Assignment:
                 continue
             # An output among several is a number; anything else that is not a vector is a scalar.
             fitting: Collection[Kind] = {"number"} if role == "outputs" else _SCALARS
-            odd = next((name for name in names if self.kinds[name].kind not in fitting), None)
-            if odd is not None:
-                kind = self.kinds[odd].kind
-                raise ConfigurationError(f"{self.path}: the column {odd} is a {kind} and cannot be {role}")
+            unfit = next((name for name in names if self.kinds[name].kind not in fitting), None)
+            if unfit is not None:
+                kind = self.kinds[unfit].kind
+                raise ConfigurationError(f"{self.path}: the column {unfit} is a {kind} and cannot be {role}")
 
     def _check_important(self) -> None:
         """Raises if an important role has no column and a likely column exists."""
@@ -220,9 +220,9 @@ class _Assignment:
         guesses: dict[str, tuple[str, ...]] = {}
         for role in (*_IMPORTANT[:4], "event_id", "outputs", "features"):
             if not self._has(role):
-                taken = self._taken().union(*guesses.values())
-                names = alias(role, self.kinds, taken)
-                guesses[role] = names or (feature_columns(self.kinds, taken) if role == "features" else ())
+                used = self._taken().union(*guesses.values())
+                names = alias(role, self.kinds, used)
+                guesses[role] = names or (feature_columns(self.kinds, used) if role == "features" else ())
         proposed = {role: names for role, names in guesses.items() if names or role in {"principal", "features"}}
         sources = {role: str(source) for role, source in self.sources.items() if role not in proposed}
         for role, names in proposed.items():
@@ -235,9 +235,9 @@ class _Assignment:
         return ConfigurationError(f"{self.path}: {mistake}, only {columns}; try --map {option}{advice}")
 
 
-def alias(role: str, kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
-    """Returns the columns of ``kinds`` that are likely ``role``, without those ``taken``."""
-    free = {_plain(name): name for name in kinds if name not in taken}
+def alias(role: str, kinds: Kinds, used: Collection[str]) -> tuple[str, ...]:
+    """Returns the columns of ``kinds`` that are likely ``role``, without those ``used``."""
+    free = {_plain(name): name for name in kinds if name not in used}
     if role == "outputs":
         group = [name for plain, name in free.items() if _OUTPUT_GROUPS.fullmatch(plain)]
         numbers = tuple(name for name in group if kinds[name].kind == "number")
@@ -250,11 +250,11 @@ def alias(role: str, kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
     return ()
 
 
-def feature_columns(kinds: Kinds, taken: Collection[str]) -> tuple[str, ...]:
+def feature_columns(kinds: Kinds, used: Collection[str]) -> tuple[str, ...]:
     """Returns the columns of ``kinds`` that may be features: numbers, and texts with few different values. Leaves out
-    those ``taken``, and those whose names are like those of ids, times, truths or another role."""
+    those ``used``, and those whose names are like those of ids, times, truths or another role."""
     others = {name for role, names in ALIASES.items() if role != "features" for name in names}
-    excluded = {*taken, *alias("outputs", kinds, taken)}
+    excluded = {*used, *alias("outputs", kinds, used)}
     return tuple(
         name
         for name, column in kinds.items()
@@ -281,8 +281,8 @@ def _patterns(names: Sequence[str], others: Sequence[str]) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     """Returns the first ``names``, and the number of the others."""
     listed = list(names)
-    more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
-    return ", ".join(listed[:_LISTED]) + more
+    more = f" and {len(listed) - _MAX_LISTED_COLUMNS} more" if len(listed) > _MAX_LISTED_COLUMNS else ""
+    return ", ".join(listed[:_MAX_LISTED_COLUMNS]) + more
 
 
 def _plain(name: str) -> str:

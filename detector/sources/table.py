@@ -264,9 +264,9 @@ def _leave_out(columns: _TableColumns, part: TablePart) -> None:
     width = columns.features.lengths if isinstance(columns.features, ListColumn) else -1
     for role, length in (("missing", width), ("specification", 2)):
         if role in columns.optional:
-            odd = (cast("ListColumn", columns.optional[role]).lengths != length) & columns.is_set[role]
-            part.repaired["column"] += int(odd.sum())
-            columns.is_set[role] &= ~odd
+            mismatched = (cast("ListColumn", columns.optional[role]).lengths != length) & columns.is_set[role]
+            part.repaired["column"] += int(mismatched.sum())
+            columns.is_set[role] &= ~mismatched
     part.repaired = +part.repaired
 
 

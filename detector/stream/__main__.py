@@ -1,4 +1,4 @@
-"""Starts a worker. What its imports create stays, so that collecting garbage meanwhile would only take time."""
+"""Starts a worker. The objects that imports create stay, so collecting garbage during the imports only takes time."""
 
 from __future__ import annotations
 

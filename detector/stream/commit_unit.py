@@ -120,11 +120,11 @@ class CommitUnit:
         self, decoded: DecodedRecords, observation: Observation, profiles: Mapping[tuple[str, str], str | None]
     ) -> None:
         """Counts the judged queries and repeats of ``decoded``; ``profiles`` as in ``Detector.profiles_of``."""
-        end, taken = 0, observation.index >= 0
+        end, accepted = 0, observation.index >= 0
         for piece in decoded.pieces:
             rows = slice(end, end := end + len(piece))
             repeats = int(np.count_nonzero(observation.repeats[rows]))
-            judged = int(np.count_nonzero(taken[rows]))
+            judged = int(np.count_nonzero(accepted[rows]))
             self.count_answered(names.QUERIES, judged - repeats, piece.model)
             self.count_answered(names.QUERIES_REPEATED, repeats, piece.model)
             if judged and profiles.get((piece.model, piece.model_version)) is None:

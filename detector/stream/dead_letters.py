@@ -99,7 +99,7 @@ class DeadLetters:
         return cut_letter(letter, self._limits.largest), left
 
     def _value(self, record: SourceRecord, bad: Sequence[BadRow]) -> tuple[bytes, list[int]]:
-        """Returns what the letter holds, and which rows these are; none for the record as it came."""
+        """Returns the value of the letter, and the rows in it: none if it is the whole record."""
         value = record.value or b""
         if not record.packed or any(row.row < 0 for row in bad):
             return value, []

@@ -128,7 +128,7 @@ def read_profiles(paths: Sequence[Path]) -> tuple[Profile, ...]:
 def describe_profiles(profiles: Sequence[Profile]) -> Iterator[str]:
     """Yields a line for people on each of ``profiles``."""
     for profile in profiles:
-        made = profile.made
+        made = profile.provenance
         figures = ", ".join(f"{name} {made[name]:g}" for name in ("accounts", "queries", "budget") if name in made)
         yield f"profile {profile.hash} of {profile.model} {profile.model_version}" + (f": {figures}" if figures else "")
 

@@ -198,22 +198,22 @@ class RecordDecoder:
         if run.repaired:
             decoded.repaired.update(run.repaired)
         home_of = self._homes_elsewhere(run)
-        lost: list[int] = []
+        unsent: list[int] = []
         if home_of:
-            lost = self._forward(decoded, places, home_of, {at for at, bad in run.bad if bad.row < 0})
+            unsent = self._forward(decoded, places, home_of, {at for at, bad in run.bad if bad.row < 0})
         if run.bad:
-            self._reject(decoded, places, run, lost)
+            self._reject(decoded, places, run, unsent)
         numbers = np.array(places, np.int64)
         for batch, record, row in run.parts:
             if home_of:
-                here = np.flatnonzero((self._homes(batch) == self.partition) & ~np.isin(record, lost))
+                here = np.flatnonzero((self._homes(batch) == self.partition) & ~np.isin(record, unsent))
                 batch, record, row = take(batch, here), record[here], row[here]  # noqa: PLW2901
             if len(batch):
                 parts.append((batch, numbers[record], row))
         return [
             (places[at], count)
             for at, count in run.counts
-            if at not in home_of or (at not in lost and self._is_home(count.principal))
+            if at not in home_of or (at not in unsent and self._is_home(count.principal))
         ]
 
     def _is_home(self, principal: str) -> bool:
@@ -247,21 +247,21 @@ class RecordDecoder:
     ) -> list[int]:
         """Re-keys what belongs to other partitions, ``unreadable`` records whole. Returns the records that are rejected
         for it."""
-        lost = []
+        unsent = []
         for at, home in home_of.items():
             try:
                 decoded.misrouted.extend(self._rekeyed(decoded.records[places[at]], home, at in unreadable))
             except InvalidRecord as error:
                 decoded.rejected[places[at]] = [BadRow(-1, error.reason, error.detail)]
-                lost.append(at)
-        return lost
+                unsent.append(at)
+        return unsent
 
-    def _reject(self, decoded: DecodedRecords, places: list[int], run: DecodedRun, lost: list[int]) -> None:
+    def _reject(self, decoded: DecodedRecords, places: list[int], run: DecodedRun, unsent: list[int]) -> None:
         """Adds the bad rows of ``run``. A row of another partition is no query here: it was re-keyed, whole or as a
         count."""
         for at, bad in run.bad:
             elsewhere = count_of(bad, 0.0) is not None and not self._is_home(bad.principal)
-            if at in lost or (elsewhere and bad.row < 0):
+            if at in unsent or (elsewhere and bad.row < 0):
                 continue
             decoded.rejected.setdefault(places[at], []).append(replace(bad, queries=0) if elsewhere else bad)
 

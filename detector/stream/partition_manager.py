@@ -100,23 +100,23 @@ class PartitionManager:
         self._end_check = EndCheck(topics)
         self._fences: dict[int, int] = {}
         self._acknowledged: dict[TP, int] = {}
-        self._logic = ThreadPoolExecutor(1, "weirguard-logic")
-        self._large = asyncio.Lock()
-        self._brokering = ThreadPoolExecutor(1, "weirguard-broker")
+        self._logic_thread = ThreadPoolExecutor(1, "weirguard-logic")
+        self._large_record_lock = asyncio.Lock()
+        self._broker_thread = ThreadPoolExecutor(1, "weirguard-broker")
         self._source_of = {getattr(topics, source): source for source in SOURCES}
 
     # -- taking and losing partitions ----------------------------------------------------------------------------------
 
-    async def reassigned(self, lost: Iterable[int], taken: Iterable[int]) -> None:
+    async def reassigned(self, revoked: Iterable[int], assigned: Iterable[int]) -> None:
         """Drops lost partitions, and writes our fence into the log of taken ones, before recovery reads its end."""
         await faust_internals.stopped_flow(self._app)
-        moved = {*lost, *taken}
+        moved = {*revoked, *assigned}
         self._acknowledged = {tp: offset for tp, offset in self._acknowledged.items() if tp.partition not in moved}
-        gone = [self.partitions.pop(number) for number in moved if number in self.partitions]
-        for partition in gone:
+        dropped = [self.partitions.pop(number) for number in moved if number in self.partitions]
+        for partition in dropped:
             self._fences.pop(partition.number, None)
             await self._in_logic_thread(partition.close)
-        wanted = sorted(taken)
+        wanted = sorted(assigned)
         fence = encode(StateRecord("fence", -1, 0))
         writes = (self._sender.send(Message(self._topics.state_log, number, b"fence", fence)) for number in wanted)
         for number, offset in zip(wanted, await asyncio.gather(*writes), strict=True):
@@ -130,7 +130,7 @@ class PartitionManager:
         if partition is None:
             return
         try:
-            self._logic.submit(partition.absorb, offset, value).result()
+            self._logic_thread.submit(partition.absorb, offset, value).result()
         except NewerStateLog as error:
             stop_now(Exit.NEWER_STATE_LOG, str(error))
         except OwnershipLost as error:
@@ -181,7 +181,7 @@ class PartitionManager:
         """Commits what the state logs cover and this has not committed yet.
 
         Faust takes an offset for committed even where a rebalance refused it, and does not commit it again before the
-        next record; nor is what a dead owner left uncommitted read again.
+        next record; and what a dead owner left uncommitted is not read again.
         """
         covered = self._after({partition.number: partition.covered for partition in self._ready()})
         due = {tp: offset for tp, offset in covered.items() if offset > self._acknowledged.get(tp, 0)}
@@ -347,7 +347,7 @@ class PartitionManager:
         await self._sender.publish(unit.after)
         partition.confirm(unit, offset)
         if unit.kind == "round" and unit.first_chunk is not None:
-            await self._cut(partition, unit.first_chunk)
+            await self._cut_log(partition, unit.first_chunk)
         return written - started, perf_counter() - written
 
     async def _log(self, number: int, unit: CommitUnit) -> int:
@@ -358,11 +358,11 @@ class PartitionManager:
         entries = [Message(self._topics.state_log, number, key, value) for key, value in unit.log_entries]
         if len(entries) == 1 and entries[0].nbytes <= _LARGE_BYTES:
             return await self._sender.send(entries[0])
-        async with self._large:
+        async with self._large_record_lock:
             first, *_ = [await self._sender.send(entry) for entry in entries]
             return first
 
-    async def _cut(self, partition: Partition, before: int) -> None:
+    async def _cut_log(self, partition: Partition, before: int) -> None:
         """Cuts the log. A failure is harmless: the log is only longer than it need be."""
         try:
             await self._in_broker_thread(self._broker.cut, self._topics.state_log, partition.number, before)
@@ -372,11 +372,11 @@ class PartitionManager:
     # -- threads -------------------------------------------------------------------------------------------------------
 
     async def _in_logic_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._logic, work, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._logic_thread, work, *arguments)
 
     async def _in_broker_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._brokering, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._broker_thread, work, *arguments)
         except OSError as error:
             raise BrokerError(f"the broker did not answer: {error}") from error
 

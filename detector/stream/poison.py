@@ -25,7 +25,7 @@ QUARANTINE_VARIABLE = "WEIRGUARD_CAUTION"
 
 _BYTES = 65_536
 _LENGTH = struct.Struct("<I")
-_MOST = 1_000
+_MAX_KEPT = 1_000
 """The most suspects and poison records that are kept: an environment variable has a size limit."""
 
 K = TypeVar("K")
@@ -105,7 +105,7 @@ class InFlightNote:
         """Notes that the records of ``ranges`` are being processed. Writes the length last, so that a note is never
         partial."""
         if self._descriptor is not None:
-            note = json.dumps(list(ranges)[:_MOST], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
+            note = json.dumps(list(ranges)[:_MAX_KEPT], separators=(",", ":")).encode()[: _BYTES - _LENGTH.size]
             os.pwrite(self._descriptor, note, _LENGTH.size)
             os.pwrite(self._descriptor, _LENGTH.pack(len(note)), 0)
 
@@ -194,5 +194,5 @@ class PoisonFinder:
 
 
 def _forget(known: dict[K, V]) -> None:
-    for oldest in list(known)[: max(len(known) - _MOST, 0)]:
+    for oldest in list(known)[: max(len(known) - _MAX_KEPT, 0)]:
         del known[oldest]

@@ -160,9 +160,9 @@ class ScoreBoard:
 
 def last_rows(observation: Observation) -> list[int]:
     """Returns the last row of each principal, in no order; refused rows do not count."""
-    taken = np.flatnonzero(observation.index >= 0)
+    judged = np.flatnonzero(observation.index >= 0)
     last = np.full(len(observation.keys), -1)
-    last[observation.key_index[taken]] = taken
+    last[observation.key_index[judged]] = judged
     rows: list[int] = last[last >= 0].tolist()
     return rows
 

@@ -24,7 +24,7 @@ from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.state_log import Message
 
 _TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
-_FOR_GOOD = (
+_PERMANENT = (
     *_TOO_LARGE,
     errors.InvalidMessageError,
     errors.InvalidTopicError,
@@ -55,7 +55,7 @@ class Sender:
         try:
             metadata = await (await self._queue(message))
         except Exception as error:
-            self._stop_if_hopeless(message, error)
+            self._stop_if_permanent(message, error)
             raise
         return int(metadata.offset)
 
@@ -65,23 +65,23 @@ class Sender:
         outcomes = await asyncio.gather(*sent, return_exceptions=True)
         for message, outcome in zip(messages, outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                await self._not_taken(message, outcome)
+                await self._handle_refusal(message, outcome)
 
     async def beat(self, partitions: Sequence[int]) -> None:
         """Tells gates that the owner of each of ``partitions`` is at work."""
         send, topic = self._app.producer.send, self._decisions
         await asyncio.gather(*[await send(topic, HEARTBEAT_KEY, None, number, None, None) for number in partitions])
 
-    async def _not_taken(self, message: Message, error: BaseException) -> None:
-        if not _is(error, _FOR_GOOD) or message.topic not in self._for_people:
-            self._stop_if_hopeless(message, error)
+    async def _handle_refusal(self, message: Message, error: BaseException) -> None:
+        if not _is(error, _PERMANENT) or message.topic not in self._for_people:
+            self._stop_if_permanent(message, error)
             raise error
         for smaller in self._smaller(message, error):
             try:
                 await (await self._queue(smaller))
             except Exception as again:
-                if not _is(again, _FOR_GOOD):
-                    self._stop_if_hopeless(message, again)
+                if not _is(again, _PERMANENT):
+                    self._stop_if_permanent(message, again)
                     raise
             else:
                 return
@@ -99,10 +99,10 @@ class Sender:
         while (size := size // 2) >= _SMALLEST_LETTER:
             yield msgspec.structs.replace(cut_letter(message, size), timestamp=None)
 
-    def _stop_if_hopeless(self, message: Message, error: BaseException) -> None:
+    def _stop_if_permanent(self, message: Message, error: BaseException) -> None:
         if is_denied(error):
             stop_now(Exit.REFUSED, f"this worker may not write to {message.topic}: grant it Write there", error)
-        if _is(error, _FOR_GOOD):
+        if _is(error, _PERMANENT):
             why = f"{message.topic} refuses a record of {message.nbytes} bytes: {error}; look at the topic's settings"
             stop_now(Exit.REFUSED, why, error)
 

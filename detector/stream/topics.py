@@ -210,7 +210,7 @@ def _fault(kafka: KafkaSettings, shape: TopicShape, has: Mapping[str, str], repl
         return (
             f"the settings of topic {shape.name} cannot be read; allow this user to describe configurations of topics"
         )
-    needed = {name: shape.config[name] for name in shape.checked if not _as_good(name, has, shape.config[name])}
+    needed = {name: shape.config[name] for name in shape.checked if not _suffices(name, has, shape.config[name])}
     if int(has.get("min.insync.replicas", 1)) > replicas:
         needed["min.insync.replicas"] = str(replicas)
     if not needed:
@@ -228,9 +228,9 @@ def _advise(
 ) -> None:
     """Logs what is allowed but could be safer: how long records are kept, and what the loss of a broker costs."""
     for shape in wanted:
-        has, meant = settings[shape.name], shape.config.get("retention.ms", "-1")
-        if 0 <= int(kept := has.get("retention.ms", "-1")) < int(meant):
-            _log.warning("topic keeps records for less time than usual", topic=shape.name, ms=kept, usual=meant)
+        has, usual = settings[shape.name], shape.config.get("retention.ms", "-1")
+        if 0 <= int(kept := has.get("retention.ms", "-1")) < int(usual):
+            _log.warning("topic keeps records for less time than usual", topic=shape.name, ms=kept, usual=usual)
         for name, value, safer in _ADVISED if found[shape.name].replicas > 1 else ():
             if has.get(name) == value:
                 _log.warning(
@@ -238,7 +238,7 @@ def _advise(
                 )
 
 
-def _as_good(name: str, has: Mapping[str, str], needed: str) -> bool:
+def _suffices(name: str, has: Mapping[str, str], needed: str) -> bool:
     value = has.get(name)
     if value is None:
         return False

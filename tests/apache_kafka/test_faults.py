@@ -12,9 +12,9 @@ from tests.conftest import Broker
 
 
 def test_three_kills_two_leaves_and_a_freeze_change_nothing(broker: Broker, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     scale = Scale(queries_per_second=200.0, partitions=4, queries_to_next_thief=600)
-    result = run_series("short", SHORT, broker.process, tmp_path, seed=7, scale=scale, say=said.append)
+    result = run_series("short", SHORT, broker.process, tmp_path, seed=7, scale=scale, say=lines.append)
     assert result.problems == []
     assert result.differences == []
     assert result.outcome["alerts"] > 0, "a run without a thief found shows little"
@@ -22,11 +22,11 @@ def test_three_kills_two_leaves_and_a_freeze_change_nothing(broker: Broker, tmp_
 
 
 def test_what_changes_under_it_changes_nothing_or_stops_it(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     scale = Scale(queries_per_second=150.0, partitions=3, queries_to_next_thief=600)
     with MovingNode(tmp_path / "node", "compression.type=zstd") as node:
         result = run_series(
-            "short", SHORT_CHANGES, node, tmp_path, seed=3, scale=scale, say=said.append, instruments=node.steady
+            "short", SHORT_CHANGES, node, tmp_path, seed=3, scale=scale, say=lines.append, instruments=node.steady
         )
     assert result.problems == []
     assert result.differences == []

@@ -41,14 +41,14 @@ def test_topics_with_a_brokers_defaults_are_refused_until_they_are_altered_as_it
     make(kafka, *shapes(kafka), partitions=kafka.partitions)
     with pytest.raises(ConfigurationError) as refused:
         ensure(kafka)
-    said = str(refused.value)
+    text = str(refused.value)
     for expected in (
         f"topic {kafka.topics.state_log} has retention.ms=604800000 and needs -1",
         f"topic {kafka.topics.decisions} has cleanup.policy=delete and needs compact",
         f"topic {kafka.topics.queries} has message.timestamp.type=CreateTime and needs LogAppendTime",
     ):
-        assert expected in said
-    assert obey(kafka, said) >= 5
+        assert expected in text
+    assert obey(kafka, text) >= 5
     ensure(kafka)
 
 

@@ -46,7 +46,7 @@ def write_profile(seed: int, path: Path) -> Path:
 def members(logs: Logs, settings: Settings) -> set[str]:
     """The accounts that a group has commanded to join."""
     commands = (json.loads(entry.value or b"{}") for entry in logs.of(Names(settings.kafka.prefix).commands))
-    return {own["principal"] for own in commands if own.get("kind") == "join"}
+    return {command["principal"] for command in commands if command.get("kind") == "join"}
 
 
 def ring_differences(logs: Logs, settings: Settings) -> list[str]:
@@ -78,7 +78,7 @@ def _rows(records: Iterable[JudgedRecord]) -> dict[Row, tuple[float, ...]]:
         distance[queries.due] = queries.distance
         linked = np.isin(np.arange(len(record)), queries.linked)
         columns = (record.offset, queries.row, queries.number, distance, linked)
-        for offset, row, *rest in zip(*(own.tolist() for own in columns), strict=True):
+        for offset, row, *rest in zip(*(column.tolist() for column in columns), strict=True):
             found.setdefault((record.partition, offset, row), tuple(map(float, rest)))
     return found
 
@@ -120,7 +120,7 @@ def _followed(logs: Logs, settings: Settings) -> tuple[set[bytes | None], set[by
 def _undecided(logs: Logs, settings: Settings) -> list[str]:
     """Members without a decision that names their group."""
     decisions = (json.loads(entry.value or b"{}") for entry in logs.of(Names(settings.kafka.prefix).decisions))
-    decided = {own["principal"] for own in decisions if _names_group(own)}
+    decided = {decision["principal"] for decision in decisions if _names_group(decision)}
     return [f"no decision names the group of {name}" for name in sorted(members(logs, settings) - decided)]
 
 

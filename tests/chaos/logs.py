@@ -89,8 +89,8 @@ class Joining:
 
 def poison_of(entry: Entry, prefix: str) -> tuple[int, int] | None:
     """Partition and offset of the query that a dead letter is about; None for one about something else."""
-    told = json.loads(dict(entry.headers)["weirguard.dead-letter"])
-    return (told["partition"], told["offset"]) if told["topic"] == f"{prefix}.queries" else None
+    printed = json.loads(dict(entry.headers)["weirguard.dead-letter"])
+    return (printed["partition"], printed["offset"]) if printed["topic"] == f"{prefix}.queries" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,9 +116,9 @@ def faultless() -> History:
         history.query()
     history.take()
     history.delta(0, 0, 3)
-    said = [alert(), decision((history.fence, history.sequence))]
-    history.delta(1, 1, 3, said)
-    history.publish(said)
+    alerts = [alert(), decision((history.fence, history.sequence))]
+    history.delta(1, 1, 3, alerts)
+    history.publish(alerts)
     history.commit(2)
     first, sequence = history.fence, history.sequence
     history.take()
@@ -323,9 +323,9 @@ def test_a_record_in_parts_counts_once_all_are_there_and_what_an_owner_left_unfi
     history.sequence += 1
     history.part(0, 2, b"a")
     history.take()
-    said = [alert("a2")]
-    history.parts(4, 4, 3, outbox=said)
-    history.publish(said)
+    alerts = [alert("a2")]
+    history.parts(4, 4, 3, outbox=alerts)
+    history.publish(alerts)
     history.commit(5)
     report = audit(history.logs, PREFIX)
     assert report.problems == []

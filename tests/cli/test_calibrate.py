@@ -56,7 +56,7 @@ def _weirguard(*arguments: object) -> int:
 
 
 def _made(path: Path) -> Any:
-    return Profile.from_bytes(path.read_bytes()).made
+    return Profile.from_bytes(path.read_bytes()).provenance
 
 
 def test_the_profile_says_how_it_was_made_and_names_nobody(folder: Path, profile: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_same_logs_make_the_same_bytes_however_they_are_cut(tmp_path: Path, 
     even = write_jsonl(tmp_path / "even.jsonl", take(log, np.arange(0, len(log), 2)))
     assert _weirguard("calibrate", "--honest", odd, even, "--out", again) == 0
     halves, whole = (Profile.from_bytes(path.read_bytes()) for path in (again, profile))
-    assert replace(halves, made={}).hash == replace(whole, made={}).hash
+    assert replace(halves, provenance={}).hash == replace(whole, provenance={}).hash
     assert halves.hash != whole.hash
 
 
@@ -97,7 +97,7 @@ def test_of_labelled_logs_only_honest_rows_are_taken(
     assert _weirguard("calibrate", "--honest", tmp_path / "lab.parquet", "--out", out) == 0
     assert "left out: 120 rows labelled as a thief's" in capsys.readouterr().out
     lab, clean = (Profile.from_bytes(path.read_bytes()) for path in (out, profile))
-    assert replace(lab, made={}).hash == replace(clean, made={}).hash
+    assert replace(lab, provenance={}).hash == replace(clean, provenance={}).hash
 
 
 def test_a_column_called_label_is_the_owners_business(tmp_path: Path) -> None:
@@ -109,16 +109,17 @@ def test_a_column_called_label_is_the_owners_business(tmp_path: Path) -> None:
 def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, thief()))
     assert _weirguard("calibrate", "--honest", log, "--out", tmp_path / "left") == 0
-    said = capsys.readouterr().out
-    assert "stands out  mallory: " in said and "sign_steps" in said
+    captured = capsys.readouterr().out
+    assert "stands out  mallory: " in captured and "sign_steps" in captured
     assert (
-        "if kept, it excuses any account as extreme in" in said and "with --leave-out mallory, accounts like it" in said
+        "if kept, it excuses any account as extreme in" in captured
+        and "with --leave-out mallory, accounts like it" in captured
     )
     assert (_made(tmp_path / "left")["accounts"], _made(tmp_path / "left")["flagged"]) == (11, 1)
     assert b"mallory" not in (tmp_path / "left").read_bytes()
     assert _weirguard("calibrate", "--honest", log, "--leave-out", "mallory", "--out", tmp_path / "without") == 0
-    said = capsys.readouterr().out
-    assert "left out    mallory, as asked" in said and "stands out" not in said
+    captured = capsys.readouterr().out
+    assert "left out    mallory, as asked" in captured and "stands out" not in captured
     assert (_made(tmp_path / "without")["accounts"], _made(tmp_path / "without")["accounts_left_out"]) == (10, 1)
 
 
@@ -137,13 +138,13 @@ def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: 
 def test_a_script_reads_the_outcome_from_json(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "profile"
     assert _weirguard("calibrate", "--honest", folder / "honest.jsonl", "--out", out, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     profile = Profile.from_bytes(out.read_bytes())
-    assert (told["out"], told["profile"], told["model"]) == (str(out), profile.hash, "credit")
-    assert told["threshold"] == profile.standards.threshold
-    assert {name: told[name] for name in profile.made} == profile.made
-    assert all(own["largest"] > own["allowed"] for own in told["outliers"])
-    assert any("few" in note for note in told["notes"])
+    assert (printed["out"], printed["profile"], printed["model"]) == (str(out), profile.hash, "credit")
+    assert printed["threshold"] == profile.standards.threshold
+    assert {name: printed[name] for name in profile.provenance} == profile.provenance
+    assert all(own["largest"] > own["allowed"] for own in printed["outliers"])
+    assert any("few" in note for note in printed["notes"])
 
 
 def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_names_and_order_change_no_profile_and_the_budget_does(tmp_path: Path) -
         named = [replace(CROWD[at], principals=[f"{place}"]) for place, at in enumerate(order)]
         traffic = read_files([write_jsonl(tmp_path / "log.jsonl", log_of(*named))], lambda _: None)
         profiles.append(make_profile(traffic, CalibrationOptions(budget)).profile)
-    one, two, lax = (own.standards for own in profiles)
+    one, two, lax = (profile.standards for profile in profiles)
     assert one.threshold == two.threshold and (one.exemplars == two.exemplars).all()
     assert lax.threshold < one.threshold
 
@@ -174,7 +175,7 @@ def test_the_owners_model_and_validation_rows_join_the_profile(tmp_path: Path, f
     read = Profile.from_bytes(out.read_bytes())
     assert isinstance(read.owner_model, Linear) and read.margins is not None and read.validation is not None
     assert read.validation.features.shape == (2_000, DIMENSION)
-    assert read.made["data"][1:] == [digest_of(rows), digest_of(model)]
+    assert read.provenance["data"][1:] == [digest_of(rows), digest_of(model)]
 
 
 @pytest.mark.parametrize(

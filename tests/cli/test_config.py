@@ -47,7 +47,7 @@ def test_show_says_where_a_value_comes_from_and_hides_secrets(file: Path, monkey
 
 
 def test_show_is_scriptable(file: Path) -> None:
-    shown = json.loads(_config("show", "--settings", str(file), "-o", "json"))
+    shown = json.loads(_config("show", "--settings", str(file), "--json"))
     assert shown["settings"]["kafka"]["prefix"] == "shop"
     assert shown["sources"]["kafka.prefix"] == str(file)
 

@@ -156,8 +156,8 @@ def weirguard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
             monkeypatch.setenv(name, value)
         with pytest.raises(SystemExit) as stopped:
             main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        return Ended(int(stopped.value.code or 0), said.out, said.err)
+        captured = capsys.readouterr()
+        return Ended(int(stopped.value.code or 0), captured.out, captured.err)
 
     yield run
     root.handlers[:], root.level = handlers, level
@@ -319,7 +319,7 @@ def test_a_closed_pipe_is_quiet(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["config", "show"], ["config", "show", "-o", "json"], ["config", "schema"], ["--version"]]
+    "arguments", [["config", "show"], ["config", "show", "--json"], ["config", "schema"], ["--version"]]
 )
 def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) -> None:
     read, write = os.pipe()
@@ -332,7 +332,7 @@ def test_a_closed_pipe_is_quiet_for_what_a_command_prints(arguments: list[str]) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [["config", "show"], ["config", "show", "-o", "json"], ["--help"], ["alerts", "--help"]]
+    "arguments", [["config", "show"], ["config", "show", "--json"], ["--help"], ["alerts", "--help"]]
 )
 def test_a_full_disk_is_told(arguments: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -385,10 +385,10 @@ def test_an_unexpected_error_is_one_line_that_says_what_to_do(capsys: pytest.Cap
         raise ZeroDivisionError("by \x1b[2J\nzero")
 
     assert status_of(fails) == FAILED
-    said = capsys.readouterr().err
-    assert said.startswith("weirguard: unexpected ZeroDivisionError: by \\x1b[2J\\nzero; ")
-    assert len(said.splitlines()) == 1
-    assert TRACEBACK_VARIABLE in said
+    captured = capsys.readouterr().err
+    assert captured.startswith("weirguard: unexpected ZeroDivisionError: by \\x1b[2J\\nzero; ")
+    assert len(captured.splitlines()) == 1
+    assert TRACEBACK_VARIABLE in captured
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(
@@ -399,9 +399,9 @@ def test_a_traceback_is_shown_where_it_is_asked_for(
 
     monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
     assert status_of(fails) == FAILED
-    said = capsys.readouterr().err.splitlines()
-    assert "in fails" in "".join(said)
-    assert said[-1] == "weirguard: \\x1b[2Jwrong"
+    captured = capsys.readouterr().err.splitlines()
+    assert "in fails" in "".join(captured)
+    assert captured[-1] == "weirguard: \\x1b[2Jwrong"
 
 
 def test_signals_are_as_python_has_them() -> None:

@@ -26,9 +26,9 @@ def test_labelled_logs_become_a_report(
     seen = write_traffic(tmp_path / "a.parquet", traffic())
     unseen = write_traffic(tmp_path / "b.parquet", traffic(90), attack="short")
     assert _weirguard("evaluate", seen, unseen, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().err
-    assert "1 of 2 attack runs is missed" in said
-    assert "990/990" in said
+    captured = capsys.readouterr().err
+    assert "1 of 2 attack runs is missed" in captured
+    assert "990/990" in captured
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.index("| short |") < report.index("| steps |")
     assert "Judged by prada" in report
@@ -51,9 +51,9 @@ def test_a_suite_makes_its_logs_once_and_tells_what_does_not_fit(
     unfit = AttackPlan("no such attack", "logistic regression", "iris")
     monkeypatch.setitem(suite.SUITES, "quick", lambda: (small, unfit))
     assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
-    said = capsys.readouterr().err
-    assert "1 of 2 plans have an attack that cannot handle the victim" in said
-    assert "1 of 1 attack run is missed" in said
+    captured = capsys.readouterr().err
+    assert "1 of 2 plans have an attack that cannot handle the victim" in captured
+    assert "1 of 1 attack run is missed" in captured
     (log,) = (tmp_path / "logs").glob("*.parquet")
     made = log.stat().st_mtime_ns
     assert _weirguard("evaluate", "--suite", "quick", "--out", tmp_path) == 0
@@ -88,15 +88,15 @@ def test_the_adaptive_suite_is_judged_with_profiles_and_prints_what_each_thief_p
     monkeypatch.setattr(suite, "_made", lambda missing: map(suite.make_log, missing, missing.values()))
     monkeypatch.setitem(suite.SUITES, "adaptive", lambda: (own, blind, replace(blind, knows="code")))
     assert _weirguard("evaluate", "--suite", "adaptive", "--out", tmp_path) == 0
-    said = capsys.readouterr()
-    lines = [line.split("│")[1:-1] for line in said.out.splitlines() if "digits" in line]
+    captured = capsys.readouterr()
+    lines = [line.split("│")[1:-1] for line in captured.out.splitlines() if "digits" in line]
     rows = [line for line in lines if len(line) == len(max(lines, key=len))]
     cells = {(row[1].strip(), row[3].strip()): [cell.strip() for cell in row] for row in rows}
     assert set(cells) == {("own rows", "none"), ("uniform after rows", "none"), ("uniform after rows", "code")}
     assert 0 < int(cells["uniform after rows", "none"][4]) < 30
     assert cells["own rows", "none"][4] == "missed"
-    assert "of 20" in said.out
-    assert "1/1" in said.err
+    assert "of 20" in captured.out
+    assert "1/1" in captured.err
     assert "Cost of staying unseen" in (tmp_path / "report.md").read_text()
 
 

@@ -48,8 +48,8 @@ SVG = "{http://www.w3.org/2000/svg}svg"
 def profile() -> Profile:
     accounts = crowd()
     made = calibrate(accounts, 0.01).profile
-    rows = np.concatenate([own.features for own in accounts])
-    labels = np.concatenate([own.outputs for own in accounts]).argmax(axis=1)
+    rows = np.concatenate([account.features for account in accounts])
+    labels = np.concatenate([account.outputs for account in accounts]).argmax(axis=1)
     return replace(made, validation=Validation.of(rows, labels))
 
 
@@ -97,12 +97,12 @@ def test_a_thief_is_explained_by_what_replay_flags(
 ) -> None:
     row = first_flagged(log, tmp_path, EngineConfig(profiles=(profile,)), "mallory")
     assert row is not None
-    said = words("mallory", "--log", log, "--profile", profile_file)
-    assert f"Suspect since query {row + 1} of 200: " in said
-    assert "beyond any honest account" in said
-    assert re.search(r"leaves D = [\d.]+ standard deviations of honest accounts; the threshold is [\d.]+\.", said)
-    assert "decision: slow to 1/s (observe) for signal:suspicion" in said
-    assert "unexplained deviation" in said
+    text = words("mallory", "--log", log, "--profile", profile_file)
+    assert f"Suspect since query {row + 1} of 200: " in text
+    assert "beyond any honest account" in text
+    assert re.search(r"leaves D = [\d.]+ standard deviations of honest accounts; the threshold is [\d.]+\.", text)
+    assert "decision: slow to 1/s (observe) for signal:suspicion" in text
+    assert "unexplained deviation" in text
 
 
 def test_a_script_reads_the_same_from_json_and_nothing_else_from_standard_output(
@@ -111,37 +111,46 @@ def test_a_script_reads_the_same_from_json_and_nothing_else_from_standard_output
     row = first_flagged(log, tmp_path, EngineConfig(profiles=(profile,)), "mallory")
     assert row is not None
     given = ("mallory", "--log", log, "--profile", profile_file)
-    said = words(*given)
+    text = words(*given)
     done = run(*given, "--out", tmp_path / "why.html", "--json")
-    told = json.loads(done.stdout)
-    assert (told["principal"], told["queries"], told["suspect"], told["calibrated"]) == ("mallory", 200, True, True)
-    assert (told["queries_count_from"], told["first_flagged_query"], told["then"]["query"]) == (1, row + 1, row + 1)
-    assert told["verdict"] in said
-    assert told["then"]["unexplained"] > told["then"]["threshold"]
-    assert told["record"][0]["query"] == row + 1
-    assert told["record"][0]["time"] in said
-    assert datetime.fromisoformat(told["since"]) < datetime.fromisoformat(told["until"])
+    printed = json.loads(done.stdout)
+    assert (printed["principal"], printed["queries"], printed["suspect"], printed["calibrated"]) == (
+        "mallory",
+        200,
+        True,
+        True,
+    )
+    assert (printed["queries_count_from"], printed["first_flagged_query"], printed["then"]["query"]) == (
+        1,
+        row + 1,
+        row + 1,
+    )
+    assert printed["verdict"] in text
+    assert printed["then"]["unexplained"] > printed["then"]["threshold"]
+    assert printed["record"][0]["query"] == row + 1
+    assert printed["record"][0]["time"] in text
+    assert datetime.fromisoformat(printed["since"]) < datetime.fromisoformat(printed["until"])
     bare = json.loads(run("mallory", "--log", log, "--json").stdout)
     assert (bare["calibrated"], bare["then"], bare["basis"][0][:13]) == (False, None, "UNCALIBRATED:")
 
 
 def test_an_honest_account_gets_its_largest_deviation(log: Path, profile_file: Path) -> None:
-    said = words("ana", "--log", log, "--profile", profile_file)
+    text = words("ana", "--log", log, "--profile", profile_file)
     assert re.search(
-        r"Not a suspect after 50 queries: the largest unexplained deviation was [\d.]+ standard deviations", said
+        r"Not a suspect after 50 queries: the largest unexplained deviation was [\d.]+ standard deviations", text
     )
-    assert "nothing" in said
+    assert "nothing" in text
 
 
 def test_without_a_profile_only_prada_is_used_and_a_sentence_says_so(log: Path, tmp_path: Path) -> None:
     row = first_flagged(log, tmp_path, EngineConfig(), "mallory")
     assert row is not None
-    said = words("mallory", "--log", log, "--out", tmp_path)
+    text = words("mallory", "--log", log, "--out", tmp_path)
     assert re.search(
-        rf"Suspect since query {row + 1} of 200: .*\(PRADA\); W fell to 0\.\d+; the threshold is 0.9", said
+        rf"Suspect since query {row + 1} of 200: .*\(PRADA\); W fell to 0\.\d+; the threshold is 0.9", text
     )
-    assert "UNCALIBRATED: honest accounts may be flagged" in said
-    assert "There is no profile for credit 1: only PRADA was used." in said
+    assert "UNCALIBRATED: honest accounts may be flagged" in text
+    assert "There is no profile for credit 1: only PRADA was used." in text
     titles = [heading.text for heading in parsed(tmp_path / PAGE).iter("{http://www.w3.org/1999/xhtml}h2")]
     assert titles == ["PRADA", "Alerts, decisions and commands"]
     natural = account("bo", np.random.default_rng(1).random((150, 24)), 1)
@@ -269,10 +278,10 @@ def test_a_service_gives_the_queries_and_the_records(topics: Topics, producer: K
     publish_queries(producer, topics, queries)
     publish_queries(producer, topics, honest("ana", 1, rows=60))
     publish_records(producer, topics, *(record for _, record in course.records))
-    said = words("mallory", "--out", tmp_path)
-    assert f"Suspect since query {course.verdict + 1} of 200" in said
-    assert "decision: slow to 1/s (enforce) for signal:prada" in said
-    assert f"read from the topic {topics.queries}" in said
+    text = words("mallory", "--out", tmp_path)
+    assert f"Suspect since query {course.verdict + 1} of 200" in text
+    assert "decision: slow to 1/s (enforce) for signal:prada" in text
+    assert f"read from the topic {topics.queries}" in text
     svg = next(own for own in parsed(tmp_path / PAGE).iter(SVG) if "W over" in (own.get("aria-label") or ""))
     assert any((part.text or "").startswith(f"{course.verdict + 1}: suspect, alert, slow") for part in svg)
     with pytest.raises(ConfigurationError, match=r"no query of 'anna'"):
@@ -293,6 +302,6 @@ def test_rekeyed_queries_count_once_and_what_was_cleared_does_not(topics: Topics
     cleared_at = float(queries.occurred_at[19])
     detail: dict[str, str | float] = {"command": "c", "kind": "clear", "reason": "r"}
     publish_records(producer, topics, Audit("a", cleared_at, "command", "credit", "ana", "eve", "cleared", detail))
-    said = words("ana")
-    assert "Not a suspect after 40 queries" in said
-    assert "The account was cleared at" in said
+    text = words("ana")
+    assert "Not a suspect after 40 queries" in text
+    assert "The account was cleared at" in text

@@ -41,15 +41,15 @@ def test_the_members_are_those_of_the_replay_with_when_they_joined_and_what_they
     given = ("--log", folder / "log.jsonl", "--profile", folder / "credit.profile", "--out", folder)
     result = run("--group", own["id"][:6], *given, "--json")
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert (told["group"], told["size"]) == (own["id"], len(own["members"]))
-    assert [member["principal"] for member in told["members"]] == own["members"]
-    joined = [member["joined"] for member in told["members"]]
+    printed = json.loads(result.stdout)
+    assert (printed["group"], printed["size"]) == (own["id"], len(own["members"]))
+    assert [member["principal"] for member in printed["members"]] == own["members"]
+    joined = [member["joined"] for member in printed["members"]]
     assert joined == sorted(joined)
-    assert all(member["queries"] > 0 for member in told["members"])
-    assert any(member["evidence"] for member in told["members"])
-    union = told["as_one_account"]
-    assert union["queries"] == sum(member["queries"] for member in told["members"])
+    assert all(member["queries"] > 0 for member in printed["members"])
+    assert any(member["evidence"] for member in printed["members"])
+    union = printed["as_one_account"]
+    assert union["queries"] == sum(member["queries"] for member in printed["members"])
     assert union["first_flagged_query"] is not None
     page = (folder / PAGE).read_text("utf-8")
     ET.fromstring(page.partition("\n")[2])  # noqa: S314 - our own

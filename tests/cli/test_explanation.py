@@ -121,9 +121,9 @@ def test_how_much_is_explained_and_what_stands() -> None:
 def test_a_verdict_outlives_the_suspicion_and_a_sentence_says_so() -> None:
     own = course({"sign_steps": 10.0})
     own.signals["suspicion"][-1] = own.signals["suspicion.sign_steps"][-1] = 1.0
-    said = " ".join(words.basis(explanation_of(own, judging(), "a log")))
+    text = " ".join(words.basis(explanation_of(own, judging(), "a log")))
     assert (
-        "After query 200, D is 1.0, below the threshold. The account stays flagged until an operator clears it." in said
+        "After query 200, D is 1.0, below the threshold. The account stays flagged until an operator clears it." in text
     )
 
 

@@ -61,4 +61,4 @@ def test_a_thief_who_plays_with_names_and_types_is_judged_and_refused(
     flagged = {own["principal"]: own["first_flagged"] for own in summary["principals"]}
     assert flagged[THIEF.account] is not None and sum(at is not None for at in flagged.values()) == 1
     decisions = [json.loads(line) for line in (tmp_path / "out" / "decisions.jsonl").read_text().splitlines()]
-    assert {(own["principal"], own["mode"]) for own in decisions} == {(THIEF.account, "enforce")}
+    assert {(decision["principal"], decision["mode"]) for decision in decisions} == {(THIEF.account, "enforce")}

@@ -78,20 +78,20 @@ def hostile_alert() -> Any:
     ("app", "arguments"),
     [
         (decisions.app, ["list"]),
-        (decisions.app, ["list", "-o", "json"]),
+        (decisions.app, ["list", "--json"]),
         (principals.app, ["top"]),
-        (principals.app, ["top", "-o", "json"]),
+        (principals.app, ["top", "--json"]),
         (principals.app, ["show", HOSTILE, HOSTILE]),
-        (principals.app, ["show", HOSTILE, HOSTILE, "-o", "json"]),
+        (principals.app, ["show", HOSTILE, HOSTILE, "--json"]),
         (principals.alerts, ["tail"]),
-        (principals.alerts, ["tail", "-o", "json"]),
+        (principals.alerts, ["tail", "--json"]),
     ],
 )
 @pytest.mark.usefixtures("standing")
 def test_what_is_printed_of_others_text_is_harmless(app: Any, arguments: list[str]) -> None:
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
     text = done.stdout
-    if "json" in arguments:
+    if "--json" in arguments:
         assert text.isascii()
         assert "\\u001b[2J" in text
         text = text.replace("\\u001b", "\\x1b")
@@ -133,8 +133,8 @@ def test_an_explanation_and_a_replay_of_a_log_with_such_names(
         with pytest.raises(SystemExit) as stopped:
             main.main(arguments)
         assert stopped.value.code == 0
-        said = capsys.readouterr()
-        is_harmless(said.err)
+        captured = capsys.readouterr()
+        is_harmless(captured.err)
     for written in [*folder.rglob("*.json*"), *folder.rglob("*.html")]:
         if written != log:
             assert not set(written.read_text(encoding="utf-8")) & {"\u202e", "\u2066"}, written

@@ -59,9 +59,9 @@ def test_verdicts_are_those_on_all_numbers_and_probabilities(
     assert said in capsys.readouterr().out.replace("\n", " ")
     log = tmp_path / "judged.jsonl"
     assert _weirguard("explain", "thief in steps", "--log", log, "--profile", profile) == 0
-    told = capsys.readouterr().out
-    assert f"Suspect since query {plain['thief in steps'] + 1} of 60" in told
-    assert f"no honest query has, of 60 queries: {'1' if features == 'a list with texts' else 'age'} in 46" in told
+    captured = capsys.readouterr().out
+    assert f"Suspect since query {plain['thief in steps'] + 1} of 60" in captured
+    assert f"no honest query has, of 60 queries: {'1' if features == 'a list with texts' else 'age'} in 46" in captured
 
 
 @pytest.mark.parametrize(

@@ -108,8 +108,8 @@ def test_traffic_comes_from_as_many_accounts_as_asked_and_a_refusal_is_an_answer
 ) -> None:
     with _served(200) as url:
         assert _exit_status("traffic", "--target", url, "--accounts", "2", "--seconds", "1", "--thief") == 0
-    said = capsys.readouterr().out
-    assert [name for name in ("steady-1", "bursts-1", "retries-1", THIEF) if name in said] == [
+    captured = capsys.readouterr().out
+    assert [name for name in ("steady-1", "bursts-1", "retries-1", THIEF) if name in captured] == [
         "steady-1",
         "bursts-1",
         THIEF,
@@ -119,9 +119,9 @@ def test_traffic_comes_from_as_many_accounts_as_asked_and_a_refusal_is_an_answer
 def test_traffic_that_got_no_proper_answer_has_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     with _served(500) as url:
         assert _exit_status("traffic", "--target", url, "--accounts", "1", "--seconds", "1") == 1
-    said = capsys.readouterr().out
-    assert "HTTP 500" in said
-    assert THIEF not in said
+    captured = capsys.readouterr().out
+    assert "HTTP 500" in captured
+    assert THIEF not in captured
 
 
 @pytest.mark.parametrize("wrong", [(), ("--target", "x", "--accounts", "0"), ("--target", "x", "--accounts", "501")])

@@ -56,10 +56,10 @@ def test_a_table_of_ones_own_goes_through_every_command(tmp_path: Path, capsys: 
     assert _run("replay", logs, "--out", out) == 2
     assert "try --map 'principal=user,occurred_at=ts,outputs=p,features=f_*'" in capsys.readouterr().err
     assert _run("calibrate", "--honest", logs, "--map", MAP, "--out", tmp_path / "own.profile") == 0
-    said = capsys.readouterr()
-    assert "credit 1" in said.out
-    assert said.err.count("part-0.csv: no model_version; all rows are of '1'") == 1
-    assert "part-1.csv: no" not in said.err
+    captured = capsys.readouterr()
+    assert "credit 1" in captured.out
+    assert captured.err.count("part-0.csv: no model_version; all rows are of '1'") == 1
+    assert "part-1.csv: no" not in captured.err
     mapped = ["--map", "principal=user,occurred_at=ts", "--map", "features=f_*,outputs=p,model=@credit"]
     assert _run("replay", logs, "--merge", *mapped, "--profile", tmp_path / "own.profile", "--out", out) == 0
     assert json.loads((out / "summary.json").read_text("utf-8"))["queries"] == 600
@@ -97,9 +97,9 @@ def test_many_refused_rows_are_an_exit_status_and_the_outputs_are_there(
     assert refused[0]["detail"] == "f_1 is 'n/a', which is not a number"
     assert _run("calibrate", "--honest", logs, "--map", MAP, "--out", tmp_path / "own.profile") == status
     assert Profile.from_bytes((tmp_path / "own.profile").read_bytes()).model == "credit"
-    said = capsys.readouterr().err
+    captured = capsys.readouterr().err
     told = f"{odd} of 600 rows were refused: {odd} for the reason structure; name other columns with --map"
-    assert said.count(told) == (2 if status else 0)
+    assert captured.count(told) == (2 if status else 0)
 
 
 @pytest.mark.parametrize("command", [["replay"], ["calibrate", "--honest"]])

@@ -67,9 +67,9 @@ def test_there_is_no_reading_for_scores_for_other_features_and_after_one_query()
 
 def test_the_estimate_rises_with_the_agreement_inside_its_interval() -> None:
     readings = [Reading.at(share) for share in np.linspace(0, 1, 101).tolist()]
-    assert all(0 <= own.low <= own.fidelity <= own.high <= 1 for own in readings)
+    assert all(0 <= reading.low <= reading.fidelity <= reading.high <= 1 for reading in readings)
     for column in ("low", "fidelity", "high"):
-        assert (np.diff([getattr(own, column) for own in readings]) >= 0).all()
+        assert (np.diff([getattr(reading, column) for reading in readings]) >= 0).all()
     assert readings[-1].fidelity - readings[30].fidelity > 0.3
 
 

@@ -107,7 +107,7 @@ def run(app: Any, *arguments: str, **options: Any) -> Result:
 
 
 def listing(*arguments: str) -> Any:
-    return json.loads(run(decisions.app, "list", "-o", "json", *arguments).stdout)
+    return json.loads(run(decisions.app, "list", "--json", *arguments).stdout)
 
 
 def stands(*arguments: str) -> list[tuple[str, str]]:
@@ -172,9 +172,9 @@ def test_the_shadow_report_is_made_from_the_topics(topics: Topics, publish: Any,
     publish(topics.audit, decision_audit(observed), decision_audit(decision("ada", issued_at=NOW - 600)))
     publish(topics.alerts, alert("thief"))
     publish(topics.scores, score("thief", 1.2), score("ada", 0.2))
-    told = json.loads(run(app, "--since", "1h", "--json", "--out", str(tmp_path / "page.html")).stdout)
-    (one,) = told["principals"]
-    assert (one["principal"], one["causes"], told["accounts_with_a_score"]) == (
+    printed = json.loads(run(app, "--since", "1h", "--json", "--out", str(tmp_path / "page.html")).stdout)
+    (one,) = printed["principals"]
+    assert (one["principal"], one["causes"], printed["accounts_with_a_score"]) == (
         "thief",
         ["signal:prada"],
         {"digits": 2},
@@ -293,7 +293,7 @@ def test_the_kill_switch_goes_on_and_off_and_is_listed(topics: Topics) -> None:
 def test_top_puts_suspects_and_high_scores_first(topics: Topics, publish: Any) -> None:
     publish(topics.scores, score("ada", 0.4), score("thief", 0.2), score("bob", 0.9), score("thief", 0.7, flagged=True))
     publish(topics.decisions, decision("thief", "slow"))
-    rows = json.loads(run(principals.app, "top", "--count", "2", "-o", "json").stdout)
+    rows = json.loads(run(principals.app, "top", "--count", "2", "--json").stdout)
     assert [row["score"]["principal"] for row in rows] == ["thief", "bob"]
     assert [row["decision"] and row["decision"]["action"]["name"] for row in rows] == ["slow", None]
     assert "slow to 1/s (enforce)" in run(principals.app, "top").stdout
@@ -340,7 +340,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
     publish(topics.scores, score("thief", 1.17, flagged=True))
     publish(topics.decisions, decision("thief"))
     publish(topics.alerts, alert("ada"), alert("thief"), alert("thief"), alert("thief", 2))
-    known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
+    known = json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
     assert known["score"]["signals"] == {"prada": 0.87, "coverage": 61.25}
     assert [one["episode"] for one in known["alerts"]] == [1, 2]
     assert known == json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
@@ -354,7 +354,7 @@ def test_show_joins_score_decision_and_alerts(topics: Topics, publish: Any) -> N
 def test_show_counts_every_answered_query(topics: Topics, publish: Any) -> None:
     counts: Any = {"answered": 137, "judged": 100, "repeats": 20, "unjudged": {"no-profile": 3, "dimension": 9}}
     publish(topics.scores, replace(score("thief", 1.17), **counts, dropped={"queue": 5}))
-    known = json.loads(run(principals.app, "show", "digits", "thief", "-o", "json").stdout)
+    known = json.loads(run(principals.app, "show", "digits", "thief", "--json").stdout)
     assert {name: known["score"][name] for name in counts} == counts
     text = run(principals.app, "show", "digits", "thief").stdout
     expected = "100 judged + 20 repeated + 12 unjudged (dimension 9, no-profile 3) + 5 dropped (queue 5)"
@@ -371,7 +371,7 @@ def test_records_that_cannot_be_read_are_named_and_skipped(topics: Topics, broke
     publish(topics.scores, score("ada", 0.4))
     with closing(KafkaProducer(bootstrap_servers=broker.bootstrap)) as producer:
         producer.send(topics.scores, value=b"junk", partition=0).get(timeout=20)
-    result = run(principals.app, "top", "-o", "json")
+    result = run(principals.app, "top", "--json")
     assert [row["score"]["principal"] for row in json.loads(result.stdout)] == ["ada"]
     assert f"skipped a record that cannot be read ({topics.scores}, partition 0, offset" in result.stderr
 

@@ -99,8 +99,8 @@ def test_a_model_server_is_attacked_and_the_log_says_what_came_of_it(
     assert log.queries.model == server.removeprefix("http://")
     assert {(mark.label, mark.kind) for mark in log.marks} == {("extraction", "jbda")}
     assert log.run.curve[-1].test > 0.7
-    said = " ".join(capsys.readouterr().err.split())
-    assert f"150 queries, 150 of them useful, and a clone that agrees with it on {log.run.curve[-1].test:.1%}" in said
+    text = " ".join(capsys.readouterr().err.split())
+    assert f"150 queries, 150 of them useful, and a clone that agrees with it on {log.run.curve[-1].test:.1%}" in text
     victim = DigitsVictim(load_split().training)
     np.testing.assert_allclose(log.queries.outputs, victim.probabilities(log.queries.features), atol=1e-5)
 
@@ -145,9 +145,9 @@ def test_a_server_that_fails_ends_the_attack_and_what_it_answered_is_kept(
     assert (len(log.queries), log.run.sent, log.run.useful) == (130, 130, 130)
     assert [point.queries for point in log.run.curve] == [10, 12, 25, 50, 100, 130]
     assert {(mark.label, mark.kind) for mark in log.marks} == {("extraction", "jbda")}
-    said = " ".join(capsys.readouterr().err.split())
-    assert complaint in said
-    assert f"130 queries in {out}" in said
+    text = " ".join(capsys.readouterr().err.split())
+    assert complaint in text
+    assert f"130 queries in {out}" in text
 
 
 def test_a_server_that_never_answers_the_thief_leaves_no_log(

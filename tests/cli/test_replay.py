@@ -234,11 +234,11 @@ def test_without_a_profile_every_output_says_uncalibrated(
 ) -> None:
     log, out = write_jsonl(tmp_path / "log.jsonl", traffic), tmp_path / "out"
     assert _weirguard("replay", log, "--out", out, "--mode", mode, "--json") == 0
-    said = capsys.readouterr()
-    warning = said.err.splitlines()[-1]
+    captured = capsys.readouterr()
+    warning = captured.err.splitlines()[-1]
     assert warning.startswith("UNCALIBRATED: digits 3 is judged without a profile of honest traffic")
     assert ("Compatible mode uses no profile" if mode == "compatible" else "`weirguard scan LOGS`") in warning
-    summary = json.loads(said.out)
+    summary = json.loads(captured.out)
     assert summary == json.loads((out / "summary.json").read_text())
     assert summary["calibrated"] is False
     assert summary["models"] == [{"model": "digits", "model_version": "3", "calibrated": False, "profile": None}]
@@ -255,9 +255,9 @@ def test_the_command_says_what_was_refused_and_fails_where_all_was(
     batch.event_ids[1] = ""
     some = write_jsonl(tmp_path / "some.jsonl", batch)
     assert _weirguard("replay", some, "--out", tmp_path / "some") == 3
-    said = capsys.readouterr().err
-    assert "1 rows refused (most for the reason outputs)" in said
-    assert "1 of 4 rows were refused: 1 for the reason outputs; name the columns of outputs with --map" in said
+    captured = capsys.readouterr().err
+    assert "1 rows refused (most for the reason outputs)" in captured
+    assert "1 of 4 rows were refused: 1 for the reason outputs; name the columns of outputs with --map" in captured
     summary = json.loads((tmp_path / "some" / "summary.json").read_text())
     assert (summary["reasons"], summary["repaired"]) == ({"outputs": 1}, {"event_id": 1})
     assert summary["rows_count_from"] == 1

@@ -19,7 +19,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.calibration.crossfit import COLUMNS
 from detector.core.calibration.scan import ScannedAccount
 from detector.core.profile import Profile
-from detector.explain.scan_report import LOOKS, look_at, reasons, sentence
+from detector.explain.scan_report import DESCRIPTIONS, look_at, reasons, sentence
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.scan import Sieve
 from detector.runtime.text import rfc3339
@@ -107,11 +107,11 @@ def test_the_profile_leaves_the_suspect_out_and_explains_them(
     out: Path, log: Path, told: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = out / told["models"][0]["profile"]
-    made = Profile.from_bytes(path.read_bytes()).made
+    made = Profile.from_bytes(path.read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 1)
     assert weirguard("explain", NAME, "--log", log, "--profile", path) == 0
-    said = capsys.readouterr().out
-    assert "Suspect since query" in said and "sign_steps" in said
+    captured = capsys.readouterr().out
+    assert "Suspect since query" in captured and "sign_steps" in captured
 
 
 def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the_profile(
@@ -119,24 +119,24 @@ def test_a_ring_is_named_in_the_text_the_record_and_the_page_and_left_out_of_the
 ) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD, *ring(12, 120)))
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
+    captured = capsys.readouterr().out
     sentence = f"12 accounts look like one thief: {', '.join(f'ring-{at:03}' for at in range(12))}"
-    assert f"ring        {sentence}" in said and ", 12 look like one thief." in said.splitlines()[0]
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    [found] = told["rings"]
+    assert f"ring        {sentence}" in captured and ", 12 look like one thief." in captured.splitlines()[0]
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    [found] = printed["rings"]
     assert found["members"] == [f"ring-{at:03}" for at in range(12)]
     assert (found["queries"], found["model"], found["model_version"]) == (120, "credit", "1")
     assert found["score"] > 1 and found["reasons"] and 1 <= found["crossed_at_query"] <= 120
     assert sentence in (tmp_path / "out/scan.html").read_text("utf-8")
-    made = Profile.from_bytes((tmp_path / "out" / told["models"][0]["profile"]).read_bytes()).made
+    made = Profile.from_bytes((tmp_path / "out" / printed["models"][0]["profile"]).read_bytes()).provenance
     assert (made["accounts"], made["accounts_left_out"]) == (14, 12)
 
 
 def test_json_is_printed_alone(log: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert weirguard("scan", log, "--out", out, "--json") == 0  # into a folder that is there
-    said = capsys.readouterr()
-    assert json.loads(said.out) == json.loads((out / "scan.json").read_text("utf-8"))
-    assert "\x1b" not in said.out
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == json.loads((out / "scan.json").read_text("utf-8"))
+    assert "\x1b" not in captured.out
 
 
 def test_each_model_version_is_scanned_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,11 +144,11 @@ def test_each_model_version_is_scanned_by_itself(tmp_path: Path, capsys: pytest.
     other = [replace(own, model="small", model_version="9") for own in crowd(2)]
     log = write_jsonl(tmp_path / "log.jsonl", *CROWD[:9], *two, *other)
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert [own["profile"] for own in told["models"]] == ["credit-1.profile", "credit-a-b-2.profile"]
-    assert told["accounts"][0]["principal"] == "mallory" and told["accounts"][0]["model_version"] == "a b/2"
-    assert told["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "skipped     small 9 has 2" in said
+    captured = capsys.readouterr().out
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert [own["profile"] for own in printed["models"]] == ["credit-1.profile", "credit-a-b-2.profile"]
+    assert printed["accounts"][0]["principal"] == "mallory" and printed["accounts"][0]["model_version"] == "a b/2"
+    assert printed["notes"] == ["small 9 has 2 accounts, and it takes 3."] and "skipped     small 9 has 2" in captured
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "scan.json", "scan.html", "credit-1.profile", "credit-a-b-2.profile",
     }  # fmt: skip
@@ -161,9 +161,9 @@ def test_rows_that_are_no_queries_or_of_another_form_are_counted(tmp_path: Path)
     with log.open("a", encoding="utf-8") as file:
         file.write("{}\n")
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert told["models"][0]["queries_of_another_form"] == 50 and told["refused"] == 1
-    assert any("50 queries of another form" in line for line in told["notes"])
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert printed["models"][0]["queries_of_another_form"] == 50 and printed["refused"] == 1
+    assert any("50 queries of another form" in line for line in printed["notes"])
 
 
 def test_a_labelled_log_of_the_lab_is_scanned_whole(tmp_path: Path) -> None:
@@ -172,16 +172,16 @@ def test_a_labelled_log_of_the_lab_is_scanned_whole(tmp_path: Path) -> None:
     marks = [Mark("extraction", "jbda") if name == "mallory" else Mark("honest", "steady") for name in who]
     write_query_log(tmp_path / "lab.parquet", QueryLog(queries, marks, run_of()))
     assert weirguard("scan", tmp_path / "lab.parquet", "--out", tmp_path / "out") == 0
-    told = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
-    assert [own["principal"] for own in told["accounts"] if own["stands_out"]] == ["mallory"]
+    printed = json.loads((tmp_path / "out/scan.json").read_text("utf-8"))
+    assert [own["principal"] for own in printed["accounts"] if own["stands_out"]] == ["mallory"]
 
 
 def test_of_few_accounts_it_is_said_that_the_order_is_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", *CROWD[:4], thief())
     assert weirguard("scan", log, "--out", tmp_path / "out") == 0
-    said = capsys.readouterr().out
-    assert "5 accounts, too few to tell which stand out" in said and "the scan only ranks them" in said
-    assert said.index("1. mallory") < said.index("2. user-")
+    captured = capsys.readouterr().out
+    assert "5 accounts, too few to tell which stand out" in captured and "the scan only ranks them" in captured
+    assert captured.index("1. mallory") < captured.index("2. user-")
 
 
 @pytest.mark.parametrize(
@@ -208,12 +208,12 @@ def test_a_table_with_names_texts_and_one_probability_is_scanned_and_judged_by_i
     assert proposed is not None
     mapped = ("--map", proposed[1])
     assert weirguard("scan", table, *mapped, "--out", tmp_path / "out") == 3, "a tenth of the rows has no account"
-    told = json.loads((tmp_path / "out" / "scan.json").read_text("utf-8"))
-    assert [own["principal"] for own in told["accounts"] if own["stands_out"]] == ["eve"]
-    form = told["models"][0]["form"]
+    printed = json.loads((tmp_path / "out" / "scan.json").read_text("utf-8"))
+    assert [own["principal"] for own in printed["accounts"] if own["stands_out"]] == ["eve"]
+    form = printed["models"][0]["form"]
     assert (form["outputs"], form["outputs_width"]) == ("probability", 2)
     assert form["feature_names"] == ["age", "country=DE", "country=FR", "country=PL", "income"]
-    profile = tmp_path / "out" / told["models"][0]["profile"]
+    profile = tmp_path / "out" / printed["models"][0]["profile"]
     assert weirguard("replay", table, *mapped, "--profile", profile, "--out", tmp_path / "judged") == 3
     summary = json.loads((tmp_path / "judged" / "summary.json").read_text("utf-8"))
     assert [own["principal"] for own in summary["principals"] if own["first_flagged"] is not None] == ["eve"]
@@ -235,7 +235,7 @@ def _table_rows() -> list[str]:
 
 
 def test_every_measure_has_words() -> None:
-    assert LOOKS.keys() == set(COLUMNS)
+    assert DESCRIPTIONS.keys() == set(COLUMNS)
 
 
 def test_sentences_describe_an_account() -> None:
@@ -246,7 +246,7 @@ def test_sentences_describe_an_account() -> None:
     assert sentence(replace(own, crossed=None, score=0.4)) == "0.40 times the line after 500 queries"
     assert reasons(own) == [
         "queries far from those of all other accounts: novelty 9.0, while ana reaches 1.0",
-        f"{LOOKS['sign_steps']}: sign_steps 4.0, while ana reaches 2.0",
+        f"{DESCRIPTIONS['sign_steps']}: sign_steps 4.0, while ana reaches 2.0",
     ]
     assert len(look_at(own)) == 2
 
@@ -259,10 +259,10 @@ def test_a_sieve_keeps_the_first_queries_of_each_account_in_bounded_memory() -> 
         whole.put(piece)
         small.put(piece)
     assert sum(map(len, whole.pieces)) == len(log) == sum(small.seen.values()) and not list(whole.cut())
-    kept = Counter(own.principals[at] for own in small.pieces for at in own.principal_index.tolist())
+    kept = Counter(piece.principals[at] for piece in small.pieces for at in piece.principal_index.tolist())
     assert 1 < small.most < 20 and set(kept.values()) == {small.most, min(small.most, 3)}
     assert dict(small.cut()) == {key: 40 for key in small.seen if key[2] != "once"}
     rows = np.concatenate(
-        [own.features[own.principal_index == own.principals.index("user-00")] for own in small.pieces]
+        [piece.features[piece.principal_index == piece.principals.index("user-00")] for piece in small.pieces]
     )
     np.testing.assert_array_equal(rows, crowd(1, rows=40)[0].features[: small.most])

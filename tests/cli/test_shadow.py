@@ -94,7 +94,7 @@ def test_a_release_ends_it_and_says_that_an_honest_user_would_have_lost_that_tim
     own.observe(queries("ada", 1000.0))
     own.command(1360.0, "delete", "ada")
     (ada,) = own.report(0.0, 9000.0).principals
-    assert (ada.seconds, ada.forgiven) == ({"slow": 360.0}, True)
+    assert (ada.seconds, ada.released_since) == ({"slow": 360.0}, True)
     assert "released 1 account of these since: 6.0 min that honest users would have lost" in " ".join(
         sentences(own.report(0.0, 9000.0))
     )
@@ -105,11 +105,11 @@ def test_the_report_says_how_many_why_and_at_what_cost() -> None:
     own.observe(queries("thief", *[1000.0] * 60), family="structure", profile="a1")
     own.observe(queries("ada", 1100.0), family="content")
     report = own.report(0.0, 9000.0)
-    said = " ".join(sentences(report))
+    text = " ".join(sentences(report))
     assert headline(report) == "2 accounts would have met an action"
-    assert "digits: 2 of 50 accounts with a score (4.0%)." in said
-    assert "refuse: 1 account for 16.7 min together; it would have cost them: all answers." in said
-    assert "Judged without a profile: 1 account." in said
+    assert "digits: 2 of 50 accounts with a score (4.0%)." in text
+    assert "refuse: 1 account for 16.7 min together; it would have cost them: all answers." in text
+    assert "Judged without a profile: 1 account." in text
     assert [reasons_of(one) for one in report.principals] == [
         "signal:prada; evidence of structure; w",
         "signal:prada; evidence of content; w; uncalibrated",

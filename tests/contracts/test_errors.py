@@ -20,9 +20,9 @@ def test_the_package_that_is_missing_is_named(
     monkeypatch.setattr(codec, module, None)
     with pytest.raises(UnsupportedCodecError) as raised:
         DefaultRecordBase()._assert_has_codec(number)
-    said = str(read_error("cannot read alerts", raised.value))
-    assert said.startswith("cannot read alerts: ")
-    assert said.endswith(f": pip install {package}")
+    text = str(read_error("cannot read alerts", raised.value))
+    assert text.startswith("cannot read alerts: ")
+    assert text.endswith(f": pip install {package}")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

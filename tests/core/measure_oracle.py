@@ -410,7 +410,7 @@ class Judge:
             before = self.evidence.setdefault(name, 0.0)
             if values["one_feature"] > 0:
                 continue
-            beyond = [self._beyond(own, values, weights) for own in members]
+            beyond = [self._beyond(member, values, weights) for member in members]
             nats = log(15 / 16)
             excess = sum(max(own, 0.0) for own in beyond) / 1.2
             if excess > 0 and self._is_extreme(members[0], values, weights):

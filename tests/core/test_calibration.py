@@ -206,7 +206,7 @@ def _ever_flagged(profile: Profile, own: QueryBatch) -> bool:
 
 def _flagged(profile: Profile, accounts: list[QueryBatch]) -> list[bool]:
     engine = Engine(EngineConfig(profiles=(profile,)))
-    return [bool(engine.observe([own]).flagged[-1]) for own in accounts]
+    return [bool(engine.observe([account]).flagged[-1]) for account in accounts]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
@@ -326,7 +326,7 @@ def test_who_varies_rows_of_others_is_judged_without_these_rows() -> None:
     """Half of the accounts send noisy copies of the rows that the others share. New accounts share none."""
     generator = np.random.default_rng(7)
     accounts = _sharing(20, 20, 2, _natural(3, 30))
-    noisy = [replace(own, features=own.features + _noise(generator, own)) for own in accounts[10:]]
+    noisy = [replace(account, features=account.features + _noise(generator, account)) for account in accounts[10:]]
     fit = CrossFit([*accounts[:10], *noisy])
     for fold in fit.folds:
         for part in range(fold.parts):

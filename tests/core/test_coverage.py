@@ -45,7 +45,7 @@ def _obvious(piece: QueryBatch, model: OwnerModel | None) -> list[float]:
     out = []
     for cell, who in zip(_cells(piece.features, model), piece.principal_index.tolist(), strict=True):
         visits.setdefault(who, set()).add(cell)
-        out.append(100 * sum(rows.count(own) for own in visits[who]) / len(rows))
+        out.append(100 * sum(rows.count(visit) for visit in visits[who]) / len(rows))
     return out
 
 

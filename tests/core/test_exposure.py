@@ -78,7 +78,7 @@ def test_entropy_is_that_of_its_definition() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 5, (20, 4))
     counts[0] = 0
-    expected = [_entropy(np.repeat(np.arange(4), own).tolist()) if own.any() else 0.0 for own in counts]
+    expected = [_entropy(np.repeat(np.arange(4), count).tolist()) if count.any() else 0.0 for count in counts]
     np.testing.assert_allclose(entropy(counts), expected, atol=1e-12)
     assert entropy(np.array([[1, 1, 1, 1]]))[0] == 2.0
 
@@ -149,7 +149,7 @@ def test_kept_pairs_depend_neither_on_order_nor_on_repeats() -> None:
     labels = rng.integers(-1, 2, 3_000)
     hashes = hash_pairs(sketches, labels, np.uint64(77))
     kept: dict[int, int] = {}
-    for number in [int(own) for own in hashes]:
+    for number in [int(value) for value in hashes]:
         kept[number % BUCKETS] = min(kept.get(number % BUCKETS, 1 << 64), number)
     for order in (np.arange(3_000), rng.permutation(3_000), rng.integers(0, 3_000, 60_000)):
         found = hashes[order][smallest_of(hashes[order], np.zeros(len(order), np.int64))]
@@ -209,8 +209,10 @@ def test_a_visit_is_the_first_once() -> None:
     first_visits(bitmaps, row[:400], cell[:400], first[:400])
     first_visits(bitmaps, row[400:], cell[400:], first[400:])
     pairs = list(zip(row.tolist(), cell.tolist(), strict=True))
-    assert first.tolist() == [own[1] >= 0 and own not in pairs[:at] for at, own in enumerate(pairs)]
-    assert set(zip(*(own.tolist() for own in visited(bitmaps)), strict=True)) == {own for own in pairs if own[1] >= 0}
+    assert first.tolist() == [pair[1] >= 0 and pair not in pairs[:at] for at, pair in enumerate(pairs)]
+    assert set(zip(*(own.tolist() for own in visited(bitmaps)), strict=True)) == {
+        pair for pair in pairs if pair[1] >= 0
+    }
 
 
 def test_a_validation_set_comes_back_from_its_record() -> None:

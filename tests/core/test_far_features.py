@@ -27,8 +27,8 @@ def profile() -> Profile:
     generator = np.random.default_rng(0)
     rows = [generator.normal(size=(200, 5)).astype(np.float32) for _ in range(12)]
     accounts = [
-        batch(own, [f"honest-{at}"] * 200, outputs=linear_outputs(own, 3), kind="probabilities")
-        for at, own in enumerate(rows)
+        batch(row, [f"honest-{at}"] * 200, outputs=linear_outputs(row, 3), kind="probabilities")
+        for at, row in enumerate(rows)
     ]
     return calibrate(accounts, 0.01).profile
 

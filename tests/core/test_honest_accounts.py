@@ -18,7 +18,7 @@ def test_each_account_has_its_own_queries_by_time() -> None:
     log = make_batch(rows=40)
     late_first = [cut(log, 20, 40), cut(log, 0, 20)]
     accounts = accounts_of(late_first)
-    assert [own.principals for own in accounts] == [["ana"], ["bo"], ["çelik"]]
+    assert [account.principals for account in accounts] == [["ana"], ["bo"], ["çelik"]]
     for number, own in enumerate(accounts):
         assert_same_rows(own, take(log, np.flatnonzero(log.principal_index == number)))
 

@@ -127,7 +127,7 @@ class Oracle:
             rate = self.margins.rate
             step = log(3) if inside else log((1 - 3 * rate) / (1 - rate))
             self.cusum = max(self.cusum + step, 0.0)
-        shares = [sum(own) / len(own) for own in self.leaves.values() if len(own) > 5]
+        shares = [sum(leaf) / len(leaf) for leaf in self.leaves.values() if len(leaf) > 5]
         model = MODELS[self.name]
         ratio = sum(shares) / model.leaves if isinstance(model, Tree) else np.nan
         pooled = sum(self.inside) / len(self.inside)

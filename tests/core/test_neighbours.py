@@ -53,7 +53,7 @@ class Spy:
         self.name_of: dict[int, str] = {}
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        own, principals = views.own, rows.pieces[0].principals
+        own, principals = views.nearest_own, rows.pieces[0].principals
         for row in range(len(rows)):
             source = rows.pieces[int(rows.piece[row])]
             principals = source.principals[source.principal_index[rows.piece_row[row]]]

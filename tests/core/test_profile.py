@@ -61,7 +61,7 @@ def test_its_hash_tells_apart_whatever_differs() -> None:
         replace(PROFILE, model_version="8"),
         replace(PROFILE, reference=reference(ROWS + 1)),
         replace(PROFILE, standards=standards(5.0)),
-        replace(PROFILE, made={"budget": 0.01}),
+        replace(PROFILE, provenance={"budget": 0.01}),
     ]
     assert len({PROFILE.hash, *(other.hash for other in others)}) == 6
     assert len(PROFILE.hash) == 16

@@ -16,8 +16,11 @@ NONE = np.empty(0, np.int64)
 def _rows(outputs: list[Features], of: list[int], at: list[int]) -> StepRows:
     """Rows ``at[i]`` of the batches ``of[i]``."""
     rng = np.random.default_rng(0)
-    made = [batch(random(rng, len(own), 2), ["ann"] * len(own), outputs=own, kind="probabilities") for own in outputs]
-    batches = tuple(replace(one, outputs=own) for one, own in zip(made, outputs, strict=True))
+    made = [
+        batch(random(rng, len(output), 2), ["ann"] * len(output), outputs=output, kind="probabilities")
+        for output in outputs
+    ]
+    batches = tuple(replace(one, outputs=output) for one, output in zip(made, outputs, strict=True))
     slot = np.zeros(len(of), np.int64)
     features = np.zeros((len(of), 2), np.float32)
     return StepRows("m", "1", NONE, NONE, slot, slot, NONE, NONE, slot, features, batches, np.array(of), np.array(at))

@@ -34,11 +34,11 @@ def line_walker(name: str, seed: int) -> QueryBatch:
 
 
 def names(found: Scan) -> list[str]:
-    return [own.name for own in found.accounts]
+    return [account.name for account in found.accounts]
 
 
 def out(found: Scan) -> set[str]:
-    return {own.name for own in found.accounts if own.stands_out}
+    return {account.name for account in found.accounts if account.stands_out}
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,11 @@ def three() -> Scan:
 def test_thieves_of_three_kinds_are_first_and_left_out(three: Scan) -> None:
     assert set(names(three)[:3]) == {"mallory", "trudy", "walter"} <= out(three)
     assert len(out(three)) <= 4
-    assert set(three.screened.left_out) == {own.name for own in three.accounts if own.left_out} == out(three)
+    assert (
+        set(three.screened.left_out) == {account.name for account in three.accounts if account.left_out} == out(three)
+    )
     assert not out(three).intersection(three.screened.calibration.accounts)
-    scores = [own.score for own in three.accounts]
+    scores = [account.score for account in three.accounts]
     assert scores == sorted(scores, reverse=True) and len(scores) == 35
 
 

@@ -22,7 +22,7 @@ from detector.core.state.arrays import Array
 
 OWN = list(MEASURES.values())
 NAMES = list(MEASURES)
-CONTENT = [name for name, own in MEASURES.items() if own.family == "content"]
+CONTENT = [name for name, measure in MEASURES.items() if measure.family == "content"]
 COUNT = len(OWN)
 COLUMNS = COUNT + len(WEIGHED) + len(FOLLOWING)
 TAILS = Tails(tuple(MEASURES), np.zeros(COUNT), np.linspace(2, 5, COUNT), np.linspace(1, 2, COUNT))

@@ -66,7 +66,7 @@ def test_an_odd_account_is_named_with_those_whom_it_alone_excuses() -> None:
     far = [4 + 0.01 * rng.standard_normal((60, DIMENSION)) for _ in range(2)]
     farther = np.concatenate((far[1], 9 + rng.standard_normal((60, DIMENSION))))
     found = calibrate_screened([*CROWD, account("odd", far[0], 0), account("odder", farther, 1)], BUDGET)
-    named = {own.name: own for own in found.outliers}
+    named = {outlier.name: outlier for outlier in found.outliers}
     assert "odd" in named.keys() | set(named["odder"].excused)
 
 
@@ -77,7 +77,8 @@ def calibration_of(clean: Calibration, largest: list[float], **added: float) -> 
         columns[-1, COLUMNS.index(name)] = value
     names = [str(number) for number in range(len(largest))]
     results = [
-        LargestD(most, own, frozenset(), 0, SIMULATED, 0 * own) for most, own in zip(largest, columns, strict=True)
+        LargestD(most, column, frozenset(), 0, SIMULATED, 0 * column)
+        for most, column in zip(largest, columns, strict=True)
     ]
     every = np.ones(len(largest), np.bool_)
     return replace(clean, accounts=names, results=results, long=every, odd=np.zeros(len(largest)))

@@ -54,8 +54,8 @@ def _ordinary() -> Array:
 def _standards(threshold: float = THRESHOLD) -> Standards:
     """With an exemplar who is ordinary in everything, and two who are odd in every second measure."""
     others = len(WEIGHED) + len(FOLLOWING)
-    between = np.array([*(own.between for own in MEASURES.values()), *[1.0] * others])
-    within = np.array([*(own.within for own in MEASURES.values()), *[0.0] * others])
+    between = np.array([*(measure.between for measure in MEASURES.values()), *[1.0] * others])
+    within = np.array([*(measure.within for measure in MEASURES.values()), *[0.0] * others])
     odd = np.where(np.arange(len(COLUMNS)) % 2 == 0, 2.0, 0.25)
     exemplars = np.stack((0 * odd, odd, 2.25 - odd))
     ordinary, count = _ordinary(), len(MEASURES)
@@ -222,7 +222,7 @@ def test_siblings_asked_together_say_what_each_says_alone(count: int) -> None:
     streams = [_stream(20 + at) for at in range(count)]
     seen: list[list[tuple[int, Observation]]] = [[] for _ in engines]
     for low, high in pairwise([0, 30, 31, 140, ROWS]):
-        work = [(engine, rows_between(own, low, high)) for engine, own in zip(engines, streams, strict=True)]
+        work = [(engine, rows_between(stream, low, high)) for engine, stream in zip(engines, streams, strict=True)]
         for own, observation in zip(seen, observe_together(work), strict=True):
             own.append((low, observation))
     for own, stream in zip(seen, streams, strict=True):
@@ -375,9 +375,11 @@ def test_there_is_evidence_where_an_alarm_rises_and_only_there() -> None:
     ordinary = random(np.random.default_rng(12), 400, DIMENSION)
     features = np.concatenate((_thief(60).features, ordinary, _thief(120).features[60:]))
     observe(engine, [_of(features, ["ann"] * len(features))], [30, 50, 490])
-    alarm = np.concatenate([own.alarm for own in proposals])
-    starts = np.cumsum([0, *(len(own.alarm) for own in proposals)])
-    told = [start + row for start, own in zip(starts.tolist(), proposals, strict=False) for row in own.evidence]
+    alarm = np.concatenate([proposal.alarm for proposal in proposals])
+    starts = np.cumsum([0, *(len(proposal.alarm) for proposal in proposals)])
+    told = [
+        start + row for start, proposal in zip(starts.tolist(), proposals, strict=False) for row in proposal.evidence
+    ]
     assert told == np.flatnonzero(alarm & ~np.concatenate(([False], alarm[:-1]))).tolist() and len(told) > 1
 
 

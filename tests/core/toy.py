@@ -79,9 +79,9 @@ class Toy:
         return self._familiarity(views) + 0.01 * hardness + 0.001 * confidence
 
     def _familiarity(self, views: Views) -> Array:
-        of_all = [views.own.grown]
+        of_all = [views.nearest_own.grown]
         if views.has_reference:
-            of_all += [views.own.distance, views.neighbours.distance]
+            of_all += [views.nearest_own.distance, views.neighbours.distance]
         return np.asarray(sum(1.0 / (1.0 + np.minimum(distance, FAR)) for distance in of_all))
 
     def _totals(self, rows: StepRows, nearness: Array) -> Array:

@@ -52,7 +52,7 @@ def reach(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def show(service: Service) -> dict[str, Any]:
-    shown = typer.testing.CliRunner().invoke(principals.app, ["show", "credit", "eve", "-o", "json"])
+    shown = typer.testing.CliRunner().invoke(principals.app, ["show", "credit", "eve", "--json"])
     known: dict[str, Any] = json.loads(shown.stdout)
     return known["score"] or {"answered": 0}
 

@@ -37,10 +37,10 @@ def test_the_topics_give_the_verdict_of_the_service(
         app = typer.Typer()
         app.command()(explain)
         arguments = ["mallory", "--profile", str(path), "--out", str(tmp_path)]
-        said = " ".join(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout.split())
-    assert f"Suspect since query {alert.query_index + 1} of 120: " in said
-    assert "refuse (enforce) for signal:suspicion" in said
-    assert "another configuration" not in said
+        text = " ".join(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout.split())
+    assert f"Suspect since query {alert.query_index + 1} of 120: " in text
+    assert "refuse (enforce) for signal:suspicion" in text
+    assert "another configuration" not in text
     assert f"{alert.query_index + 1}: suspect, alert, slow" in (tmp_path / PAGE).read_text("utf-8")
     assert (higher.id, higher.revision, higher.severity) == (alert.id, 2, "high")
-    assert "alert: suspicion, severity rises to high" in said
+    assert "alert: suspicion, severity rises to high" in text

@@ -38,14 +38,16 @@ def _send(service: Service, queries: QueryBatch) -> None:
 
 def _latest(found: list[Any]) -> dict[str, GroupAlert]:
     alerts = [decode(GroupAlert, record.value) for record in found]
-    return {own.id: own for own in sorted(alerts, key=lambda own: own.revision)}
+    return {alert.id: alert for alert in sorted(alerts, key=lambda alert: alert.revision)}
 
 
 def _actions(found: list[Any], group: str) -> dict[str, str]:
     """The last action against each principal in whose causes ``group`` is, or was."""
     decisions = sorted((decode(Decision, record.value) for record in found if record.value), key=lambda own: own.epoch)
-    accused = {own.principal for own in decisions for cause in own.causes if cause.origin == f"group:{group}"}
-    return {own.principal: own.action.name for own in decisions if own.principal in accused}
+    accused = {
+        decision.principal for decision in decisions for cause in decision.causes if cause.origin == f"group:{group}"
+    }
+    return {decision.principal: decision.action.name for decision in decisions if decision.principal in accused}
 
 
 def _run(*arguments: str) -> Any:
@@ -76,8 +78,8 @@ def test_a_ring_is_found_refused_and_released_as_one(
         decided = service.read(
             service.topics.decisions, lambda found: len(_actions(found, group.id)) >= 0.8 * group.size
         )
-        told = [decode(Command, own.value) for own in service.read(service.topics.commands, bool)]
-        assert {own.family for own in told if own.kind == "join"} <= {"content", "structure", "outputs"}
+        records = [decode(Command, own.value) for own in service.read(service.topics.commands, bool)]
+        assert {own.family for own in records if own.kind == "join"} <= {"content", "structure", "outputs"}
         assert set(_actions(decided, group.id)) <= members | {f"ring-{at:03}" for at in range(12)}
         assert service.metric("weirguard_group_alerts_total") >= 1
 

@@ -34,4 +34,4 @@ def test_no_evasion_brings_many_answers_more_and_every_one_is_accounted_for(
 def _honest(guarded: Serving, turn: int) -> list[int]:
     """How many of thirty queries of three honest accounts each are answered."""
     rows = [honest("user", 70 + 10 * turn + at, 30).features for at in range(3)]
-    return [ask_honestly(guarded, f"user-{at}", own) for at, own in enumerate(rows)]
+    return [ask_honestly(guarded, f"user-{at}", row) for at, row in enumerate(rows)]

@@ -68,9 +68,9 @@ def test_thieves_alone_are_found_and_the_topic_makes_the_same_form(
         everybody = [*others, *thieves]
         service.read(service.topics.state_log, lambda found: _rows(found) >= sum(len(own.rows) for own in everybody))
         alerts = service.read(service.topics.alerts, lambda found: len(found) >= len(thieves))
-        told = [decode(Alert, record.value) for record in alerts]
-        assert {alert.principal for alert in told} == {own.account for own in thieves}
-        assert {alert.profile for alert in told} == {profile.hash}
+        records = [decode(Alert, record.value) for record in alerts]
+        assert {alert.principal for alert in records} == {thief.account for thief in thieves}
+        assert {alert.profile for alert in records} == {profile.hash}
         assert service.metric("weirguard_unjudged_total") == 0
         form = learn(read_topic(service.kafka, since=0.0).pieces)[0]
         assert (form.outputs, form.classes) == (profile.form.outputs, profile.form.classes)

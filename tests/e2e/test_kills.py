@@ -10,10 +10,10 @@ from tests.conftest import Broker
 
 
 def test_killing_workers_changes_nothing(broker: Broker, tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     scale = Scale(queries_per_second=200.0, partitions=4, queries_to_next_thief=300)
     result = run_series(
-        "kills", KILLS, broker.process, tmp_path, seed=5, scale=scale, say=said.append, embedded=broker.embedded
+        "kills", KILLS, broker.process, tmp_path, seed=5, scale=scale, say=lines.append, embedded=broker.embedded
     )
     assert result.problems == []
     assert result.differences == []

@@ -154,8 +154,8 @@ def test_of_a_group_that_grows_receivers_hear_when_it_matters(alerts: Alerts, tm
         alerts.publish_group(9, 8, severity="high", dismissed_by="alice")
         notifier.wait(lambda: len(stand.received()) >= 5)
         notifier.wait(lambda: notifier.metric("lag_records", "hook") == 0)
-        told = [json.loads(entry["body"]) for entry in stand.entries()]
-    assert [(one["revision"], one["record"]["size"], one["resolved"]) for one in told] == [
+        records = [json.loads(entry["body"]) for entry in stand.entries()]
+    assert [(one["revision"], one["record"]["size"], one["resolved"]) for one in records] == [
         *((1, 3, False), (3, 4, False), (6, 8, False), (7, 8, False), (8, 9, True)),
     ]
 

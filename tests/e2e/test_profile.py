@@ -44,11 +44,11 @@ def test_a_profile_finds_the_thief_alone_and_the_topic_makes_the_next(
             _send(service, queries, json_share=number % 2)
         service.read(service.topics.state_log, lambda found: _rows(found) >= sum(map(len, judged)))
         alerts = service.read(service.topics.alerts, lambda found: len(found) >= 2)
-        told = [decode(Alert, record.value) for record in alerts]
-        assert {(alert.principal, alert.signal, alert.profile, alert.calibrated) for alert in told} == {
+        records = [decode(Alert, record.value) for record in alerts]
+        assert {(alert.principal, alert.signal, alert.profile, alert.calibrated) for alert in records} == {
             ("mallory", "suspicion", profile.hash, True)
         }
-        assert [(alert.revision, alert.severity) for alert in told] == [(1, "medium"), (2, "high")]
+        assert [(alert.revision, alert.severity) for alert in records] == [(1, "medium"), (2, "high")]
         with urllib.request.urlopen(f"{service.worker.url}/readyz", timeout=5) as answer:
             assert json.load(answer)["uncalibrated"] == []
         heard = read_topic(service.kafka, since=0.0)

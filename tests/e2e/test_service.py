@@ -51,9 +51,9 @@ def test_a_thief_is_found_and_the_gate_obeys_until_an_operator_clears_him(
         for seed in range(8):
             send(service, 300, seed)
         alerts = service.read(service.topics.alerts, lambda found: len(found) >= 1)
-        told = [decode(Alert, record.value) for record in alerts]
-        assert {(alert.principal, alert.calibrated) for alert in told} == {("thief", False)}
-        assert len({(alert.id, alert.revision) for alert in told}) == len(told)
+        records = [decode(Alert, record.value) for record in alerts]
+        assert {(alert.principal, alert.calibrated) for alert in records} == {("thief", False)}
+        assert len({(alert.id, alert.revision) for alert in records}) == len(records)
         with urllib.request.urlopen(f"{service.worker.url}/readyz", timeout=5) as answer:
             assert json.load(answer)["uncalibrated"] == ["m 1"]
         assert "UNCALIBRATED: m 1 is judged without a profile" in service.worker.log.read_text()

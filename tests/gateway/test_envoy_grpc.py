@@ -131,11 +131,11 @@ THIEF = [("x-account", "thief")]
 
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_refused_principal_gets_429_and_no_reason(envoy: Envoy, gate: FedGate, raw: bool) -> None:
-    said = envoy.asks(headers=THIEF, raw=raw)
-    assert (said.ok, said.status, said.body) == (False, 429, '{"error":"too many requests"}')
-    assert said.headers["retry-after"] == "31"
-    assert said.headers["weirguard-decision"] == "d" * 32
-    assert "content-length" not in said.headers, "Envoy sets its own"
+    answer = envoy.asks(headers=THIEF, raw=raw)
+    assert (answer.ok, answer.status, answer.body) == (False, 429, '{"error":"too many requests"}')
+    assert answer.headers["retry-after"] == "31"
+    assert answer.headers["weirguard-decision"] == "d" * 32
+    assert "content-length" not in answer.headers, "Envoy sets its own"
     assert envoy.asks(headers=[("x-account", "unknown")], raw=raw).ok
     gate.feed(decision("none", epoch=(1, 2)))
     assert envoy.asks(headers=THIEF, raw=raw).ok
@@ -159,8 +159,8 @@ def test_no_spelling_of_the_path_passes(envoy: Envoy, path: str) -> None:
 
 def test_a_gate_without_current_decisions_is_open_or_closed_by_model(envoy: Envoy, clock: Clock) -> None:
     clock.now = 161.0
-    said = envoy.asks(headers=THIEF)
-    assert (said.status, said.headers["retry-after"]) == (503, "5")
+    answer = envoy.asks(headers=THIEF)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert envoy.asks("/v2/models/other/infer", headers=THIEF).ok
 
 

@@ -43,17 +43,17 @@ def others(count: int, seed: int = 900, rows: int = 40) -> list[QueryBatch]:
 
 def stream(accounts: Sequence[QueryBatch]) -> QueryBatch:
     """All queries of ``accounts`` as one log, each account evenly from the begin to the end."""
-    when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
-    whose = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
+    when = np.concatenate([(np.arange(len(account)) + 0.5) / len(account) for account in accounts])
+    whose = np.repeat(np.arange(len(accounts)), [len(account) for account in accounts])
     order = np.lexsort((whose, when))
     return replace(
         accounts[0],
         event_ids=[str(at) for at in range(len(order))],
         occurred_at=1_700_000_000 + 1_000 * when[order],
-        principals=[own.principals[0] for own in accounts],
+        principals=[account.principals[0] for account in accounts],
         principal_index=whose[order].astype(np.int32),
-        features=np.concatenate([own.features for own in accounts])[order],
-        outputs=np.concatenate([own.outputs for own in accounts])[order],
+        features=np.concatenate([account.features for account in accounts])[order],
+        outputs=np.concatenate([account.outputs for account in accounts])[order],
     )
 
 

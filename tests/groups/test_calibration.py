@@ -36,8 +36,8 @@ def test_what_accounts_reach_after_256_queries_counts_for_256_alone() -> None:
     accounts = crowd(6, rows=280)
     calibrated = calibrate(accounts, 0.01)
     before = crowd_of(calibrated, accounts)
-    for own in calibrated.comparison.scores:
-        own[256:] += 50.0
+    for score in calibrated.comparison.scores:
+        score[256:] += 50.0
     after = crowd_of(calibrated, accounts)
     np.testing.assert_array_equal(after.reached[:-1], before.reached[:-1])
     assert (after.reached[-1] > before.reached[-1] + 5.0).all()

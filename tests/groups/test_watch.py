@@ -48,7 +48,7 @@ _CONTENT = "features", "outputs"
 
 
 def _members(revisions: Sequence[GroupRevision]) -> set[str]:
-    return {name for own in revisions for name in own.joined}
+    return {name for revision in revisions for name in revision.joined}
 
 
 def test_a_ring_whose_accounts_say_nothing_alone_is_found() -> None:
@@ -59,7 +59,7 @@ def test_a_ring_whose_accounts_say_nothing_alone_is_found() -> None:
     assert sum(flagged) < 0.5 * 120
     assert len(of_ring) >= 32
     assert len(members - of_ring) <= 2
-    assert {own.id for own in revisions} >= {name for name in ids if name is not None}
+    assert {revision.id for revision in revisions} >= {name for name in ids if name is not None}
     first = revisions[0].row
     assert all(name is None for name in ids[:first])
     assert ids[first] == revisions[0].id
@@ -104,7 +104,7 @@ def test_resold_traffic_of_many_users_is_no_group() -> None:
     """One file of honest queries, dealt to 50 accounts query by query."""
     resold = stream(others(50, 6_000))
     accounts = [replace(take(resold, np.arange(at, len(resold), 50)), principals=[f"user-{at}"]) for at in range(50)]
-    accounts = [replace(own, principal_index=np.zeros(len(own), np.int32)) for own in accounts]
+    accounts = [replace(account, principal_index=np.zeros(len(account), np.int32)) for account in accounts]
     assert _watched(stream([*others(30), *accounts]))[0] == []
 
 
@@ -169,15 +169,15 @@ def test_versions_that_share_account_names_have_groups_of_their_own(tmp_path: Pa
 
 
 def _one_after_another(accounts: Sequence[QueryBatch]) -> QueryBatch:
-    lengths = [len(own) for own in accounts]
+    lengths = [len(account) for account in accounts]
     return replace(
         accounts[0],
         event_ids=[str(row) for row in range(sum(lengths))],
         occurred_at=1_700_000_000 + np.arange(sum(lengths), dtype=np.float64),
-        principals=[own.principals[0] for own in accounts],
+        principals=[account.principals[0] for account in accounts],
         principal_index=np.repeat(np.arange(len(accounts)), lengths).astype(np.int32),
-        features=np.concatenate([own.features for own in accounts]),
-        outputs=np.concatenate([own.outputs for own in accounts]),
+        features=np.concatenate([account.features for account in accounts]),
+        outputs=np.concatenate([account.outputs for account in accounts]),
     )
 
 
@@ -186,7 +186,7 @@ def test_members_are_forgotten_last(monkeypatch: pytest.MonkeyPatch) -> None:
     revisions, ids, _ = _watched(stream([*ring(30, 120), *others(60)]))
     late = _watched(stream([*ring(30, 120), *others(100, 8_000, 4)]))[1]
     assert revisions
-    assert ids[-1] is None or ids[-1] in {own.id for own in revisions}
+    assert ids[-1] is None or ids[-1] in {revision.id for revision in revisions}
     assert any(late[-200:])
 
 
@@ -229,13 +229,13 @@ def test_a_replay_names_groups_row_by_row(tmp_path: Path) -> None:
     assert verdicts[first["row"]]["group"] == first["id"]
     assert all(row["group"] is None for row in verdicts[: first["row"]])
     later = {row["principal"] for row in verdicts[revisions[-1]["row"] :] if row["group"] is not None}
-    last = {own["id"]: own["members"] for own in revisions}
+    last = {revision["id"]: revision["members"] for revision in revisions}
     assert later <= {name for members in last.values() for name in members}
     assert last == {own["id"]: own["members"] for own in summary["groups"]}
-    sizes = [len(own["members"]) for own in revisions if own["id"] == first["id"]]
+    sizes = [len(revision["members"]) for revision in revisions if revision["id"] == first["id"]]
     assert all(after >= 1.125 * before for before, after in pairwise(sizes[:-1]))
     assert first["score"] > 1
-    assert all(own["chance"] < 1e-6 for own in revisions[:1])
+    assert all(revision["chance"] < 1e-6 for revision in revisions[:1])
 
 
 def test_a_group_whose_members_were_all_forgotten_has_no_evidence_and_no_members() -> None:

@@ -98,7 +98,7 @@ def test_the_cheapest_is_who_gets_there_unseen_with_the_fewest_queries() -> None
 def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() -> None:
     costs = thief_costs([thief(90), natural(0.91), thief(knows="code")])
     head, rows = cost_table(costs).head, cost_table(costs).rows
-    row = dict(zip(head, next(own for own in rows if own[1] == "crossover" and own[3] == "none"), strict=True))
+    row = dict(zip(head, next(row for row in rows if row[1] == "crossover" and row[3] == "none"), strict=True))
     assert row["found after"] == "30"
     assert row["cost multiplier, natural"] == "1.0 rows / never / never"
     assert row["cost multiplier, uniform"] == "never / never / never"
@@ -107,7 +107,7 @@ def test_the_table_has_a_row_for_each_thief_and_both_reports_have_the_table() ->
         ("small", "none", "never", "never"),
         ("small", "code", "1.0 (crossover)", "1.0 (crossover)"),
     ]
-    shown = evaluation(*(own.result for own in costs))
+    shown = evaluation(*(cost.result for cost in costs))
     assert "1.0 rows / never / never" in html(shown, "", costs)
     assert "| 1.0 rows / never / never |" in markdown(shown, False, costs)
     assert "Cost of staying unseen" not in html(shown, "") + markdown(shown, False)

@@ -41,18 +41,18 @@ def test_the_headline_counts_what_is_missed() -> None:
 
 
 def test_the_words_say_which_are_caught_when_and_what_he_had_by_then() -> None:
-    said = words(result("knockoff"), result("jbda", first_verdict=200), honest=HONEST)
-    assert "knockoff (95%)" in said
-    assert "jbda is caught at query 200 of 400. By then the clone agreed with the model on 70% of natural" in said
-    assert "it would have reached 95%" in said
-    assert said.index("knockoff") < said.index("jbda")
+    text = words(result("knockoff"), result("jbda", first_verdict=200), honest=HONEST)
+    assert "knockoff (95%)" in text
+    assert "jbda is caught at query 200 of 400. By then the clone agreed with the model on 70% of natural" in text
+    assert "it would have reached 95%" in text
+    assert text.index("knockoff") < text.index("jbda")
 
 
 def test_of_several_runs_the_words_tell_the_worst() -> None:
     runs = [result(wrapper="slow"), result(first_verdict=150), result(victim="large", first_verdict=200)]
-    said = words(*runs)
-    assert "steps (95% in 1 of 3 runs)" in said
-    assert "steps is caught in 2 of 3 runs, at the latest at query 200 of 400" in said
+    text = words(*runs)
+    assert "steps (95% in 1 of 3 runs)" in text
+    assert "steps is caught in 2 of 3 runs, at the latest at query 200 of 400" in text
 
 
 def test_the_words_say_so_when_nothing_was_measured() -> None:
@@ -72,16 +72,16 @@ def test_what_only_a_group_shows_is_said_so_and_honest_members_are_counted() -> 
 
 
 def test_honest_accounts_that_were_flagged_are_named_with_the_interval() -> None:
-    said = words(honest=HONEST)
-    assert "Of 12 honest accounts, 2 were flagged (95% interval 2.1% to 48.4%): what-if (2 of 2)." in said
+    text = words(honest=HONEST)
+    assert "Of 12 honest accounts, 2 were flagged (95% interval 2.1% to 48.4%): what-if (2 of 2)." in text
 
 
 @pytest.mark.parametrize(("signals", "missed", "told"), [
     (("prada",), True, True), (("prada",), False, False), (("prada", "hoda"), True, False),
 ])  # fmt: skip
 def test_that_prada_alone_misses_attacks_is_said(signals: tuple[str, ...], missed: bool, told: bool) -> None:
-    said = words(result(first_verdict=None if missed else 9), signals=signals)
-    assert ("prada is the only signal" in said) == told
+    text = words(result(first_verdict=None if missed else 9), signals=signals)
+    assert ("prada is the only signal" in text) == told
 
 
 @pytest.mark.parametrize(

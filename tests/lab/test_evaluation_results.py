@@ -119,18 +119,18 @@ def test_the_same_honest_user_in_two_logs_of_a_seed_is_counted_once() -> None:
 
 def test_fidelity_is_read_off_the_curve_at_the_verdict_and_at_the_end() -> None:
     caught = result(first_verdict=200)
-    then = caught.got_at_verdict
+    then = caught.clone_at_verdict
     assert then is not None
     assert (then.test, then.uniform) == pytest.approx((0.7, 0.2))
-    assert caught.got_at_end == CloneAgreement(0.95, 0.35)
-    assert caught.got_unseen == pytest.approx(0.7)
+    assert caught.clone_at_end == CloneAgreement(0.95, 0.35)
+    assert caught.agreement_unseen == pytest.approx(0.7)
     early = result(first_verdict=99)
-    assert early.got_at_verdict is None
-    assert early.got_unseen == 0
+    assert early.clone_at_verdict is None
+    assert early.agreement_unseen == 0
     missed = result()
-    assert missed.got_at_verdict is None
-    assert missed.got_unseen == 0.95
-    assert result(curve=()).got_at_end is None
+    assert missed.clone_at_verdict is None
+    assert missed.agreement_unseen == 0.95
+    assert result(curve=()).clone_at_end is None
 
 
 def test_the_cost_is_queries_sent_for_each_useful_one() -> None:

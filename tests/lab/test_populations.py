@@ -51,22 +51,22 @@ def test_every_habit_of_the_data_set_takes_its_turn(dataset: Dataset) -> None:
 def test_every_row_is_an_input_of_the_model(dataset: Dataset) -> None:
     categorical = dataset.categories > 0
     for user in population(dataset, len(habits_of(dataset)), SEED):
-        said = rows(user)
-        assert said.dtype == np.float32
-        assert (said >= dataset.low).all() and (said <= dataset.high).all(), user.habit
-        np.testing.assert_array_equal(said[:, categorical], said[:, categorical].round())
-        assert said.shape[1] == dataset.dimension
-        assert len(said) == ROWS or user.habit in GO_HOME
+        listed = rows(user)
+        assert listed.dtype == np.float32
+        assert (listed >= dataset.low).all() and (listed <= dataset.high).all(), user.habit
+        np.testing.assert_array_equal(listed[:, categorical], listed[:, categorical].round())
+        assert listed.shape[1] == dataset.dimension
+        assert len(listed) == ROWS or user.habit in GO_HOME
 
 
 def test_the_same_seed_gives_the_same_population_and_another_one_another(dataset: Dataset) -> None:
     accounts = len(habits_of(dataset))
     first, again, other = (population(dataset, accounts, seed) for seed in (1, 1, 2))
     for one, two, three in zip(first, again, other, strict=True):
-        said = rows(one)
+        listed = rows(one)
         assert one[:2] == two[:2] == three[:2]
-        np.testing.assert_array_equal(said, rows(two))
-        assert not np.array_equal(said, rows(three)), one.habit
+        np.testing.assert_array_equal(listed, rows(two))
+        assert not np.array_equal(listed, rows(three)), one.habit
 
 
 def test_two_accounts_with_one_habit_do_not_ask_the_same(table: Dataset) -> None:
@@ -120,8 +120,8 @@ def test_a_drifted_user_asks_off_the_distribution(table: Dataset) -> None:
 
 def test_a_one_class_user_asks_about_one_class() -> None:
     wine = DATASETS["wine"]()
-    said = asked("one class", wine)
-    distance = np.linalg.norm(said[:, None] - wine.honest.features[None], axis=2)
+    answer = asked("one class", wine)
+    distance = np.linalg.norm(answer[:, None] - wine.honest.features[None], axis=2)
     counts = np.bincount(wine.honest.labels[distance.argmin(axis=1)], minlength=3)
     assert counts.max() / counts.sum() > 0.9
 
@@ -134,10 +134,10 @@ def test_retries_repeat_exactly_and_health_checks_never_change(table: Dataset) -
 
 
 def test_a_slow_input_moves_by_small_steps_far(table: Dataset) -> None:
-    said = asked("slow change", table)[:, table.categories == 0]
-    steps = np.abs(np.diff(said, axis=0))
+    answer = asked("slow change", table)[:, table.categories == 0]
+    steps = np.abs(np.diff(answer, axis=0))
     assert np.median(steps) < 0.1
-    assert np.ptp(said, axis=0).max() > 0.5
+    assert np.ptp(answer, axis=0).max() > 0.5
 
 
 def test_short_lived_accounts_go_home_within_a_dozen_queries(table: Dataset) -> None:

@@ -54,9 +54,9 @@ def stolen(dataset: Dataset, victim: Victim, attack: str, seed: int) -> QueryBat
 
 def first_and_alone(found: Scan, thieves: list[QueryBatch]) -> None:
     """The thieves are first, stand out, and at most one honest account does too."""
-    names = {own.principals[0] for own in thieves}
-    assert {own.name for own in found.accounts[: len(names)]} == names
-    out = [own.name for own in found.accounts if own.stands_out]
+    names = {thief.principals[0] for thief in thieves}
+    assert {account.name for account in found.accounts[: len(names)]} == names
+    out = [account.name for account in found.accounts if account.stands_out]
     assert names <= set(out) and len(out) <= len(names) + 1
 
 
@@ -73,8 +73,8 @@ def test_a_thief_among_twelve_accounts_is_among_the_first_two(model: tuple[str, 
     dataset, victim = victim_of(*model)
     thief = stolen(dataset, victim, MODELS[model][0], 5)
     found = scan([*honest(dataset, victim, 12, 6), thief], 0.01)
-    assert thief.principals[0] in [own.name for own in found.accounts[:2]]
-    assert sum(own.stands_out for own in found.accounts if own.name != thief.principals[0]) <= 1
+    assert thief.principals[0] in [account.name for account in found.accounts[:2]]
+    assert sum(account.stands_out for account in found.accounts if account.name != thief.principals[0]) <= 1
 
 
 def test_two_thieves_of_one_kind_among_sixty_accounts_are_first() -> None:

@@ -146,4 +146,6 @@ def test_a_ring_asks_as_its_accounts_in_turn_and_gives_up_when_all_are_refused(s
             await traffic.run(http, 1.0, Theft(jacobian_thief(split, seed=0), 0, RING))
 
     asyncio.run(run())
-    assert {name: (own.answered, own.refused) for name, own in traffic.tallies.items()} == dict.fromkeys(RING, (1, 4))
+    assert {name: (tally.answered, tally.refused) for name, tally in traffic.tallies.items()} == dict.fromkeys(
+        RING, (1, 4)
+    )

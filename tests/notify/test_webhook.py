@@ -129,11 +129,11 @@ def test_an_answer_that_repeats_a_secret_is_shown_without_it(endpoint: Endpoint,
     endpoint.answer = b"no k-SECRET at /hook/T0-SECRET" + b"." * 9_000
     for endpoint.status in (200, 400, 500):
         try:
-            said = webhook.send(notification())
+            text = webhook.send(notification())
         except (NotificationRefused, ReceiverAway) as error:
-            said = str(error)
-        assert said.startswith(f"{endpoint.status} no [withheld] at /[withheld]...")
-        assert len(said) < 300
+            text = str(error)
+        assert text.startswith(f"{endpoint.status} no [withheld] at /[withheld]...")
+        assert len(text) < 300
 
 
 def test_https_is_checked_by_the_authorities_that_are_set(tmp_path: Path, endpoint: Endpoint) -> None:

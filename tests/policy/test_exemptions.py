@@ -228,7 +228,7 @@ def test_the_file_may_name_organisations_and_networks() -> None:
     entry = '[[allow]]\n{} = "{}"\nowner = "o"\nreason = "r"\nexpires = 2999-01-01\n'
     text = entry.format("organisation", "acme") + entry.format("network", "203.0.113.0/24")
     listed = parse_allowlist(text)
-    assert [(own.scope, own.principal) for own in listed.exemptions] == [
+    assert [(exemption.scope, exemption.principal) for exemption in listed.exemptions] == [
         ("organisation", "acme"),
         ("network", "203.0.113.0/24"),
     ]

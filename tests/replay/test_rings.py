@@ -17,7 +17,9 @@ HONEST = others(30)
 
 def _found(accounts: Sequence[QueryBatch]) -> list[FoundRing]:
     """The rings among ``accounts``, who all send at the same time."""
-    when = [replace(own, occurred_at=1_000 * (np.arange(len(own)) + 0.5) / len(own)) for own in accounts]
+    when = [
+        replace(account, occurred_at=1_000 * (np.arange(len(account)) + 0.5) / len(account)) for account in accounts
+    ]
     return find_rings(when, 0.01)
 
 

@@ -255,7 +255,7 @@ def test_config_show_and_check_mask(whole: Settings) -> None:
         "WEIRGUARD_KAFKA": json.dumps({**RIGHT["kafka"], "sasl_plain_password": MARK}),
         "WEIRGUARD_PRINCIPALS__HASH_KEY": MARK,
     }
-    for command in (["show"], ["show", "-o", "json"], ["check"]):
+    for command in (["show"], ["show", "--json"], ["check"]):
         done = _main("-m", "detector.cli.main", "config", *command, **variables)
         assert done.returncode == 0, done.stderr
         assert MARK not in done.stdout + done.stderr

@@ -34,8 +34,8 @@ def decision(
 
 def notice(left: float, *, principal: str = "thief", mode: Mode = "enforce") -> Decision:
     """A decision that tells ``principal`` how much of the budget is left."""
-    told = make_action("notice", {"left_percent": left})
-    return replace(decision("none", principal=principal, mode=mode), action=told)
+    action = make_action("notice", {"left_percent": left})
+    return replace(decision("none", principal=principal, mode=mode), action=action)
 
 
 def record(cached: Decision) -> tuple[bytes, bytes]:

@@ -18,8 +18,8 @@ from tests.sources.flavours import FLAVOURS, ROWS, Flavour, named, plain
 
 
 def _read(flavour: Flavour, folder: Path) -> tuple[QueryBatch, list[str]]:
-    told: list[str] = []
-    reading = LogReader(parse_map([flavour.map]), told.append)
+    lines: list[str] = []
+    reading = LogReader(parse_map([flavour.map]), lines.append)
     portions = [
         portion for path in files_of([flavour.write(folder)]) for portion in format_of(path).read(path, reading)
     ]
@@ -27,7 +27,7 @@ def _read(flavour: Flavour, folder: Path) -> tuple[QueryBatch, list[str]]:
     found = [portion.batch for portion in portions if portion.batch is not None]
     batches = list(concatenate(_as_numbered(batch) for batch in found))
     assert len(batches) == 1
-    return batches[0], told
+    return batches[0], lines
 
 
 def _as_numbered(batch: QueryBatch) -> QueryBatch:

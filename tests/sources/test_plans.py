@@ -57,11 +57,11 @@ def write(folder: Path, rows: list[Row], suffix: str = ".csv") -> Path:
 
 def read(path: Path, map_: str = "") -> tuple[QueryBatch, list[str]]:
     """The one batch in ``path``, and what was said aloud."""
-    told: list[str] = []
-    portions = list(format_of(path).read(path, LogReader(parse_map([map_]), told.append)))
+    lines: list[str] = []
+    portions = list(format_of(path).read(path, LogReader(parse_map([map_]), lines.append)))
     assert [bad for portion in portions for bad in portion.bad_rows] == []
     (batch,) = concatenate(portion.batch for portion in portions if portion.batch is not None)
-    return batch, told
+    return batch, lines
 
 
 def proposed(error: pytest.ExceptionInfo[ConfigurationError]) -> str:
@@ -135,15 +135,15 @@ def test_without_times_rows_are_a_second_apart_over_all_logs(tmp_path: Path, suf
     rows = [{"principal": "a", "features": [1.0, at]} for at in range(3)]
     for name in "abc":
         (tmp_path / name).mkdir()
-    told: list[str] = []
+    lines: list[str] = []
     rows = rows if suffix == ".jsonl" else [row | {"features": str(row["features"])} for row in rows]
     paths = [write(tmp_path / name, rows, suffix) for name in "abc"]
-    logs = open_logs(paths, LogReader({}, told.append))
+    logs = open_logs(paths, LogReader({}, lines.append))
     batches = [portion.batch for log in logs for portion in log if portion.batch is not None]
     assert [time for batch in batches for time in batch.occurred_at] == list(range(1, 10))
     assert {batch.output_kind for batch in batches} == {"none"}
     assert len({event for batch in batches for event in batch.event_ids}) == 9
-    assert [line.partition(": ")[2].partition(";")[0] for line in told] == [
+    assert [line.partition(": ")[2].partition(";")[0] for line in lines] == [
         "no outputs",
         "no occurred_at",
         "no model",

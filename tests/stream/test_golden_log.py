@@ -39,8 +39,8 @@ def known_of_old(partition: Partition) -> list[Any]:
     that joined."""
     applied, time, engine, *others, ledger, accounting, groups, exemptions = state_of(partition)
     states = [{name: unpack(body) for name, (_, body) in sections.items()} for sections in engine]
-    for own in states:
-        for part in (own["engine"], *own["engine"]["history"]):
+    for state in states:
+        for part in (state["engine"], *state["engine"]["history"]):
             del part["block"]
     entries = [{key: _of_old(entry) for key, entry in decode_changes(section).items()} for section in ledger]
     return [applied, time, states, *others, entries, accounting, groups, exemptions]

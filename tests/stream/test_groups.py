@@ -90,7 +90,7 @@ class Cluster:
 
     def groups(self) -> dict[str, GroupAlert]:
         alerts = (decode(GroupAlert, own.value) for own in self.published if own.topic == TOPICS.groups)
-        return {own.id: own for own in sorted(alerts, key=lambda own: own.revision)}
+        return {alert.id: alert for alert in sorted(alerts, key=lambda alert: alert.revision)}
 
     def members(self) -> set[str]:
         return {member.principal for own in self.groups().values() for member in own.members}
@@ -164,8 +164,8 @@ def test_the_response_to_a_group_follows_the_family_of_its_evidence() -> None:
     cluster = _run(Cluster(), stream([*others(30), *uniform(8, 4)]))
     assert len([name for name in cluster.members() if name.startswith("ring")]) == 8
     families = {own.family for own in cluster.groups().values()}
-    joins = [own.value for number in range(PARTITIONS) for own in cluster.topics[TOPICS.commands, number]]
-    assert {decode(Command, own).family for own in joins} == families == {"content"}
+    joins = [topic.value for number in range(PARTITIONS) for topic in cluster.topics[TOPICS.commands, number]]
+    assert {decode(Command, join).family for join in joins} == families == {"content"}
     by_group = {
         own.action.name
         for own in cluster.decisions().values()
@@ -213,8 +213,8 @@ def test_owners_that_die_halfway_change_nothing(undisturbed: Cluster, round_byte
 
 def _without_time(decisions: dict[str, Decision]) -> dict[str, tuple[str, str, set[str]]]:
     return {
-        name: (own.action.name, own.mode, {cause.origin.partition(":")[0] for cause in own.causes})
-        for name, own in decisions.items()
+        name: (decision.action.name, decision.mode, {cause.origin.partition(":")[0] for cause in decision.causes})
+        for name, decision in decisions.items()
     }
 
 
@@ -229,7 +229,7 @@ def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
     dismissed = cluster.groups()[group.id]
     assert (dismissed.dismissed_by, dismissed.revision) == ("alice", group.revision + 1)
     audits = [decode(Audit, own.value) for own in cluster.published if own.topic == TOPICS.audit]
-    assert any(own.detail.get("command") == "c1" and own.kind == "command" for own in audits)
+    assert any(audit.detail.get("command") == "c1" and audit.kind == "command" for audit in audits)
     leaves = [
         own
         for own in cluster.topics[TOPICS.commands, 0] + cluster.topics[TOPICS.commands, 1]
@@ -242,7 +242,7 @@ def test_a_dismissed_group_releases_its_members_and_takes_nobody_else() -> None:
     cluster._append(TOPICS.commands, HOME, encode_record(again), {})
     cluster.settle()
     audits = [decode(Audit, own.value) for own in cluster.published if own.topic == TOPICS.audit]
-    assert any(own.detail.get("command") == "c2" and own.kind == "command_refused" for own in audits)
+    assert any(audit.detail.get("command") == "c2" and audit.kind == "command_refused" for audit in audits)
 
 
 def test_backlog_is_learned_from_and_enforced_only_when_a_member_comes_back() -> None:

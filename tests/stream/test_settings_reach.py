@@ -163,7 +163,7 @@ REACH: dict[str, Reach] = {
     "detection.dimensions": Reach({"iris": 4}, lambda built: built.engine.dimensions),
     "detection.profiles": Reach(
         ["FILE:one.profile"],
-        lambda built: ([own.hash for own in built.engine.profiles], built.reporter.health.profiles),
+        lambda built: ([profile.hash for profile in built.engine.profiles], built.reporter.health.profiles),
     ),
     "detection.group_bytes": Reach(1 << 20, lambda built: built.partition.groups._nbytes),
     "policy.mode": Reach("enforce", lambda built: built.policy.mode_of("iris")),

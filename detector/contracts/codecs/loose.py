@@ -299,13 +299,13 @@ def outputs_of(outputs: Any, declared: OutputKind | None) -> LooseOutputs:
     if isinstance(outputs, (int, float)):
         return LooseOutputs(kind or "unstated", as_bytes([as_float(outputs)]))
     if isinstance(outputs, str):
-        return _of_text(outputs, kind)
+        return _outputs_of_text(outputs, kind)
     if isinstance(outputs, dict):
         if len(outputs) == 1 and isinstance(only := next(iter(outputs.values())), (list, dict)):
             return outputs_of(only, declared)
-        return _of_entries([outputs], kind) if _is_entry(outputs) else _of_classes(outputs, kind)
+        return _outputs_of_entries([outputs], kind) if _is_entry(outputs) else _outputs_of_classes(outputs, kind)
     if isinstance(outputs, list):
-        return _of_list(outputs, kind)
+        return _outputs_of_list(outputs, kind)
     raise InvalidRecord("structure", f"outputs is {shown(outputs)}; {_ADVICE}")
 
 
@@ -318,13 +318,13 @@ def output_columns(rows: Sequence[LooseOutputs]) -> dict[str, Any]:
     return {"outputs": outputs, "output_names": text_table([name for row in rows for name in row.names or ()], width)}
 
 
-def _of_list(outputs: list[Any], kind: OutputKind | None) -> LooseOutputs:
+def _outputs_of_list(outputs: list[Any], kind: OutputKind | None) -> LooseOutputs:
     if len(outputs) > OUTPUTS:
         raise InvalidRecord("dimension", f"outputs have {len(outputs)} entries; send 1 to {OUTPUTS}")
     if len(outputs) == 1 and outputs[0] is not None:
         return outputs_of(outputs[0], kind)
     if outputs and all(isinstance(entry, dict) for entry in outputs):
-        return _of_entries(outputs, kind)
+        return _outputs_of_entries(outputs, kind)
     if not _FLOATS.issuperset(map(type, outputs)):
         numbers = [number_of(entry) for entry in outputs]
         if None in numbers:
@@ -334,7 +334,7 @@ def _of_list(outputs: list[Any], kind: OutputKind | None) -> LooseOutputs:
     return LooseOutputs(kind or "probabilities", as_bytes(outputs))
 
 
-def _of_text(outputs: str, kind: OutputKind | None) -> LooseOutputs:
+def _outputs_of_text(outputs: str, kind: OutputKind | None) -> LooseOutputs:
     vector = _from_base64(outputs)
     if vector is not None and (kind != "label" or len(vector) == 4):
         return LooseOutputs(kind or ("probabilities" if len(vector) > 4 else "unstated"), vector)
@@ -363,21 +363,21 @@ def _is_entry(outputs: dict[str, Any]) -> bool:
     return any(key in outputs for key in _LABELS) or (len(outputs) == 1 and next(iter(outputs)) in _SCORES)
 
 
-def _of_entries(entries: Sequence[dict[str, Any]], kind: OutputKind | None) -> LooseOutputs:
+def _outputs_of_entries(entries: Sequence[dict[str, Any]], kind: OutputKind | None) -> LooseOutputs:
     labels = [text_of(_first(entry, _LABELS)) for entry in entries]
     scores = [_first(entry, _SCORES) for entry in entries]
     if len(entries) == 1 and None in (labels[0], scores[0]):
         return outputs_of(labels[0] if scores[0] is None else scores[0], kind)
     if None in labels:
         raise InvalidRecord("structure", f"outputs[{labels.index(None)}] has no label; {_ADVICE}")
-    return _of_classes(dict(zip(cast("list[str]", labels), scores, strict=True)), kind)
+    return _outputs_of_classes(dict(zip(cast("list[str]", labels), scores, strict=True)), kind)
 
 
 def _first(entry: dict[str, Any], keys: Sequence[str]) -> Any:
     return next((entry[key] for key in keys if entry.get(key) is not None), None)
 
 
-def _of_classes(outputs: dict[str, Any], kind: OutputKind | None) -> LooseOutputs:
+def _outputs_of_classes(outputs: dict[str, Any], kind: OutputKind | None) -> LooseOutputs:
     _check_count("outputs", len(outputs), OUTPUTS)
     numbers = []
     for name, value in outputs.items():

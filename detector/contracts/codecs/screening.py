@@ -48,7 +48,7 @@ NO_MODEL = "identity", f"model and model_version must be 1 to {NAME_CHARACTERS} 
 _NO_TIME = "time", "occurred_at must be RFC 3339 with a zone, or seconds (not milliseconds) since 1970"
 _NOT_FINITE = "non-finite", "outputs must be finite numbers"
 _NO_OUTPUTS = "outputs", "outputs must be probabilities (of all classes, or named), a whole class number, or one number"
-_LONG = 8_192
+_LONG_ARRAY = 8_192
 """Entries of an array from which a sum of squares is the faster test."""
 
 
@@ -219,7 +219,7 @@ def _is_finite(numbers: NDArray[np.float32]) -> bool:
     """Returns whether all are finite. For long arrays, a sum of squares is twice as fast, except for very large
     numbers."""
     flat = numbers.ravel()
-    if flat.size >= _LONG:
+    if flat.size >= _LONG_ARRAY:
         with np.errstate(over="ignore", invalid="ignore"):
             if isfinite(flat.dot(flat)):
                 return True
@@ -231,7 +231,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
     different."""
     names = batch.feature_names
     if names is not None and not are_plain(list(names), NAME_CHARACTERS):
-        different = _made_different(names)
+        different = _made_unique(names)
         if different != names:
             changed["feature_names"] = different
             repaired["text"] += len(batch)
@@ -246,7 +246,7 @@ def _repair_texts(batch: QueryBatch, changed: dict[str, Any], repaired: Counter[
             changed[name] = np.array([*made, None], dtype=object)[:-1].reshape(column.shape)
 
 
-def _made_different(names: tuple[str, ...]) -> tuple[str, ...]:
+def _made_unique(names: tuple[str, ...]) -> tuple[str, ...]:
     different: dict[str, None] = {}
     for name in names:
         made = name if is_plain(name, NAME_CHARACTERS) else make_plain(name, NAME_CHARACTERS - 1)

@@ -43,7 +43,7 @@ _LEAST_STATE = (0.5, 0.0)
 """The lowest standard deviations of signals whose score is 1 at their own threshold; see ``Measure``."""
 _WIDE, _WIDE_NORMAL = 0.85, 1.0364
 """A quantile of accounts, and that of the normal distribution."""
-_UNEVEN = np.array([position for position, own in enumerate(MEASURES.values()) if own.family in ("content", "outputs")])
+_UNEVEN = np.flatnonzero([measure.family in ("content", "outputs") for measure in MEASURES.values()])
 """Measures in which some habits, such as another device, are far from most others. The exemplars alone would excuse an
 account as far as another happened to be, where the next device is off in another way."""
 _CLOCK = clock_of(list(MEASURES.values()))[: len(MEASURES)]
@@ -110,8 +110,8 @@ class Tail:
         part = float(odd.max(initial=0.0))
         if part == 0:
             return cls.of(largest)
-        own, rest = cls.of(largest), cls.of(largest[odd == 0])
-        return cls(*((1 - part) * getattr(own, name) + part * getattr(rest, name) for name in cls.__slots__))
+        whole, rest = cls.of(largest), cls.of(largest[odd == 0])
+        return cls(*((1 - part) * getattr(whole, name) + part * getattr(rest, name) for name in cls.__slots__))
 
     def threshold(self, budget: float) -> float:
         """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below ``least`` at a budget
@@ -137,7 +137,7 @@ def oddness(largest: Floats) -> Floats:
 
     1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice as large as
     theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at most. Such
-    accounts excuse each other; the tail of the rest does not describe them, nor they it. As many as stand out together
+    accounts excuse each other; the tail of the rest does not describe them. As many as stand out together
     are taken: each would hide the others if these stayed with the rest.
     """
     order = np.argsort(-largest, kind="stable")
@@ -147,9 +147,9 @@ def oddness(largest: Floats) -> Floats:
         least, rest = largest[order[count - 1]], largest[order[count:]]
         limit = Tail.of(rest).threshold(_LEAST_BUDGET)
         border = max(1.25 * limit, 2.0 * rest.max(), limit + 1e-9)
-        own = min(max((least - limit) / (border - limit), 0.0), 1.0)
-        if own > most:
-            best, most = count, own
+        weight = min(max((least - limit) / (border - limit), 0.0), 1.0)
+        if weight > most:
+            best, most = count, weight
     odd[order[:best]] = most
     return odd
 
@@ -186,7 +186,7 @@ def calibrate(
 ) -> Calibration:
     """Returns a profile from honest ``accounts``, the queries of one principal to one model version each, such that a
     share ``budget`` of accounts like them is flagged. ``progress`` is called with the number of accounts replayed
-    since. ``owner``: what the model owner gives besides. ``measures``: those that count.
+    since. ``owner``: what else the model owner gives. ``measures``: those that count.
 
     Every account is compared with the others alone: with their queries as reference, less those that it sent itself,
     and with their scores as exemplars. Neither names nor the order of accounts change anything. Raises
@@ -204,8 +204,8 @@ def calibrate(
     standards = Standards(tuple(measures), spread, comparison.pareto_front(), tail.threshold(budget), tails)
     return Calibration(
         profile=owner.profile(fit, standards),
-        accounts=[own.principals[own.principal_index[0]] for own in fit.accounts],
-        queries=np.array([len(own) for own in fit.accounts]),
+        accounts=[account.principals[account.principal_index[0]] for account in fit.accounts],
+        queries=np.array([len(account) for account in fit.accounts]),
         long=fit.long,
         results=results,
         odd=odd,
@@ -243,14 +243,14 @@ def _compared(
     """Returns the spread of honest accounts in ``measures``, the tails of single queries, and the comparison of
     accounts."""
     records, simulated = _records(fit, progress, owner)
-    counted = [own for own, long in zip(records, fit.long.tolist(), strict=True) if long]
+    counted = [queries for queries, long in zip(records, fit.long.tolist(), strict=True) if long]
     spread = _spread(counted)
     tails = _tails(counted, spread)
     columns = [COLUMNS.index(name) for name in measures]
-    scores = [standardised(own, spread, tails)[:, columns] for own in records]
-    reached = np.array([own.max(axis=0) for own in scores])
-    users = [standardised(own, spread, tails)[:, columns] for own in simulated.values()]
-    simulated_reached = np.array([own.max(axis=0) for own in users])
+    scores = [standardised(queries, spread, tails)[:, columns] for queries in records]
+    reached = np.array([account_scores.max(axis=0) for account_scores in scores])
+    users = [standardised(queries, spread, tails)[:, columns] for queries in simulated.values()]
+    simulated_reached = np.array([user_scores.max(axis=0) for user_scores in users])
     return spread.at(columns), tails, AccountComparison(measures, scores, reached, list(simulated), simulated_reached)
 
 
@@ -259,16 +259,16 @@ def _records(
 ) -> tuple[list[MeasuredQueries], dict[SimulatedUser, MeasuredQueries]]:
     """Returns the records of each account and of simulated users, each against accounts that share no queries with
     it."""
-    records = [unrecorded(len(own)) for own in fit.accounts]
+    records = [unrecorded(len(account)) for account in fit.accounts]
     simulated: dict[SimulatedUser, MeasuredQueries] = {}
     for fold in fit.folds:
         users = dict(simulate_users(fit, fold))
         for part in range(fold.parts):
             profile = owner.profile(fit, blank(), fold, part)
             inside = record([fit.accounts[at] for at in fold.inside], profile)
-            for at, own in zip(fold.inside, inside, strict=True):
+            for at, measured in zip(fold.inside, inside, strict=True):
                 rows = fit.parts(at, fold) == part
-                for column, new in zip(records[at], own, strict=True):
+                for column, new in zip(records[at], measured, strict=True):
                     column[rows] = new[rows]
         simulated |= zip(users, record(list(users.values()), profile), strict=True)
         progress(len(fold.inside))
@@ -278,19 +278,19 @@ def _records(
 def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     """Returns the robust spread of honest accounts: medians and median deviations, at least the floor of each
     measure."""
-    means, deviations = (np.array(column) for column in zip(*(_moments(own) for own in records), strict=True))
+    means, deviations = (np.array(column) for column in zip(*(_moments(queries) for queries in records), strict=True))
     known = ~np.isnan(means).all(axis=0)
     means, deviations = np.where(known, means, 0.0), np.where(known, deviations, 0.0)
     mean = np.nanmedian(means, axis=0)
     between = 1.4826 * np.nanmedian(np.abs(means - mean), axis=0)
     between[_UNEVEN] = np.fmax(between, (np.nanquantile(means, _WIDE, axis=0) - mean) / _WIDE_NORMAL)[_UNEVEN]
     within = np.nanmedian(deviations, axis=0)
-    floors = [(own.between, own.within) for own in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
+    floors = [(measure.between, measure.within) for measure in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
     least_between, least_within = np.array(floors).T
-    own = np.fmax(between, least_between), np.fmax(within, least_within)
+    bounded = np.fmax(between, least_between), np.fmax(within, least_within)
     # What follows is already in standard deviations, or nats, about 0.
     following = (np.full(len(FOLLOWING), value) for value in (0.0, 1.0, 0.0))
-    return Spread(*(np.append(column, last) for column, last in zip((mean, *own), following, strict=True)))
+    return Spread(*(np.append(column, last) for column, last in zip((mean, *bounded), following, strict=True)))
 
 
 def _tails(records: Sequence[MeasuredQueries], spread: Spread) -> Tails:
@@ -298,39 +298,41 @@ def _tails(records: Sequence[MeasuredQueries], spread: Spread) -> Tails:
     half a standard deviation."""
     count = len(MEASURES)
     floors = 0.5 * np.hypot(spread.between, spread.within)[:count]
-    tails = [_tail_of([_weighed(own, at) for own in records], beyond_of(name)) for at, name in enumerate(MEASURES)]
+    tails = [
+        _tail_of([_weighed(queries, at) for queries in records], beyond_of(name)) for at, name in enumerate(MEASURES)
+    ]
     start, excess = np.array(tails).T
     return Tails(tuple(MEASURES), spread.mean[:count], start, np.maximum(excess, floors))
 
 
-def _weighed(own: MeasuredQueries, column: int) -> Floats:
+def _weighed(queries: MeasuredQueries, column: int) -> Floats:
     """Returns the values of one measure that an account's queries have, of those that count."""
-    values = own.values[own.weights[:, _CLOCK[column]] > 0, column]
+    values = queries.values[queries.weights[:, _CLOCK[column]] > 0, column]
     return np.asarray(values[~np.isnan(values)])
 
 
 def _tail_of(values: Sequence[Floats], beyond: float) -> tuple[float, float]:
     """Returns the start and the mean excess of the tail of ``values`` of each account, a share ``beyond`` of them at
     most; the start is infinite without any."""
-    own = np.concatenate(values)
-    if not len(own):
+    pooled = np.concatenate(values)
+    if not len(pooled):
         return np.inf, 0.0
     share = np.concatenate([np.full(len(part), 1 / max(len(part), 1)) for part in values])
-    order = np.argsort(own, kind="stable")
+    order = np.argsort(pooled, kind="stable")
     reached = np.cumsum(share[order]) / share.sum()
-    start = own[order][min(int(np.searchsorted(reached, 1 - beyond)), len(own) - 1)]
-    far = own > start
+    start = pooled[order][min(int(np.searchsorted(reached, 1 - beyond)), len(pooled) - 1)]
+    far = pooled > start
     if not far.any():
         return float(start), 0.0
-    excess = np.average(own[far] - start, weights=share[far])
+    excess = np.average(pooled[far] - start, weights=share[far])
     return float(start), float(excess)
 
 
-def _moments(own: MeasuredQueries) -> tuple[Floats, Floats]:
+def _moments(queries: MeasuredQueries) -> tuple[Floats, Floats]:
     """Returns weighted mean and standard deviation of each column over the account's queries; NaN for a column without
     values."""
-    weights = np.concatenate((own.weights[:, _CLOCK], np.ones_like(own.others)), axis=1)
-    values = np.concatenate((own.values, own.others), axis=1)
+    weights = np.concatenate((queries.weights[:, _CLOCK], np.ones_like(queries.others)), axis=1)
+    values = np.concatenate((queries.values, queries.others), axis=1)
     weights = np.where(np.isnan(values), 0.0, weights)
     total = weights.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -67,14 +67,14 @@ class CrossFit:
     in the given sequence."""
 
     def __init__(self, given: Sequence[QueryBatch]) -> None:
-        digests = [_digest(own) for own in given]
+        digests = [_digest(account) for account in given]
         self.order = np.array(sorted(range(len(given)), key=digests.__getitem__), np.int64)
         self.accounts = [given[at] for at in self.order.tolist()]
         self.digests = [digests[at] for at in self.order.tolist()]
-        self.honest = [HonestQueries(own.features, own.outputs, own.hardness) for own in self.accounts]
-        keys = [own.keys[own.ranked] for own in self.honest]
+        self.honest = [HonestQueries(account.features, account.outputs, account.hardness) for account in self.accounts]
+        keys = [account.keys[account.ranked] for account in self.honest]
         self._once, ids = np.unique(np.concatenate(keys), return_inverse=True)
-        self._ids = np.split(ids, np.cumsum([len(own) for own in keys])[:-1])
+        self._ids = np.split(ids, np.cumsum([len(account) for account in keys])[:-1])
         self._owners = np.bincount(ids)
         self._original = self._once[self._originals()]
 
@@ -82,7 +82,7 @@ class CrossFit:
     def long(self) -> NDArray[np.bool_]:
         """bool (n,): accounts that count for the spread: those with ten distinct queries or more, or all accounts if
         fewer than three have that many."""
-        long = np.array([len(own) >= FEWEST_QUERIES for own in self._ids])
+        long = np.array([len(ids) >= FEWEST_QUERIES for ids in self._ids])
         return long if long.sum() > 2 else np.ones_like(long)
 
     @cached_property
@@ -90,12 +90,12 @@ class CrossFit:
         """The folds. Each account is in one, with few enough others that most rows stay in the reference."""
         order = np.concatenate((np.flatnonzero(self.long), np.flatnonzero(~self.long)))
         count = min(int(self.long.sum()), _FOLDS)
-        return [part for fold in range(count) for part in self._parted(tuple(order[fold::count].tolist()))]
+        return [part for fold in range(count) for part in self._folds_with(tuple(order[fold::count].tolist()))]
 
     def parts(self, at: int, fold: Fold) -> Array:
         """Returns int64 (n,): the part of ``fold`` of each row of account ``at``."""
-        own = self._original[np.searchsorted(self._once, self.honest[at].keys)]
-        return np.asarray(own % np.uint64(fold.parts), np.int64)
+        originals = self._original[np.searchsorted(self._once, self.honest[at].keys)]
+        return np.asarray(originals % np.uint64(fold.parts), np.int64)
 
     def reference(self, fold: Fold | None = None, part: int = 0) -> Reference:
         """Returns the reference of all accounts outside ``fold``, without rows that accounts inside sent in that
@@ -107,7 +107,9 @@ class CrossFit:
         """Returns at most ``room`` queries of all long accounts outside ``fold``, in equal shares; of many, others than
         the reference has."""
         others, offered = self._offered(fold, part)
-        taken = shares([own[::-1] if self.long[at] else own[:0] for at, own in zip(others, offered, strict=True)], room)
+        taken = shares(
+            [ranked[::-1] if self.long[at] else ranked[:0] for at, ranked in zip(others, offered, strict=True)], room
+        )
         features = [self.honest[other].features[at] for other, at in zip(others, taken, strict=True)]
         outputs = [self.honest[other].outputs[at] for other, at in zip(others, taken, strict=True)]
         return HonestQueries(np.concatenate(features), np.concatenate(outputs))
@@ -121,25 +123,25 @@ class CrossFit:
             return others, offered
         free = ~self._related(inside)
         free |= self._original % np.uint64(fold.parts) != part
-        left = [own[free[self._ids[at]]] for at, own in zip(others, offered, strict=True)]
+        left = [ranked[free[self._ids[at]]] for at, ranked in zip(others, offered, strict=True)]
         return others, left if sum(map(len, left)) > NEAREST else offered
 
-    def _parted(self, inside: tuple[int, ...]) -> Iterator[Fold]:
+    def _folds_with(self, inside: tuple[int, ...]) -> Iterator[Fold]:
         shared = self._shared(inside)
         if len(inside) == 1:
             yield Fold(inside, 2 if shared > _SHARED_BY_ONE else 1)
         elif shared <= _SHARED_BY_SEVERAL:
             yield Fold(inside)
         else:
-            yield from self._parted(inside[::2])
-            yield from self._parted(inside[1::2])
+            yield from self._folds_with(inside[::2])
+            yield from self._folds_with(inside[1::2])
 
     def _shared(self, inside: Sequence[int]) -> float:
         """Returns the share of the others' distinct rows that accounts inside sent too, or a variant of the same
         row."""
-        own, times = np.unique(np.concatenate([self._ids[at] for at in inside]), return_counts=True)
+        ids, times = np.unique(np.concatenate([self._ids[at] for at in inside]), return_counts=True)
         others = np.ones(len(self._once), np.bool_)
-        others[own[self._owners[own] == times]] = False
+        others[ids[self._owners[ids] == times]] = False
         return float((others & self._related(inside)).sum()) / max(int(others.sum()), 1)
 
     def _related(self, inside: Sequence[int]) -> NDArray[np.bool_]:
@@ -230,9 +232,9 @@ NOTHING = OwnerInputs()
 COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 """The columns of standards, in order."""
 
-_ROWS = 256
+_ROWS_AT_ONCE = 256
 """Maximum number of queries of one account in a micro-batch."""
-_TOGETHER = 4
+_ACCOUNTS_AT_ONCE = 4
 """The number of accounts processed together."""
 
 Floats = NDArray[np.float64]
@@ -256,15 +258,15 @@ def record(accounts: Sequence[QueryBatch], profile: Profile) -> list[MeasuredQue
     """Returns the scores of ``accounts``, queries of one principal each, compared with ``profile``."""
     config = EngineConfig(profiles=(replace(profile, validation=None),))  # exposure is no part of suspicion
     return [
-        own
-        for first in range(0, len(accounts), _TOGETHER)
-        for own in _record(accounts[first : first + _TOGETHER], config)
+        queries
+        for first in range(0, len(accounts), _ACCOUNTS_AT_ONCE)
+        for queries in _record(accounts[first : first + _ACCOUNTS_AT_ONCE], config)
     ]
 
 
 def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[MeasuredQueries]:
-    records = [unrecorded(len(own)) for own in accounts]
-    numbered = [replace(own, principals=[str(at)] * len(own.principals)) for at, own in enumerate(accounts)]
+    records = [unrecorded(len(account)) for account in accounts]
+    numbered = [replace(account, principals=[str(at)] * len(account.principals)) for at, account in enumerate(accounts)]
     pieces: list[tuple[int, int]] = []
 
     def listen(rows: StepRows, *columns: Floats) -> None:
@@ -276,9 +278,9 @@ def _record(accounts: Sequence[QueryBatch], config: EngineConfig) -> list[Measur
 
     suspicion = partial(Suspicion, measures=MEASURES, others=WEIGHED, listener=listen)
     engine = Engine(config, {**SIGNALS, "suspicion": suspicion})
-    for start in range(0, max(map(len, accounts)), _ROWS):
-        pieces[:] = [(at, start) for at, own in enumerate(accounts) if len(own) > start]
-        engine.observe([cut(numbered[at], start, min(start + _ROWS, len(numbered[at]))) for at, _ in pieces])
+    for start in range(0, max(map(len, accounts)), _ROWS_AT_ONCE):
+        pieces[:] = [(at, start) for at, account in enumerate(accounts) if len(account) > start]
+        engine.observe([cut(numbered[at], start, min(start + _ROWS_AT_ONCE, len(numbered[at]))) for at, _ in pieces])
     return records
 
 

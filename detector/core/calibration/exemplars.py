@@ -25,7 +25,7 @@ SIMULATED = -1
 _USERS, _GROUPS = 12, 2
 """Simulated users of each kind, each made from another account where there are enough, and their groups."""
 _DONORS = 512
-_COVERED = 0.75
+_COVERED_SHARE = 0.75
 """An exemplar is as extreme in each measure as this share of the simulated users of its group at least."""
 
 Rows = NDArray[np.float32]
@@ -45,8 +45,8 @@ def simulate_users(fit: CrossFit, fold: Fold) -> Iterator[tuple[SimulatedUser, Q
     long = np.flatnonzero(fit.long)
     users = [
         SimulatedUser(kind, number % _GROUPS, int(account))
-        for kind, own in enumerate((long, long[::-1]))
-        for number, account in enumerate(own[:_USERS])
+        for kind, ordered in enumerate((long, long[::-1]))
+        for number, account in enumerate(ordered[:_USERS])
         if account in fold.inside
     ]
     donors = fit.sample(_DONORS, fold).features if users else np.empty((0, 0), np.float32)
@@ -62,12 +62,12 @@ def what_if(account: QueryBatch, bases: Array, donors: Rows, changes: int, rng: 
     some row of ``donors`` (n, d). The model's answers to the copies are unknown and taken to be the same."""
     queries = take(account, np.repeat(bases, changes + 1))
     features = queries.features.copy()
-    varied = [own for own in fields(donors) if (donors[:, own] != donors[0, own]).any()]
+    varied = [column for column in fields(donors) if (donors[:, column] != donors[0, column]).any()]
     changed = np.flatnonzero(np.arange(len(features)) % (changes + 1)) if varied else np.empty(0, np.int64)
     for row, field in zip(changed.tolist(), rng.integers(0, len(varied) or 1, len(changed)).tolist(), strict=True):
-        own = varied[field]
-        other = np.flatnonzero((donors[:, own] != features[row, own]).any(axis=1))
-        features[row, own] = donors[rng.choice(other), own] if len(other) else features[row, own]
+        column = varied[field]
+        other = np.flatnonzero((donors[:, column] != features[row, column]).any(axis=1))
+        features[row, column] = donors[rng.choice(other), column] if len(other) else features[row, column]
     return replace(queries, features=features)
 
 
@@ -142,7 +142,8 @@ class AccountComparison:
         """Returns the results if the accounts ``without`` excuse no others, updated from those ``before``."""
         touched = (SIMULATED, *without)
         return [
-            own if own.rests_on.isdisjoint(touched) else self.largest_d(at, without) for at, own in enumerate(before)
+            result if result.rests_on.isdisjoint(touched) else self.largest_d(at, without)
+            for at, result in enumerate(before)
         ]
 
     def _exemplars(self, without: Collection[int]) -> tuple[Array, Floats]:
@@ -161,15 +162,15 @@ class AccountComparison:
         answers = np.array([name in MEASURES and MEASURES[name].family == "outputs" for name in self.measures])
         for kind, group in product(range(len(WHAT_IFS)), range(_GROUPS)):
             users = enumerate(self.simulated)
-            own = [at for at, user in users if user[:2] == (kind, group) and user.account not in without]
-            if own:
-                likely = np.quantile(self.simulated_reached[own], _COVERED, axis=0)
+            chosen = [at for at, user in users if user[:2] == (kind, group) and user.account not in without]
+            if chosen:
+                likely = np.quantile(self.simulated_reached[chosen], _COVERED_SHARE, axis=0)
                 yield np.where(answers, np.maximum(likely, others.max(axis=0)), likely)
 
 
 def d_of(results: Sequence[LargestD]) -> Floats:
     """Returns float64 (n,): the D of each result."""
-    return np.array([own.d for own in results])
+    return np.array([result.d for result in results])
 
 
 def largest_unexplained(scores: Floats, exemplars: Floats) -> tuple[float, dict[int, int]]:

@@ -56,7 +56,7 @@ def outliers(calibration: Calibration, budget: float) -> list[Outlier]:
     limits, found = _limits(largest, calibration.odd, calibration.long, budget), []
     for at in np.flatnonzero(largest > limits).tolist():
         values = zip(measures, calibration.results[at].contributions.tolist(), strict=True)
-        contributions = sorted((own for own in values if own[1] > 0), key=lambda own: -own[1])
+        contributions = sorted((part for part in values if part[1] > 0), key=lambda part: -part[1])
         alone = d_of(calibration.comparison.recompare([at], calibration.results))
         excused = np.flatnonzero((largest <= limits) & (alone > limits)).tolist()
         found.append(
@@ -76,7 +76,7 @@ def _limits(largest: Floats, odd: Floats, counts: Mask, budget: float) -> Floats
     """Returns float64 (n,): for each account with its ``largest`` D the threshold that those others give which
     ``counts`` names."""
     rest = [counts & (np.arange(len(largest)) != at) for at in range(len(largest))]
-    return np.array([Tail.weighted(largest[own], odd[own]).threshold(budget) for own in rest])
+    return np.array([Tail.weighted(largest[part], odd[part]).threshold(budget) for part in rest])
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Screened:
     def achieved(self) -> FlaggedRate:
         """The share of long accounts that the others would flag."""
         long = self.calibration.long
-        return FlaggedRate(sum(bool(long[own.at]) for own in self.outliers), int(long.sum()))
+        return FlaggedRate(sum(bool(long[outlier.at]) for outlier in self.outliers), int(long.sum()))
 
     @property
     def length(self) -> int:
@@ -109,32 +109,32 @@ def calibrate_screened(
 ) -> Screened:
     """Calibrates as ``calibrate`` without the accounts in ``leave_out``. Raises ConfigurationError for an unknown
     name."""
-    by_name = {_name(own): own for own in accounts}
+    by_name = {_name(account): account for account in accounts}
     unknown = sorted(set(leave_out) - by_name.keys())
     if unknown:
         raise ConfigurationError(f"--leave-out: there is no account {', '.join(unknown)} in the honest logs")
-    kept = [own for name, own in by_name.items() if name not in leave_out]
+    kept = [account for name, account in by_name.items() if name not in leave_out]
     calibration = calibrate(kept, budget, progress, owner)
     return Screened(calibration, sorted(leave_out), outliers(calibration, budget))
 
 
-_ALONE = (1.5, 1.0, NOTABLE)
+_LINE_ALONE = (1.5, 1.0, NOTABLE)
 """Factors of the line with evidence in one family and in two, and the contribution of the second family that counts in
 full."""
-_TOGETHER = (4.0, 2.2, 2 * NOTABLE)
+_LINE_TOGETHER = (4.0, 2.2, 2 * NOTABLE)
 """The same for a group that excuse one another. Evidence other than structure counts half as a second family, because
 tools of honest users show structure alone."""
-_AS_ONE = (5.6, 2.2, 8.0)
+_LINE_AS_ONE = (5.6, 2.2, 8.0)
 """The same for a group taken as one account. Only structure is a second family here: honest accounts whose inputs have
 drifted are as far off as a thief's in content and outputs, and there are several of them."""
-_FEW = 6.0
+_SMALL_LOG_FACTOR = 6.0
 """This over the number of accounts is added to the factor: in small logs, most accounts are the only ones of their
 kind."""
 _LEAST_ALLOWED, _MOST_ALLOWED = 5.0, 7.5
 """The range of the limit: the tail of a few different accounts is not reliable below or beyond it."""
-_EACH, _MOST_TOGETHER = 15, 4
+_ACCOUNTS_PER_MEMBER, _MOST_TOGETHER = 15, 4
 """A group may have one account for each 15 accounts of the log, and at most 4."""
-_NEAR = 0.5
+_MIN_GROUP_SCORE = 0.5
 """A group counts if its score is at least this."""
 _MOST_LEFT_OUT = 1 / 6
 """Maximum share of accounts that are taken out."""
@@ -169,8 +169,8 @@ def line(
         second = max(second, others / 2)
     elif as_one:
         second = min(total["structure"], others)
-    one, two, enough = _TOGETHER if together else _AS_ONE if as_one else _ALONE
-    factor = one + (two - one) * min(second / enough, 1.0) + _FEW / accounts
+    one, two, enough = _LINE_TOGETHER if together else _LINE_AS_ONE if as_one else _LINE_ALONE
+    factor = one + (two - one) * min(second / enough, 1.0) + _SMALL_LOG_FACTOR / accounts
     return min(max(limit, _LEAST_ALLOWED), _MOST_ALLOWED) * factor
 
 
@@ -189,17 +189,17 @@ class Ranking:
         odd[counts] = oddness(largest[counts])
         self._limits = _limits(largest, odd, counts, budget)
         self._count = int(counts.sum())
-        self._most = min(self._count // _EACH, _MOST_TOGETHER)
+        self._most = min(self._count // _ACCOUNTS_PER_MEMBER, _MOST_TOGETHER)
 
     def alone(self) -> list[Rank]:
         """Returns the rank of each account by itself."""
-        return [self._rank(at, own) for at, own in enumerate(self.results)]
+        return [self._rank(at, result) for at, result in enumerate(self.results)]
 
     def every(self) -> list[Rank]:
         """Returns the higher rank of each account: by itself, or with the few that excuse it."""
         return [
-            max((own, *self._together(at)), key=lambda rank: rank.score) if at not in self._left_out else own
-            for at, own in enumerate(self.alone())
+            max((alone, *self._together(at)), key=lambda rank: rank.score) if at not in self._left_out else alone
+            for at, alone in enumerate(self.alone())
         ]
 
     def _together(self, at: int) -> Iterator[Rank]:
@@ -209,18 +209,18 @@ class Ranking:
         while len(members) < self._most and result.closest != SIMULATED:
             members.append(result.closest)
             result = self._without(at, members)
-            own = self._rank(at, result, together=True)
-            if own.score >= _NEAR:
+            rank = self._rank(at, result, together=True)
+            if rank.score >= _MIN_GROUP_SCORE:
                 others = (self._rank(other, self._without(other, members), together=True) for other in members[1:])
-                least = min(own.score, *(other.score for other in others))
-                yield Rank(least, result.d / least if least else own.line, tuple(sorted(members[1:])))
+                least = min(rank.score, *(other.score for other in others))
+                yield Rank(least, result.d / least if least else rank.line, tuple(sorted(members[1:])))
 
     def _without(self, at: int, members: Sequence[int]) -> LargestD:
         return self._comparison.largest_d(at, self._left_out.union(members) - {at})
 
     def _rank(self, at: int, result: LargestD, *, together: bool = False) -> Rank:
-        own = line(result, float(self._limits[at]), self._measures, self._count, together=together)
-        return Rank(result.d / own, own)
+        limit = line(result, float(self._limits[at]), self._measures, self._count, together=together)
+        return Rank(result.d / limit, limit)
 
 
 def outstanding(calibration: Calibration, budget: float) -> set[int]:
@@ -229,17 +229,17 @@ def outstanding(calibration: Calibration, budget: float) -> set[int]:
     left_out: list[int] = []
     while len(left_out) < most:
         ranking = Ranking(calibration, budget, left_out)
-        found = _above(ranking.alone(), left_out) or _above(ranking.every(), left_out)[:1]
+        found = _above_the_line(ranking.alone(), left_out) or _above_the_line(ranking.every(), left_out)[:1]
         if not found:
             break
-        for at, own in found:
-            left_out += [one for one in (at, *own.with_others) if one not in left_out]
+        for at, rank in found:
+            left_out += [member for member in (at, *rank.with_others) if member not in left_out]
     return set(left_out[:most])
 
 
-def _above(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
+def _above_the_line(ranks: Sequence[Rank], left_out: Collection[int]) -> list[tuple[int, Rank]]:
     """Returns the accounts above the line that are not ``left_out``, largest first."""
-    above = [(at, own) for at, own in enumerate(ranks) if own.score > 1 and at not in left_out]
+    above = [(at, rank) for at, rank in enumerate(ranks) if rank.score > 1 and at not in left_out]
     return sorted(above, key=lambda found: -found[1].score)
 
 
@@ -255,7 +255,7 @@ class ScannedAccount:
     """The result for the account ``name`` with ``queries``. ``score``: ``unexplained``, its largest D, divided by
     ``line``. ``row``: the query, from 0, with the largest D. ``parts``: for each measure at that row the score, the
     value of the ``closest`` account (None: a simulated or the average one) and the contribution, largest first.
-    ``crossed``: the row at which D crossed the line. ``like``: accounts that were not allowed to excuse it.
+    ``crossed``: the row at which D crossed the line. ``not_excused_by``: accounts that were not allowed to excuse it.
     ``left_out``: of the profile."""
 
     queries: int
@@ -266,7 +266,7 @@ class ScannedAccount:
     crossed: int | None
     parts: tuple[tuple[str, float, float, float], ...]
     closest: str | None
-    like: tuple[str, ...]
+    not_excused_by: tuple[str, ...]
     name: str = ""
     left_out: bool = False
     stands_out: bool = False
@@ -303,22 +303,25 @@ def scan(
             screened = calibrate_screened(accounts, budget, left_out, progress, owner)
         calibration = screened.calibration
         enough = bool(calibration.long.sum() + len(left_out) >= ENOUGH)
-        outside = [_outside(own, calibration, enough) for own in accounts if _name(own) in left_out]
+        outside = [_scan_outside(account, calibration, enough) for account in accounts if _name(account) in left_out]
         found = outstanding(calibration, budget) if enough else set()
-        cleared |= {own.name for own in outside if not own.stands_out and own.name not in apart}
+        cleared |= {account.name for account in outside if not account.stands_out and account.name not in apart}
         after = left_out.union(calibration.accounts[at] for at in found) - cleared
         if after == left_out:
             break
         left_out = after
-    inside = [_at_the_line(own) if own.name in cleared else own for own in _inside(calibration, budget, enough)]
-    return Scan(sorted([*outside, *inside], key=lambda own: -own.score), screened, enough)
+    inside = [
+        _at_the_line(account) if account.name in cleared else account
+        for account in _scan_inside(calibration, budget, enough)
+    ]
+    return Scan(sorted([*outside, *inside], key=lambda account: -account.score), screened, enough)
 
 
-def _at_the_line(own: ScannedAccount) -> ScannedAccount:
-    """Returns ``own``, with a score of at most 1, for an account that a profile without it does not flag."""
-    if own.score <= 1:
-        return own
-    return replace(own, score=1.0, line=own.unexplained, crossed=None, stands_out=False)
+def _at_the_line(account: ScannedAccount) -> ScannedAccount:
+    """Returns ``account``, with a score of at most 1, for an account that a profile without it does not flag."""
+    if account.score <= 1:
+        return account
+    return replace(account, score=1.0, line=account.unexplained, crossed=None, stands_out=False)
 
 
 def _name(account: QueryBatch) -> str:
@@ -329,21 +332,23 @@ def judge_as_one(queries: QueryBatch, calibration: Calibration) -> ScannedAccoun
     """Returns the result of several accounts outside ``calibration``, whose ``queries`` in order of time are taken as
     those of one account."""
     alone = replace(queries, principals=[""], principal_index=np.zeros(len(queries), np.int32))
-    return _outside(alone, calibration, enough=True, as_one=True)
+    return _scan_outside(alone, calibration, enough=True, as_one=True)
 
 
-def _outside(account: QueryBatch, calibration: Calibration, enough: bool, *, as_one: bool = False) -> ScannedAccount:
+def _scan_outside(
+    account: QueryBatch, calibration: Calibration, enough: bool, *, as_one: bool = False
+) -> ScannedAccount:
     """Returns the result of an account outside the calibration, judged by its profile as in ``replay``."""
     standards = calibration.profile.standards
     [queries] = record([account], calibration.profile)
     scores = standardised(queries, standards.spread, standards.tails)
     result = calibration.comparison.compare(scores)
-    own = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
-    scanned = _scanned(calibration, Rank(result.d / own, own), result, scores, ())
+    limit = line(result, standards.threshold, standards.measures, int(calibration.long.sum()), as_one=as_one)
+    scanned = _scanned(calibration, Rank(result.d / limit, limit), result, scores, ())
     return replace(scanned, name=_name(account), left_out=True, stands_out=enough and scanned.score > 1)
 
 
-def _inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[ScannedAccount]:
+def _scan_inside(calibration: Calibration, budget: float, enough: bool) -> Iterator[ScannedAccount]:
     """Yields the result of each account against all others."""
     comparison = calibration.comparison
     for at, rank in enumerate(Ranking(calibration, budget).every()):
@@ -372,5 +377,5 @@ def _scanned(
         crossed=crossed,
         parts=tuple(sorted((part for part in parts if part[3] > 0), key=lambda part: -part[3])),
         closest=None if result.closest == SIMULATED else names[result.closest],
-        like=tuple(sorted(names[other] for other in rank.with_others)),
+        not_excused_by=tuple(sorted(names[other] for other in rank.with_others)),
     )

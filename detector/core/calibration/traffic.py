@@ -21,11 +21,11 @@ from detector.contracts.queries import QueryBatch
 from detector.core.forms import Field, Form, Outputs, absent_in, canonical, listed, names_of, number_of, number_text
 from detector.core.profile import Profile
 
-_OFTEN = 0.01
+_FREQUENT_SHARE = 0.01
 """A feature that a smaller share of the queries names is dropped."""
-_NUMBERS = 0.95
+_NUMERIC_SHARE = 0.95
 """If at least this share of a feature's values are numbers, its texts are missing numbers."""
-_VALUES = 64
+_MAX_VALUES = 64
 """Maximum number of values per feature; the most frequent are kept."""
 _CLASSES = 1_000
 """Maximum number of classes; the most frequent are kept."""
@@ -42,16 +42,16 @@ def learn(batches: Sequence[QueryBatch], outputs: Outputs | None = None) -> tupl
 
 
 def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
-    if all(own.feature_names is None for own in batches):
+    if all(batch.feature_names is None for batch in batches):
         return None
     rows: Counter[str] = Counter()
-    for own in batches:
-        rows.update(dict.fromkeys(names_of(own), len(own)))
-    least = _OFTEN * sum(len(own) for own in batches)
-    texts = {name for own in batches for name in names_of(own)[own.dimension :]}
+    for batch in batches:
+        rows.update(dict.fromkeys(names_of(batch), len(batch)))
+    least = _FREQUENT_SHARE * sum(len(batch) for batch in batches)
+    texts = {name for batch in batches for name in names_of(batch)[batch.dimension :]}
     names = sorted(name for name, often in rows.items() if often >= least)
-    fields = tuple(_of_texts(name, batches) if name in texts else Field(name) for name in names)
-    width = sum(own.width for own in fields)
+    fields = tuple(_text_field(name, batches) if name in texts else Field(name) for name in names)
+    width = sum(field.width for field in fields)
     if not 0 < width <= DIMENSIONS:
         raise ConfigurationError(
             f"the honest queries of {batches[0].model} have {width} features, a text counted once for each of its "
@@ -60,18 +60,18 @@ def _fields(batches: Sequence[QueryBatch]) -> tuple[Field, ...] | None:
     return fields
 
 
-def _of_texts(name: str, batches: Sequence[QueryBatch]) -> Field:
+def _text_field(name: str, batches: Sequence[QueryBatch]) -> Field:
     """Returns the feature ``name``, which has at least one text."""
     counts: Counter[str] = Counter()
-    for own in batches:
-        for text, rows in _values_of(name, own):
+    for batch in batches:
+        for text, rows in _values_of(name, batch):
             counts[canonical(text)] += rows
     numbers = sum(rows for text, rows in counts.items() if isfinite(number_of(text)))
-    if numbers >= _NUMBERS * counts.total():
+    if numbers >= _NUMERIC_SHARE * counts.total():
         return Field(name)
     ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     # Values that are all different, such as names and ids, carry no information.
-    kept = ranked if len(ranked) <= _VALUES else [entry for entry in ranked[:_VALUES] if entry[1] > 1]
+    kept = ranked if len(ranked) <= _MAX_VALUES else [entry for entry in ranked[:_MAX_VALUES] if entry[1] > 1]
     return Field(name, tuple(sorted(text for text, _ in kept)))
 
 
@@ -91,10 +91,10 @@ def _values_of(name: str, batch: QueryBatch) -> Iterator[tuple[str, int]]:
 def _output_kind(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
     """Returns the kind of outputs of most rows, and the reason if it was inferred."""
     rows: Counter[str] = Counter()
-    for own in batches:
-        rows[_sort(own)] += len(own)
+    for batch in batches:
+        rows[_sort(batch)] += len(batch)
     most = max(sorted(rows), key=rows.__getitem__)
-    return _of_numbers(batches) if most == "unstated" else (cast("Outputs", most), "")
+    return _kind_of_numbers(batches) if most == "unstated" else (cast("Outputs", most), "")
 
 
 def _sort(batch: QueryBatch) -> str:
@@ -102,8 +102,8 @@ def _sort(batch: QueryBatch) -> str:
     return "probability" if single else batch.output_kind
 
 
-def _of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
-    numbers = np.unique(np.concatenate([own.outputs.ravel() for own in batches if own.output_kind == "unstated"]))
+def _kind_of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
+    numbers = np.unique(np.concatenate([batch.outputs.ravel() for batch in batches if batch.output_kind == "unstated"]))
     whole = bool((np.floor(numbers) == numbers).all())
     if not whole and numbers[0] >= 0 and numbers[-1] <= 1:
         return "probability", "all numbers lie between 0 and 1"
@@ -115,13 +115,13 @@ def _of_numbers(batches: Sequence[QueryBatch]) -> tuple[Outputs, str]:
 def _classes(batches: Sequence[QueryBatch]) -> tuple[str, ...] | None:
     """Returns the sorted class names, the most frequent if there are too many, or None for unnamed classes."""
     often: Counter[str] = Counter()
-    for own in batches:
-        if own.output_names is not None:
-            often.update(own.output_names.ravel().tolist())
-        elif own.output_kind == "label":
-            labels, rows = np.unique(own.outputs[:, 0], return_counts=True)
+    for batch in batches:
+        if batch.output_names is not None:
+            often.update(batch.output_names.ravel().tolist())
+        elif batch.output_kind == "label":
+            labels, rows = np.unique(batch.outputs[:, 0], return_counts=True)
             often.update(dict(zip((str(int(label)) for label in labels.tolist()), rows.tolist(), strict=True)))
-    if all(own.output_names is None for own in batches):
+    if all(batch.output_names is None for batch in batches):
         return None
     ranked = sorted(often, key=lambda name: (-often[name], name))
     return tuple(sorted(ranked[:_CLASSES]))
@@ -152,17 +152,17 @@ def plain_traffic(
     form, why = learn(pieces, outputs)
     if names is not None:
         form = _arranged(form, names)
-    plain = [form.plain(own, Counter()) if form.accepts(own) else own for own in pieces]
+    plain = [form.plain(piece, Counter()) if form.accepts(piece) else piece for piece in pieces]
     shapes: Counter[tuple[object, ...]] = Counter()
-    for own in plain:
-        shapes[_shape(own)] += len(own)
+    for piece in plain:
+        shapes[_shape(piece)] += len(piece)
     most = max(sorted(shapes, key=str), key=shapes.__getitem__)
     left_out = shapes.total() - shapes[most]
     if most[1] != form.output_kind:
         raise ConfigurationError(
             f"--outputs {form.outputs}: the honest logs have {most[1]} outputs, and say so; leave the option out"
         )
-    return PlainTraffic([own for own in plain if _shape(own) == most], form, why, left_out)
+    return PlainTraffic([piece for piece in plain if _shape(piece) == most], form, why, left_out)
 
 
 def _shape(batch: QueryBatch) -> tuple[object, ...]:
@@ -174,7 +174,7 @@ def _arranged(form: Form, names: Sequence[str]) -> Form:
     if form.fields is None:
         return form
     position = {name: at for at, name in enumerate(names)}
-    fields = sorted(form.fields, key=lambda own: position.get(own.columns[0] if own.width else "", -1))
+    fields = sorted(form.fields, key=lambda field: position.get(field.columns[0] if field.width else "", -1))
     arranged = replace(form, fields=tuple(fields))
     if arranged.columns != tuple(names):
         known, logged = listed(names, 6), listed(form.columns or (), 6)
@@ -190,8 +190,8 @@ def of_one_version(
 ) -> list[QueryBatch]:
     """Returns the ``pieces`` for ``model`` and ``version``, any if None. Raises ConfigurationError, with the names,
     unless exactly one model version is left."""
-    chosen = [own for own in pieces if model in (None, own.model) and version in (None, own.model_version)]
-    found, every = (sorted({(own.model, own.model_version) for own in some}) for some in (chosen, pieces))
+    chosen = [piece for piece in pieces if model in (None, piece.model) and version in (None, piece.model_version)]
+    found, every = (sorted({(piece.model, piece.model_version) for piece in batches}) for batches in (chosen, pieces))
     if len(found) > 1:
         versions = ", ".join(map(" ".join, found))
         raise ConfigurationError(
@@ -215,14 +215,14 @@ def accounts_of(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
     ordered = take(whole, order)
     ends = dict(zip(whole.principals, pairwise([0, *edges.tolist()]), strict=True))
     return [
-        replace(cut(ordered, *own), principals=[name], principal_index=np.zeros(own[1] - own[0], np.int32))
-        for name, own in sorted(ends.items())
-        if own[0] < own[1]
+        replace(cut(ordered, start, end), principals=[name], principal_index=np.zeros(end - start, np.int32))
+        for name, (start, end) in sorted(ends.items())
+        if start < end
     ]
 
 
 def _check_form(pieces: Sequence[QueryBatch]) -> None:
-    forms = sorted({(own.dimension, own.output_kind, own.outputs.shape[1]) for own in pieces})
+    forms = sorted({(piece.dimension, piece.output_kind, piece.outputs.shape[1]) for piece in pieces})
     if len(forms) > 1:
         found = " and ".join(f"{features} features with {width} {kind}" for features, kind, width in forms)
         raise ConfigurationError(
@@ -234,12 +234,12 @@ def _check_form(pieces: Sequence[QueryBatch]) -> None:
 def _alike(pieces: Sequence[QueryBatch]) -> list[QueryBatch]:
     """Returns the batches with the optional columns that all of them have, and with missing features if any batch has
     them."""
-    masked = any(own.missing is not None for own in pieces)
-    partial = {name for name in COLUMNS if any(getattr(own, name) is None for own in pieces)}
+    masked = any(piece.missing is not None for piece in pieces)
+    partial = {name for name in COLUMNS if any(getattr(piece, name) is None for piece in pieces)}
     without: dict[str, Any] = dict.fromkeys(partial - {"missing"})
     return [
-        replace(own, missing=np.zeros(own.features.shape, np.bool_), **without)
-        if masked and own.missing is None
-        else replace(own, **without)
-        for own in pieces
+        replace(piece, missing=np.zeros(piece.features.shape, np.bool_), **without)
+        if masked and piece.missing is None
+        else replace(piece, **without)
+        for piece in pieces
     ]

@@ -40,13 +40,13 @@ class Listener(Protocol):
         """Plain source runs. ``why`` gives the reason and the remedy."""
 
     def not_kept(self, why: str) -> None:
-        """Machine code cannot be written to disk, so that each process compiles anew. ``why`` gives the remedy."""
+        """Machine code cannot be written to disk, so that each process compiles again. ``why`` gives the remedy."""
 
 
 def plain(array: NDArray[Scalar]) -> NDArray[Scalar]:
     """Returns a read-only view of ``array`` in C order, of a copy where it is in another order.
 
-    Arrays of records are read-only, and Numba compiles a loop anew for each kind of array: an argument of a loop must
+    Arrays of records are read-only, and Numba compiles a loop again for each kind of array: an argument of a loop must
     always be prepared so, or never."""
     view = array.view() if array.flags.c_contiguous else array.copy(order="C")
     view.flags.writeable = False

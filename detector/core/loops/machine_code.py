@@ -71,7 +71,7 @@ def _without_blas() -> Iterator[None]:
 
 def folders() -> list[Path]:
     """Returns the folders to read machine code from, in this order; it is written to the first that is writable: the
-    folder that ``FOLDER`` names, or that beside the source and the user's own."""
+    folder that ``FOLDER`` names, or those next to the source and in the user's cache."""
     named = os.environ.get(FOLDER)
     if named:
         return [Path(named)]

@@ -306,15 +306,19 @@ def _truncate(
 class Views:
     """What signals need to know about the rows of a step, from vectors that the engine stores once.
 
-    ``own``: the nearest of the principal's earlier queries that are in a growing set, of the same class and, for rows
-    that have a reference, of any class. ``repeats`` bool (n,): queries equal to an earlier one. ``scores``: those of
-    the earlier signals in the registry for each row, float64 (n,).
+    ``nearest_own``: the nearest of the principal's earlier queries that are in a growing set, of the same class and,
+    for rows that have a reference, of any class. ``repeats`` bool (n,): queries equal to an earlier one. ``scores``:
+    those of the earlier signals in the registry for each row, float64 (n,).
     """
 
     def __init__(
-        self, rows: StepRows, own: NearestOwn, reference: ReferenceIndex | None, projection: Projection | None
+        self,
+        rows: StepRows,
+        nearest_own: NearestOwn,
+        reference: ReferenceIndex | None,
+        projection: Projection | None,
     ) -> None:
-        self.own = own
+        self.nearest_own = nearest_own
         self._features = rows.features
         self._reference = reference
         self._projection = projection

@@ -32,7 +32,7 @@ class Memory:
 
     @property
     def floats(self) -> Matrix:
-        """To be let go before ``grow``, which raises BufferError otherwise."""
+        """A view; ``grow`` raises BufferError while one exists."""
         return np.empty(0, np.float32) if self._map is None else np.frombuffer(self._map, np.float32)
 
     def grow(self, floats: int) -> None:
@@ -73,7 +73,7 @@ LANES = 16
 """The rows of a group of projections, so that one of a list's first rows may be any of them."""
 _MADE, _TAKEN = -2, -1
 _GROWTH = 8
-"""The arena grows by this part of itself."""
+"""The arena grows by one part in this many."""
 _SMALL, _GAPS_OF_SMALL, _GAPS = 64 << 20, 2, 4
 """The arena is sparse when more than one part in this many is free blocks. An arena of fewer than ``_SMALL`` bytes may
 have more of them, because moving all lists costs more than the memory is worth."""
@@ -110,7 +110,7 @@ class VectorStore:
 
     @property
     def arena(self) -> Arena:
-        """The arrays; to be let go before ``grow``."""
+        """The arrays, which are views; none may exist when ``grow`` is called."""
         rows = self._rows.floats[: self._capacity * self.dimension].reshape(self._capacity, self.dimension)
         points = self._points.floats[: self._groups * self.width * LANES].reshape(self._groups, self.width, LANES)
         return Arena(rows, rows.view(np.uint32), self._notes.floats[: self._capacity], points, self._free)
@@ -146,7 +146,7 @@ class VectorStore:
         return bool(self._free[_MADE] + rows <= self._capacity)
 
     def grow(self, rows: int) -> None:
-        """Makes room for a block of this many ``rows``. No array of the arena may be held meanwhile."""
+        """Makes room for a block of this many ``rows``. No view of the arena may exist."""
         self._capacity = max(int(self._free[_MADE]) + rows, self._capacity + self._capacity // _GROWTH)
         self._rows.grow(self._capacity * self.dimension)
         self._notes.grow(self._capacity)

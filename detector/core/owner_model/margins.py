@@ -22,11 +22,11 @@ from detector.core.state.arrays import Array
 
 WIDEST = 0.075
 BEHIND = 0.005
-FEW = 5
+MIN_LEAF_ROWS = 5
 _FOLDS = 5
 _BANDWIDTHS = np.linspace(0.01, 1.0, 30)
 _GRID = 1_000
-_MOST = 250
+_MAX_DENSITY_ROWS = 250
 """The most rows of a leaf whose density is estimated, evenly chosen: cross-validation takes time quadratic in them."""
 
 LOW = 0.05
@@ -74,14 +74,14 @@ def _widths(values: Floats, low: float, high: float, spread: float) -> tuple[flo
     widest = WIDEST * (high - low)
     if not len(values):
         return widest, widest
-    few = len(values) <= FEW
+    few = len(values) <= MIN_LEAF_ROWS
     first, last = (values.min(), values.max()) if few else _nearly_all(values, low, high, spread)
     return min(abs(low - first), widest), min(abs(high - last), widest)
 
 
 def _nearly_all(values: Floats, low: float, high: float, spread: float) -> tuple[float, float]:
     """Returns the two points between which all but ``BEHIND`` of the mass lies, on either side."""
-    chosen = values[np.linspace(0, len(values) - 1, min(len(values), _MOST)).astype(np.int64)] / spread
+    chosen = values[np.linspace(0, len(values) - 1, min(len(values), _MAX_DENSITY_ROWS)).astype(np.int64)] / spread
     grid = np.linspace(low / spread, high / spread, _GRID)
     mass = _mass(chosen, grid)
     first, last = grid[np.searchsorted(mass, (BEHIND, 1 - BEHIND)).clip(max=_GRID - 1)] * spread

@@ -239,9 +239,9 @@ class Linear:
             return (scores[:, 0] > 0).astype(np.int64), np.abs(scores[:, 0]) / np.linalg.norm(self.weights)
         top = scores.argmax(axis=1)
         lead = scores.max(axis=1, keepdims=True) - scores
-        apart = np.linalg.norm(self.weights[:, None] - self.weights, axis=2)[top]
-        apart[np.arange(len(top)), top] = 0.0
-        far = np.divide(lead, apart, out=np.full_like(lead, np.inf), where=apart > 0)
+        distance = np.linalg.norm(self.weights[:, None] - self.weights, axis=2)[top]
+        distance[np.arange(len(top)), top] = 0.0
+        far = np.divide(lead, distance, out=np.full_like(lead, np.inf), where=distance > 0)
         return top, far.min(axis=1)
 
 

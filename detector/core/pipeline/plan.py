@@ -283,7 +283,7 @@ class Planner:
         rows = start + np.flatnonzero(accepted)
         for at, row in zip(*self._newcomers(batch.key[start:end], accepted), strict=True):
             self._add(int(at), start + int(row))
-        self._begin_anew(rows, votes)
+        self._reset_histories(rows, votes)
         for row in (start + np.flatnonzero(~accepted)).tolist():
             self.refused[batch.shard[row]].append(batch.refusal(row))
         counted = np.array(list(votes), np.int64)
@@ -309,8 +309,8 @@ class Planner:
         for at, shard in enumerate(self._shards):
             found += self._state.principals.find(shard, batch.keys[batch.key_edges[at] : batch.key_edges[at + 1]])
         self.slots = np.array(found, dtype=np.int64)
-        held = columns["dimension"][self.slots]
-        self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (held != self._fixed))
+        dimension = columns["dimension"][self.slots]
+        self._outdated = np.flatnonzero((self.slots >= 0) & (self._fixed > 0) & (dimension != self._fixed))
 
     def _name(self, at: int, piece: int) -> PrincipalKey:
         """Returns the full name of a new state for a key with a query in ``piece``."""
@@ -326,7 +326,7 @@ class Planner:
             self.name_of[at] = len(self.names)
             self.names.append(name)
 
-    def _begin_anew(self, rows: Array, votes: dict[int, Vote]) -> None:
+    def _reset_histories(self, rows: Array, votes: dict[int, Vote]) -> None:
         known, dimensions = self._state.principals.slots["dimension"], {}
         for at, vote in votes.items():
             if known[self.slots[at]] != vote.dimension:
@@ -337,7 +337,7 @@ class Planner:
             dimensions.update(zip(self.slots[outdated].tolist(), self._fixed[outdated].tolist(), strict=True))
             self._outdated = self._outdated[~judged]
         if dimensions:
-            self._state.begin_anew(np.array(list(dimensions)), np.array(list(dimensions.values())))
+            self._state.reset_history(np.array(list(dimensions)), np.array(list(dimensions.values())))
 
     def _poll(self, start: int, key: Array, accepted: NDArray[np.bool_]) -> tuple[int, dict[int, Vote]]:
         """Counts dimension votes of keys with queries of several dimensions, and corrects ``accepted``. Returns where

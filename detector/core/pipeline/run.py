@@ -172,7 +172,7 @@ class MicroBatchRun:
             views.scores[signal.name] = proposal.score
             if proposal.repeats is not None:
                 views.repeats = self._repeats[where] = proposal.repeats
-            self._show(where, signal.name, proposal)
+            self._write_columns(where, signal.name, proposal)
             if signal.name in deciding:
                 self._score[where] = np.fmax(self._score[where], proposal.score)
                 if self._unlatched:
@@ -180,11 +180,11 @@ class MicroBatchRun:
                 rises += self._rises(where, rows, number, proposal)
             deltas[signal.name] = proposal.delta
         if reference is not None and (rows.model, rows.model_version) in self._crowded:
-            self._hand_over(rows, views, where)
-        record = self._record(rows, position, views.own)
+            self._keep_profiled(rows, views, where)
+        record = self._record(rows, position, views.nearest_own)
         return record, state.with_thresholds(deltas, rows.pools)
 
-    def _hand_over(self, rows: StepRows, views: Views, where: Array) -> None:
+    def _keep_profiled(self, rows: StepRows, views: Views, where: Array) -> None:
         counters = self._state.principals.slots
         sent = counters["queries"][rows.slots] - counters["repeats"][rows.slots]
         profiled = ProfiledRows.of(rows, views, where, sent)
@@ -206,7 +206,7 @@ class MicroBatchRun:
         }
         return record | ({"row_note": rows.answer[joined]} if self._state.history.noted else {})
 
-    def _show(self, where: Array, name: str, proposal: Proposal) -> None:
+    def _write_columns(self, where: Array, name: str, proposal: Proposal) -> None:
         first = int(where[0])
         # Writing to a slice is several times faster.
         at = slice(first, first + len(where)) if int(where[-1]) - first + 1 == len(where) else where

@@ -75,10 +75,10 @@ class State:
             slots[at] = self.principals.add(shard, keys[at], int(dimensions[at]))
         changed = np.flatnonzero(self.principals.slots["dimension"][slots] != dimensions)
         if len(changed):
-            self.begin_anew(slots[changed], dimensions[changed])
+            self.reset_history(slots[changed], dimensions[changed])
         return slots
 
-    def begin_anew(self, slots: Array, dimensions: Array) -> None:
+    def reset_history(self, slots: Array, dimensions: Array) -> None:
         """Drops the history of ``slots``, whose queries have other ``dimensions`` now; counters and latch stay."""
         self._forget(slots)
         self.principals.slots["block"][slots], self.principals.slots["filled"][slots] = 0, 0

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 FEATURES = 128
 """The most features that are compared."""
-_CONSTANT = 0.99
+_CONSTANT_SHARE = 0.99
 """A feature with one value in this share of the honest rows tells nothing."""
-_ONCE = 2
+_RARE_COUNT = 2
 """A value that occurs no more often than this is not usual."""
 _EQUAL = 2e-3
 """Values nearer than this share of a feature's range are equal."""
@@ -33,11 +33,11 @@ class Compared(NamedTuple):
         """Returns the features of honest ``rows`` (m, d) that vary, with ranges ``spread`` (d,). Of many, 128 are
         taken, from those that vary most to those that vary least: never the margins of an image alone."""
         usual, share = _modes(rows)
-        varied = np.flatnonzero(share < _CONSTANT)
+        varied = np.flatnonzero(share < _CONSTANT_SHARE)
         if len(varied) > FEATURES:
             ranked = varied[np.argsort(share[varied], kind="stable")]
             varied = np.sort(ranked[np.linspace(0, len(ranked) - 1, FEATURES).astype(np.int64)])
-        rare = share[varied] * len(rows) <= _ONCE
+        rare = share[varied] * len(rows) <= _RARE_COUNT
         usual = np.where(rare, np.float32(np.inf), usual[varied])
         return cls(varied, usual, np.float32(_EQUAL) * spread[varied], np.ascontiguousarray(rows[:, varied]))
 
@@ -56,19 +56,19 @@ def _modes(rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
     return usual, share
 
 
-_F = np.empty(0, np.float32)
-NOTHING = Compared(np.empty(0, np.int64), _F, _F, np.empty((0, 0), np.float32))
+_NO_VALUES = np.empty(0, np.float32)
+NOTHING = Compared(np.empty(0, np.int64), _NO_VALUES, _NO_VALUES, np.empty((0, 0), np.float32))
 """Compares nothing: profiles of earlier versions have no rows."""
 
 
-_SAMPLE = 128
+_SAMPLED_ROWS = 128
 _SIZE_EQUAL = 1e-3
 _FEWEST_STEPS = 5
-_USUAL = 0.95
+_STEP_QUANTILE = 0.95
 _RAREST, _OFTENEST = 0.005, 0.5
 """The share of equal sizes in steps between honest rows is taken to be this at least, and at most: many features that
 change by one size are never chance."""
-_SURE = 6.0
+_MIN_NATS = 6.0
 """Minus the logarithm of how likely it may be that as many sizes are equal by chance."""
 
 
@@ -88,7 +88,7 @@ def fewest_equal(compared: Compared, scale: Rows) -> NDArray[np.int64]:
         share = (equal - 1) / (count - 1)
         with np.errstate(divide="ignore", invalid="ignore"):
             unequal = np.where(share < 1, (1 - share) * np.log((1 - share) / (1 - chance)), 0.0)
-        surely = (share > chance) & ((count - 1) * (share * np.log(share / chance) + unequal) > _SURE)
+        surely = (share > chance) & ((count - 1) * (share * np.log(share / chance) + unequal) > _MIN_NATS)
         fewest[count] = equal[surely.argmax()] if surely.any() else count + 1
     return fewest
 
@@ -96,12 +96,12 @@ def fewest_equal(compared: Compared, scale: Rows) -> NDArray[np.int64]:
 def _equal_share(compared: Compared, scale: Rows) -> float:
     """Returns the share of features that change by the median size between honest rows and the nearest others."""
     rows, shares = compared.rows.astype(np.float64), []
-    for row in rows[:: max(len(rows) // _SAMPLE, 1)]:
-        apart = ((rows - row) ** 2).sum(axis=1)
-        apart[apart <= _SIZE_EQUAL**2] = np.inf
-        step = np.abs(rows[apart.argmin()] - row)
+    for row in rows[:: max(len(rows) // _SAMPLED_ROWS, 1)]:
+        distance = ((rows - row) ** 2).sum(axis=1)
+        distance[distance <= _SIZE_EQUAL**2] = np.inf
+        step = np.abs(rows[distance.argmin()] - row)
         sizes = np.sort((step * scale[compared.features])[step > compared.limits])
         if len(sizes) >= _FEWEST_STEPS:
             median = sizes[(len(sizes) - 1) // 2]
             shares.append(((np.abs(sizes - median) <= _SIZE_EQUAL * median).sum() - 1) / (len(sizes) - 1))
-    return float(np.clip(np.quantile(shares or [0.0], _USUAL), _RAREST, _OFTENEST))
+    return float(np.clip(np.quantile(shares or [0.0], _STEP_QUANTILE), _RAREST, _OFTENEST))

@@ -350,8 +350,8 @@ def _rank(residual: float, reference: Floats, same: float, count: int, best: _Be
     gaps, chosen = best.gaps, best.chosen
     for at in range(count):
         off = reference[chosen[at], -1]
-        apart = math.sqrt(gaps[at] + (off - residual) * (off - residual))
-        gaps[at] = np.inf if apart <= same else math.sqrt(gaps[at] + off * off + residual * residual)
+        distance = math.sqrt(gaps[at] + (off - residual) * (off - residual))
+        gaps[at] = np.inf if distance <= same else math.sqrt(gaps[at] + off * off + residual * residual)
     for at in range(1, count):
         for back in range(at, 0, -1):
             gap, before = gaps[back], gaps[back - 1]

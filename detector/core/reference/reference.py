@@ -25,7 +25,7 @@ _EVEN = 10.0
 """Features whose ranges differ by more than this, without the outermost tenths, are scaled to one range."""
 _TRIMMED = 0.05
 """The share of the accounts that vary a feature, at least one, that is left out at either end of its range."""
-_FEWEST = 4
+_MIN_ACCOUNTS = 4
 """With fewer accounts that vary a feature, none is left out."""
 _STRETCHED = 4.0
 """A range that the trimmed accounts would make this many times wider is taken without them."""
@@ -58,7 +58,7 @@ def _ranges(rows: Rows, owner: NDArray[np.int64]) -> tuple[Floats, Floats]:
     common = np.median(rows, axis=0)
     vary = (lows < highs) | (lows != common)
     count = vary.sum(axis=0)
-    trimmed = np.where(count >= _FEWEST, np.maximum((_TRIMMED * count).astype(np.int64), 1), 0)
+    trimmed = np.where(count >= _MIN_ACCOUNTS, np.maximum((_TRIMMED * count).astype(np.int64), 1), 0)
     inner_low = _ranked(np.where(vary, lows, np.inf), trimmed)
     inner_high = -_ranked(np.where(vary, -highs, np.inf), trimmed)
     stretched = (inner_high > inner_low) & (high - low > _STRETCHED * (inner_high - inner_low))
@@ -185,7 +185,7 @@ _DUPLICATE = 1e-3
 """Rows closer than this share of the median nearest-neighbour distance count as duplicates."""
 LARGEST = 1e30
 """Features are clipped to this before they are scaled."""
-_FAR = 1_000.0
+_CLIP_RANGES = 1_000.0
 """Features are clipped to this many ranges from honest ones. Beyond that all honest queries are equally far, and next
 to such a distance the steps between a thief's own queries would look like no steps at all."""
 
@@ -216,8 +216,8 @@ class HonestQueries:
         """int64 (m,): the first position of each distinct row, in an order that depends only on the rows of the
         account."""
         keys, first = np.unique(self.keys, return_index=True)
-        combined = _stirred(np.bitwise_xor.reduce(_stirred(keys), keepdims=True))
-        return first[np.argsort(_stirred(keys ^ combined), kind="stable")]
+        combined = _scrambled(np.bitwise_xor.reduce(_scrambled(keys), keepdims=True))
+        return first[np.argsort(_scrambled(keys ^ combined), kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +328,7 @@ class ReferenceIndex:
         self.reference = reference
         self._plain = bool((reference.scale == 1).all())
         self._nearest = NearestRows(reference.points, reference.residual)
-        self._least, self._most = reference.seen.within(_FAR, FARTHEST)
+        self._least, self._most = reference.seen.within(_CLIP_RANGES, FARTHEST)
         self._near_all = float(self._least.max()), float(self._most.min())
 
     def scaled(self, features: Rows) -> Rows:
@@ -382,7 +382,7 @@ def shares(offered: Sequence[Array], room: int) -> list[Array]:
     return taken
 
 
-def _stirred(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def _scrambled(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Returns ``keys``, each mapped to another that looks random (the finaliser of SplitMix64, Steele 2014)."""
     mixed = np.asarray(keys + np.uint64(0x9E3779B97F4A7C15))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -40,15 +40,15 @@ class Delta:
         """Returns the part of each run of ``slots``, which follow one another, and of their ``pools``."""
         if not (self.slots or self.pools):
             return [self] * len(slots)
-        starts = [*(own.start for own in slots), slots[-1].stop]
-        edges = {kind: np.searchsorted(own["slot"], starts).tolist() for kind, own in self.events.items()}
+        starts = [*(part.start for part in slots), slots[-1].stop]
+        edges = {kind: np.searchsorted(events["slot"], starts).tolist() for kind, events in self.events.items()}
         return [
             Delta(
-                {name: values[own] for name, values in self.slots.items()},
+                {name: values[slot] for name, values in self.slots.items()},
                 {name: values[pool] for name, values in self.pools.items()},
-                {kind: _cut(events, edges[kind][at : at + 2], own.start) for kind, events in self.events.items()},
+                {kind: _cut(events, edges[kind][at : at + 2], slot.start) for kind, events in self.events.items()},
             )
-            for at, (own, pool) in enumerate(zip(slots, pools, strict=True))
+            for at, (slot, pool) in enumerate(zip(slots, pools, strict=True))
         ]
 
     def to_record(self) -> Arrays:
@@ -56,7 +56,7 @@ class Delta:
         if not (self.slots or self.pools):
             return {}
         groups = {"pool": self.pools, "slot": self.slots, **self.events}
-        return {f"{group}_{name}": values for group, own in groups.items() for name, values in own.items()}
+        return {f"{group}_{name}": values for group, columns in groups.items() for name, values in columns.items()}
 
     @classmethod
     def from_record(cls, record: Arrays) -> Delta:

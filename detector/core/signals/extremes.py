@@ -52,23 +52,26 @@ EXTREMES = {
 }
 
 _SHARE = 1 / 16
+"""The share of a thief's queries that is taken to be extreme."""
 _LONGER = 4.0
+"""A thief's tail is taken to be this many times as long as the honest one."""
 _SEVERAL = 1.2
 """Excesses in several measures at once are added up, and divided by this."""
 _RATE = (1 - 1 / _LONGER) / _SEVERAL
-_NONE = math.log(1 - _SHARE)
-_MOST = 3.5
-_END = 24.0
-_ORDINARY = 4.0
+_NO_EXTREME_NATS = math.log(1 - _SHARE)
+_MAX_NATS, _MAX_EVIDENCE = 3.5, 24.0
+"""The most that one query adds, and the most that the sum holds."""
+_HONEST_NATS = 4.0
 """Honest accounts reach this many nats."""
-_FAR = 20.0
+_MAX_EXCESS = 20.0
+"""Larger excesses, in mean excesses of the honest tail, count as this one."""
 
 Floats = NDArray[np.float64]
 
 
 def beyond_of(measure: str) -> float:
     """Returns the share of honest queries beyond the start of the tail of ``measure``, at most."""
-    return next((own.beyond for own in EXTREMES.values() if measure in own.measures), _BEYOND)
+    return next((extreme.beyond for extreme in EXTREMES.values() if measure in extreme.measures), _BEYOND)
 
 
 class TailScales(NamedTuple):
@@ -89,13 +92,13 @@ class TailScales(NamedTuple):
         known = tails.measures if tails else ()
         group, leads, shifted = np.full(len(names), -1), np.zeros(len(names), np.bool_), np.zeros(len(names), np.bool_)
         tail = np.zeros((3, len(names)))
-        for number, own in enumerate(EXTREMES.values()):
-            for name in own.measures:
+        for number, extreme in enumerate(EXTREMES.values()):
+            for name in extreme.measures:
                 if tails is not None and name in known and name in names:
                     column, at = names.index(name), known.index(name)
-                    group[column], leads[column], shifted[column] = number, name == own.measures[0], own.shifted
+                    group[column], leads[column], shifted[column] = number, name == extreme.measures[0], extreme.shifted
                     tail[:, column] = tails.mean[at], tails.start[at], tails.excess[at]
-        beyond = np.array([own.beyond for own in EXTREMES.values()])
+        beyond = np.array([extreme.beyond for extreme in EXTREMES.values()])
         return cls(group, leads, shifted, tail, beyond, names.index("one_feature") if "one_feature" in names else -1)
 
 
@@ -116,17 +119,17 @@ def add_extremes(
         shift = max(average[column] - mean, 0.0) if scales.shifted[column] else 0.0
         beyond = (values[column] - shift - start) / excess
         if beyond > 0:
-            reached[group] += min(beyond, _FAR)
+            reached[group] += min(beyond, _MAX_EXCESS)
         leads[group] |= scales.leads[column] and values[column] > start
     for group in range(len(evidence)):
-        nats = _NONE
+        nats = _NO_EXTREME_NATS
         if leads[group] and reached[group] > 0:
             ratio = math.exp(_RATE * reached[group]) / (scales.beyond[group] * _LONGER)
-            nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MOST)
-        evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _END)
+            nats = min(math.log(1 - _SHARE + _SHARE * ratio), _MAX_NATS)
+        evidence[group] = min(max(evidence[group] + weights[0] * nats, 0.0), _MAX_EVIDENCE)
 
 
 @compiled
 def extremes_score(evidence: float) -> float:
     """Returns by how many nats the ``evidence`` exceeds that of ordinary honest accounts."""
-    return max(evidence - _ORDINARY, 0.0)
+    return max(evidence - _HONEST_NATS, 0.0)

@@ -79,9 +79,9 @@ class Margin(SlotState):
 
     def __init__(self, config: EngineConfig) -> None:
         self._judged = {
-            (own.model, own.model_version): _MarginProfile(own, own.margins)
-            for own in config.judging
-            if own.margins is not None
+            (profile.model, profile.model_version): _MarginProfile(profile, profile.margins)
+            for profile in config.judging
+            if profile.margins is not None
         }
         widest = max([judged.rule.leaves for judged in self._judged.values()] + [1])
         self._leaves = Rings(-(-widest // PAGE) * PAGE, _LEAF, 0)
@@ -104,9 +104,9 @@ class Margin(SlotState):
         figures = np.empty((len(_FIGURES), len(rows)))
         _count(_CountedQueries(slot, counted, close.inside, cell), counts, leaves, judged.rule, figures)
         leaf = rows.slot[at] * self._leaves.width + close.leaf[at]
-        reached, first = np.unique(leaf, return_index=True)
-        own = self._leaves.values[cell[at[first]]]
-        return _proposal(figures, self._delta(rows.slots, _leaf_events(*divmod(reached, self._leaves.width), own)))
+        cells, first = np.unique(leaf, return_index=True)
+        ratios = self._leaves.values[cell[at[first]]]
+        return _proposal(figures, self._delta(rows.slots, _leaf_events(*divmod(cells, self._leaves.width), ratios)))
 
     def _events_of(self, slots: Array) -> Events:
         counts = self._leaves.read(slots)
@@ -129,8 +129,8 @@ def _leaf_events(slot: Array, number: Array, counts: Array) -> Events:
 
 def _proposal(figures: Floats, delta: Delta) -> Proposal:
     score, no_alarm = figures[-1], np.zeros(figures.shape[1], np.bool_)
-    shown = dict(zip(_FIGURES[:-1], figures, strict=False))
-    return Proposal(score, score, no_alarm, 1.0, {}, delta, figures=shown)
+    values = dict(zip(_FIGURES[:-1], figures, strict=False))
+    return Proposal(score, score, no_alarm, 1.0, {}, delta, figures=values)
 
 
 class _MarginProfile:
@@ -183,7 +183,7 @@ def _count(
             counters.cusum[slot] = max(counters.cusum[slot] + (rule.up if inside else rule.down), 0)
             if rule.leaves > 0:
                 counters.shares[slot] += _gain(leaves, queries.cell[row], inside)
-        _show(counters, slot, rule.leaves, figures[:, row])
+        _write_figures(counters, slot, rule.leaves, figures[:, row])
 
 
 @compiled
@@ -202,7 +202,7 @@ def _share(queries: int, inside: int) -> int:
 
 
 @compiled
-def _show(counters: _SlotCounts, slot: int, leaves: int, figures: Floats) -> None:
+def _write_figures(counters: _SlotCounts, slot: int, leaves: int, figures: Floats) -> None:
     """Sets ``figures`` (figures,) from the counters; NaN before any query counted."""
     queries = counters.queries[slot]
     if queries == 0:

@@ -74,9 +74,9 @@ class Coverage(SlotState):
             {"covered": (np.int64, 0), "tag": (np.uint64, 0)}, unlogged={"bits": (np.uint8, 0, BITMAP_BYTES)}, tag="tag"
         )
         self._cells = {
-            (own.model, own.model_version): _cells_of(own, own.validation)
-            for own in config.judging
-            if own.validation is not None
+            (profile.model, profile.model_version): _cells_of(profile, profile.validation)
+            for profile in config.judging
+            if profile.validation is not None
         }
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
@@ -168,8 +168,8 @@ class InformationGain(SlotState):
     def __init__(self, config: EngineConfig) -> None:
         self._sample = Rings(BUCKETS, PAIR, NOTHING)
         super().__init__({"exposure": (np.float64, np.nan), "tag": (np.uint64, 0)}, rings=[self._sample], tag="tag")
-        own = {(profile.model, profile.model_version): profile.validation for profile in config.judging}
-        probes = {key: _AnswerProbe(validation) for key, validation in own.items() if validation is not None}
+        validations = {(profile.model, profile.model_version): profile.validation for profile in config.judging}
+        probes = {key: _AnswerProbe(validation) for key, validation in validations.items() if validation is not None}
         self._probes = {key: probe for key, probe in probes.items() if probe.is_informative}
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
@@ -204,12 +204,12 @@ class InformationGain(SlotState):
         exposure: Floats = self._columns["exposure"][rows.slots[rows.slot]]
         for row in np.flatnonzero(is_due(rows.index + 1)).tolist():
             slot = int(rows.slot[row])
-            own = np.flatnonzero(rows.slot == slot)
-            held = self._sample.read(rows.slots[slot : slot + 1]).ravel()
+            rows_of_slot = np.flatnonzero(rows.slot == slot)
+            sample = self._sample.read(rows.slots[slot : slot + 1]).ravel()
             fresh = pairs[at[(rows.slot[at] == slot) & (at <= row)]]
-            joined = np.concatenate((held[held["hash"] != EMPTY], fresh))
+            joined = np.concatenate((sample[sample["hash"] != EMPTY], fresh))
             chosen = smallest_of(joined["hash"], np.zeros(len(joined), np.int64))
-            exposure[own[own >= row]] = probe.exposure(joined[chosen])
+            exposure[rows_of_slot[rows_of_slot >= row]] = probe.exposure(joined[chosen])
         return exposure
 
 
@@ -251,9 +251,9 @@ class EffectiveQueries(SlotState):
     def __init__(self, config: EngineConfig) -> None:
         super().__init__({"learned": (np.float64, 0.0)})
         self._spacing = {
-            (own.model, own.model_version): own.validation.spacing(own.reference.scale)
-            for own in config.judging
-            if own.validation is not None and own.validation.features.shape[1] == own.reference.dimension
+            (profile.model, profile.model_version): profile.validation.spacing(profile.reference.scale)
+            for profile in config.judging
+            if profile.validation is not None and profile.validation.features.shape[1] == profile.reference.dimension
         }
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
@@ -261,7 +261,7 @@ class EffectiveQueries(SlotState):
         if spacing is None or not views.has_reference:
             return Proposal.empty(len(rows))
         self._begin(rows.slots)
-        price = np.where(views.repeats, 0.0, np.minimum(views.own.distance / spacing, 1.0) ** 2)
+        price = np.where(views.repeats, 0.0, np.minimum(views.nearest_own.distance / spacing, 1.0) ** 2)
         learned = np.empty(len(rows))
         _add_up(rows.slots[rows.slot], price, self._columns["learned"], learned)
         return replace(Proposal.meter(learned, self._delta(rows.slots, {})), figures={PRICE: price})

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
-from detector.core.configuration import MOST, PradaConfig
+from detector.core.configuration import MAX_INTEGER, PradaConfig
 from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Events, Proposal, SlotState
-from detector.core.signals.shapiro_wilk import CONSTANT, LANES, WARM_UP, pairwise, statistic, weight_table
+from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD, LANES, WARM_UP, pairwise, statistic, weight_table
 from detector.core.state.arrays import Array, Sections, unpack
 from detector.core.state.columns import BLANK, PAGE, Ring, Rings, lacking, page_of, put
 from detector.core.state.rows import Grouping, StepRows
@@ -56,7 +56,7 @@ class WindowedPrada(SlotState):
         super().__init__({**counters, **last}, rings=[self._window, self._hashes, self._order])
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        return self.judge(rows, views.own.grown, views.own.joined)
+        return self.judge(rows, views.nearest_own.grown, views.nearest_own.joined)
 
     def judge(self, rows: StepRows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Proposal:
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf or NaN if there is none, and
@@ -69,8 +69,8 @@ class WindowedPrada(SlotState):
         output = WindowOutput.of(len(rows))
         rule = WindowRule(
             self._config.delta,
-            min(self._config.check_every, MOST),
-            min(self._config.consecutive_checks, MOST),
+            min(self._config.check_every, MAX_INTEGER),
+            min(self._config.consecutive_checks, MAX_INTEGER),
             weight_table(self._config.window),
         )
         judge_windows(self._state(), queries, rule, output)
@@ -98,8 +98,8 @@ class WindowedPrada(SlotState):
 
     def _apply_events(self, slots: Array, events: Events) -> None:
         self._order.evict(slots)
-        for rings, own in ((self._window, events["distance"]), (self._hashes, events["hash"])):
-            rings.write(slots[own["slot"]], own["position"], own["value"])
+        for rings, event in ((self._window, events["distance"]), (self._hashes, events["hash"])):
+            rings.write(slots[event["slot"]], event["position"], event["value"])
 
     def _evidence(self, output: WindowOutput) -> dict[int, tuple[Evidence, ...]]:
         config = self._config
@@ -254,7 +254,7 @@ def judge_windows(state: WindowState, queries: DistanceRows, rule: WindowRule, o
     window, joined, event = state.window, output.distances, 0
     buffers = _buffers_of(window.table.shape[1] * PAGE, rule.every)
     groups, distances, admitted = queries.groups, queries.distance, queries.admitted
-    shown, alarm, repeat = output.figures, output.alarm, output.repeat
+    figures, alarm, repeat = output.figures, output.alarm, output.repeat
     for at in range(len(queries.slots)):
         slot = queries.slots[at]
         for row in groups.order[groups.starts[at] : groups.starts[at] + groups.lengths[at]]:
@@ -272,7 +272,7 @@ def judge_windows(state: WindowState, queries: DistanceRows, rule: WindowRule, o
                     if (position + 1) % rule.every == 0 and position >= WARM_UP:
                         _sort(state, slot, rule.every, buffers)
                         _test(state, slot, row, rule, buffers, output)
-            shown[0, row], shown[1, row], shown[2, row] = state.w[slot], state.constant[slot], state.repeats[slot]
+            figures[0, row], figures[1, row], figures[2, row] = state.w[slot], state.constant[slot], state.repeats[slot]
             alarm[row] = state.below[slot] >= rule.consecutive
     output.written[0] = event
 
@@ -294,18 +294,18 @@ def _buffers_of(width: int, every: int) -> _Buffers:
 @compiled
 def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at: int, row: int) -> bool:
     """Returns whether the row repeats an earlier query; remembers the hash of its features. Repeats drive out none."""
-    slot, own, ring = queries.slots[at], queries.hashes[row], state.hashes
+    slot, hashed, ring = queries.slots[at], queries.hashes[row], state.hashes
     position = state.inside[slot]
     is_known = False
     for cell in range(min(position, ring.table.shape[1] * PAGE)):
-        if ring.values[ring.table[slot, cell // PAGE], cell % PAGE] == own:
+        if ring.values[ring.table[slot, cell // PAGE], cell % PAGE] == hashed:
             is_known = True
             break
     if is_known:
         return True
-    put(ring, slot, position, own)
+    put(ring, slot, position, hashed)
     event, joined = output.written[1], output.hashes
-    joined.slot[event], joined.position[event], joined.value[event] = at, position, own
+    joined.slot[event], joined.position[event], joined.value[event] = at, position, hashed
     output.written[1] += 1
     state.inside[slot] += 1
     return False
@@ -403,8 +403,8 @@ def _constant_share(sample: NDArray[np.float64]) -> float:
     """Returns the share of distances equal to the median to 1e-9."""
     middle = sample[(len(sample) - 1) // 2]
     low = high = (len(sample) - 1) // 2
-    while low > 0 and middle - sample[low - 1] <= CONSTANT * middle:
+    while low > 0 and middle - sample[low - 1] <= CONSTANT_SPREAD * middle:
         low -= 1
-    while high < len(sample) and sample[high] - middle <= CONSTANT * middle:
+    while high < len(sample) and sample[high] - middle <= CONSTANT_SPREAD * middle:
         high += 1
     return (high - low) / len(sample)

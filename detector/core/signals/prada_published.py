@@ -21,7 +21,7 @@ from detector.core.loops.compiled import compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Arrays, Events, Proposal, SlotState
-from detector.core.signals.shapiro_wilk import CONSTANT, WARM_UP, half_weights, mean_of, squares_of, statistic
+from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD, WARM_UP, half_weights, mean_of, squares_of, statistic
 from detector.core.state.arrays import Array
 from detector.core.state.rows import Grouping, StepRows
 
@@ -92,7 +92,7 @@ class PublishedPrada(SlotState):
         self._logs: dict[int, DistanceLog] = {}
 
     def observe(self, rows: StepRows, views: Views) -> Proposal:
-        return self.judge(rows, views.own.grown, views.own.joined)
+        return self.judge(rows, views.nearest_own.grown, views.nearest_own.joined)
 
     def judge(self, rows: StepRows, distance: NDArray[np.float64], admitted: NDArray[np.bool_]) -> Proposal:
         """Judges ``rows`` and learns from them. ``distance`` float64 (n,), inf if there is none, and ``admitted``
@@ -127,8 +127,8 @@ class PublishedPrada(SlotState):
 
         def recompute(pool: int, joined: list[float]) -> float:
             log = self._logs.get(int(rows.slots[rows.pool_slot[pool]]), DistanceLog())
-            own = log["distance"][log["admitted"] & (log["label"] == rows.pool_label[pool])]
-            distances = np.array([0.0, *own.tolist(), *joined])
+            distances_of_class = log["distance"][log["admitted"] & (log["label"] == rows.pool_label[pool])]
+            distances = np.array([0.0, *distances_of_class.tolist(), *joined])
             prefixes = (distances[:count] for count in range(2, len(distances) + 1))
             return max([0.0, *(float(np.mean(prefix) - np.std(prefix)) for prefix in prefixes)])
 
@@ -140,8 +140,8 @@ class PublishedPrada(SlotState):
             self._logs.pop(slot, None)
 
     def nbytes(self, slots: Array | None = None, pools: Array | None = None) -> int:
-        held = self._logs if slots is None else self._logs.keys() & set(slots.tolist())
-        return super().nbytes(slots, pools) + sum(self._logs[slot].nbytes for slot in held)
+        logs = self._logs if slots is None else self._logs.keys() & set(slots.tolist())
+        return super().nbytes(slots, pools) + sum(self._logs[slot].nbytes for slot in logs)
 
     def _events_of(self, slots: Array) -> Events:
         logs = [self._logs.get(slot, DistanceLog()) for slot in slots.tolist()]
@@ -175,8 +175,8 @@ class PublishedPrada(SlotState):
         due, ends = np.empty(count, np.int64), np.empty(count, np.int64)
         edges = find_due(rows.by_slot, known, np.ascontiguousarray(rows.index), before, due, ends)
         for at in np.flatnonzero(np.diff(edges)).tolist():
-            own = slice(edges[at], edges[at + 1])
-            w[due[own]], tested[due[own]] = self._logs[int(rows.slots[at])].test(ends[own], self._threshold)
+            part = slice(edges[at], edges[at + 1])
+            w[due[part]], tested[due[part]] = self._logs[int(rows.slots[at])].test(ends[part], self._threshold)
         return w, tested
 
 
@@ -227,16 +227,16 @@ def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
     """Writes the distances that count from now on. Returns how many they are."""
     labels, classes, count = log.label, log.classes, 0
     for entry in range(log.marks[PASSED], end):
-        label, own = labels[entry], 0
-        while own < log.marks[CLASSES] and classes[0, own] != label:
-            own += 1
-        if own == log.marks[CLASSES]:
-            classes[0, own], classes[1, own] = label, 0
+        label, at = labels[entry], 0
+        while at < log.marks[CLASSES] and classes[0, at] != label:
+            at += 1
+        if at == log.marks[CLASSES]:
+            classes[0, at], classes[1, at] = label, 0
             log.marks[CLASSES] += 1
-        classes[1, own] += 1
-        if classes[1, own] < CLASS_MINIMUM:
+        classes[1, at] += 1
+        if classes[1, at] < CLASS_MINIMUM:
             continue
-        first = 0 if classes[1, own] == CLASS_MINIMUM else entry
+        first = 0 if classes[1, at] == CLASS_MINIMUM else entry
         for earlier in range(first, entry + 1):
             if labels[earlier] == label:
                 fresh[count] = log.distance[earlier]
@@ -246,9 +246,9 @@ def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
 
 
 @compiled
-def _merge(pool: NDArray[np.float64], held: int, fresh: NDArray[np.float64]) -> None:
-    """Merges ``fresh`` into the first ``held`` values of ``pool``; both are in ascending order."""
-    end = held
+def _merge(pool: NDArray[np.float64], count: int, fresh: NDArray[np.float64]) -> None:
+    """Merges ``fresh`` into the first ``count`` values of ``pool``; both are in ascending order."""
+    end = count
     for number in range(len(fresh) - 1, -1, -1):
         start = _below(pool[:end], fresh[number])
         pool[start + number + 1 : end + number + 1] = pool[start:end]
@@ -283,7 +283,7 @@ def _judged(
         return nan, TOO_FEW
     sample = pool[low:high]
     # scipy takes values within 1e-19 as equal.
-    if sample[-1] - sample[0] <= max(CONSTANT * sample[-1], 1e-18):
+    if sample[-1] - sample[0] <= max(CONSTANT_SPREAD * sample[-1], 1e-18):
         return nan, DOUBTFUL
     half_weights(len(sample), half, work)
     w = statistic(sample, half, work)
@@ -295,7 +295,7 @@ def _without_outliers(pool: NDArray[np.float64], work: NDArray[np.float64]) -> t
     """Returns from where to where the pool has no outliers, or (0, 0) where rounding could decide which they are."""
     count, mean = len(pool), mean_of(pool, work)
     reach = 3.0 * sqrt(squares_of(pool, mean, work) / count)
-    if reach <= 3.0 * CONSTANT * mean:
+    if reach <= 3.0 * CONSTANT_SPREAD * mean:
         return 0, 0
     low, high = _below(pool, mean - reach), _below(pool, mean + reach)
     for border in (low, high):

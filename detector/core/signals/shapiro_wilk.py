@@ -15,7 +15,7 @@ from detector.core.loops.compiled import compiled
 
 WARM_UP = 100
 """A test needs more than this many distances after outlier rejection."""
-CONSTANT = 1e-9
+CONSTANT_SPREAD = 1e-9
 """A sample whose deviation is below this share of its mean has no shape to test."""
 
 
@@ -77,7 +77,7 @@ def statistic(ascending: NDArray[np.float64], half: NDArray[np.float64], work: N
     ``work``: room for half as many, and one."""
     count, mean = len(ascending), mean_of(ascending, work)
     squares = squares_of(ascending, mean, work)
-    if not squares > count * (CONSTANT * mean) * (CONSTANT * mean):
+    if not squares > count * (CONSTANT_SPREAD * mean) * (CONSTANT_SPREAD * mean):
         return nan
     descending = ascending[::-1]
     for at in range(count // 2):

@@ -45,11 +45,11 @@ FOLLOWING = (CHANGE, *EXTREMES)
 NOTABLE = 2.0
 """A family of measures counts if its contribution to an account's D is at least this."""
 
-FAMILIES: dict[str, Family] = {name: own.family for name, own in MEASURES.items()} | {
+FAMILIES: dict[str, Family] = {name: source.family for name, source in MEASURES.items()} | {
     "prada": "structure",
     "margin": "outputs",
     CHANGE: "content",
-    **{name: own.family for name, own in EXTREMES.items()},
+    **{name: source.family for name, source in EXTREMES.items()},
 }
 """The family of each column of standards."""
 
@@ -105,7 +105,8 @@ class Suspicion(SlotState):
         self._measures, self._others, self._listener = list(measures.values()), list(others), listener
         self.figures = (*measures, *others, *FOLLOWING)
         self._scorers = {
-            (own.model, own.model_version): _ProfileScorer(own, self.figures, self._measures) for own in config.judging
+            (profile.model, profile.model_version): _ProfileScorer(profile, self.figures, self._measures)
+            for profile in config.judging
         }
         super().__init__(
             {
@@ -147,8 +148,8 @@ class Suspicion(SlotState):
 
     def apply(self, slots: Array, pools: Array, delta: Delta) -> None:
         """Applies ``delta``, unless it is of a version with other measures or without extremes: a cold start."""
-        own = {name: self._columns[name].shape[1:] for name in self._logged}
-        if own.items() <= {name: column.shape[1:] for name, column in delta.slots.items()}.items():
+        expected = {name: self._columns[name].shape[1:] for name in self._logged}
+        if expected.items() <= {name: column.shape[1:] for name, column in delta.slots.items()}.items():
             super().apply(slots, pools, delta)
 
     def dump(self, slots: Array, pools: Array) -> Delta:
@@ -163,7 +164,7 @@ class Suspicion(SlotState):
             [queries.weights[clock] for clock in CLOCKS],
             [queries.views.scores[name] for name in self._others],
         )
-        return MeasuredQueries(*(_side_by_side(own, len(queries.rows)) for own in columns))
+        return MeasuredQueries(*(_side_by_side(parts, len(queries.rows)) for parts in columns))
 
 
 def _side_by_side(columns: Sequence[Floats], count: int) -> Floats:
@@ -237,8 +238,8 @@ class Scales(NamedTuple):
 
     @classmethod
     def of(cls, measures: Sequence[Measure], spread: Spread, tails: Tails | None) -> Scales:
-        own, others = spread.at(slice(len(measures))), spread.at(slice(len(measures), -len(FOLLOWING)))
-        reach = _CLIP * np.hypot(own.between, own.within)
+        of_measures, others = spread.at(slice(len(measures))), spread.at(slice(len(measures), -len(FOLLOWING)))
+        reach = _CLIP * np.hypot(of_measures.between, of_measures.within)
         least = [
             math.hypot(measure.between, measure.within / math.sqrt(MEMORIES[_FAST] + PRIOR))
             if measure.family == "content"
@@ -247,8 +248,8 @@ class Scales(NamedTuple):
         ]
         return cls(
             clock_of(measures),
-            np.column_stack((own.mean, own.mean - reach, own.mean + reach, least)),
-            np.repeat(np.stack((own.mean, own.between**2, own.within**2)), DEPTH, axis=1),
+            np.column_stack((of_measures.mean, of_measures.mean - reach, of_measures.mean + reach, least)),
+            np.repeat(np.stack((of_measures.mean, of_measures.between**2, of_measures.within**2)), DEPTH, axis=1),
             np.column_stack((others.mean, others.between)),
             TailScales.of([measure.name for measure in measures], tails),
         )
@@ -264,7 +265,7 @@ class Scales(NamedTuple):
 
 def clock_of(measures: Sequence[Measure]) -> Integers:
     """Returns int64 (j + clocks,): the clock of each sum, of the measures first and then of the clocks' own weights."""
-    return np.array([*(CLOCKS.index(own.clock) for own in measures), *range(len(CLOCKS))], np.int64)
+    return np.array([*(CLOCKS.index(measure.clock) for measure in measures), *range(len(CLOCKS))], np.int64)
 
 
 def width(measures: Sequence[Measure]) -> int:
@@ -281,13 +282,13 @@ def _update(
     added, kept = np.empty(len(scales.clock)), np.empty((len(CLOCKS), DEPTH))
     each, weight, average = np.empty(count * DEPTH), np.empty(count * DEPTH), np.empty(count)
     for row in range(len(slot)):
-        held, weights, evidence = sums[slot[row]], queries.weights[row], extremes[slot[row]]
-        _average(held, scales, average)
+        account_sums, weights, evidence = sums[slot[row]], queries.weights[row], extremes[slot[row]]
+        _average(account_sums, scales, average)
         add_extremes(queries.values[row], weights, average, scales.clock, scales.tails, evidence)
         _increments(queries.values[row], weights, scales, added)
-        fade(held, added, weights, scales.clock, kept)
-        _weigh(held, scales.clock, weight)
-        _standardise(held, weight, scales.lanes, each)
+        fade(account_sums, added, weights, scales.clock, kept)
+        _weigh(account_sums, scales.clock, weight)
+        _standardise(account_sums, weight, scales.lanes, each)
         for column in range(count):
             most = each[column * DEPTH]
             for memory in range(1, DEPTH):
@@ -295,7 +296,7 @@ def _update(
             scores[row, column] = most
         for at in range(others):
             scores[row, count + at] = _weighed(queries.others[row, at], scales.others[at])
-        scores[row, count + others] = _change(held, weight, scales.measures)
+        scores[row, count + others] = _change(account_sums, weight, scales.measures)
         for group in range(len(evidence)):
             scores[row, count + others + 1 + group] = extremes_score(evidence[group])
 
@@ -308,8 +309,8 @@ def _increments(values: Floats, weights: Floats, scales: Scales, added: Floats) 
         scale, value = scales.measures[column], values[column]
         value = scale[_MEAN] if math.isnan(value) else min(max(value, scale[_LOW]), scale[_HIGH])
         added[column] = value * weights[scales.clock[column]]
-    for own in range(len(weights)):
-        added[count + own] = weights[own]
+    for at in range(len(weights)):
+        added[count + at] = weights[at]
 
 
 @compiled
@@ -325,15 +326,15 @@ def _weigh(sums: Floats, clock: Integers, weight: Floats) -> None:
     """Sets ``weight`` (j * memories,) to the number of queries in each sum, with ``PRIOR`` ordinary ones."""
     count = len(weight) // DEPTH
     for column in range(count):
-        own = (count + clock[column]) * DEPTH
+        clock_sums = (count + clock[column]) * DEPTH
         for memory in range(DEPTH):
-            weight[column * DEPTH + memory] = sums[own + memory] + PRIOR
+            weight[column * DEPTH + memory] = sums[clock_sums + memory] + PRIOR
 
 
 @compiled
 def _standardise(total: Floats, weight: Floats, lanes: Floats, each: Floats) -> None:
     """Sets ``each`` (j * memories,) to (average - mean) / sqrt(between² + within² / queries), from decayed sums. Lane
-    beside lane, as the processor divides several at once."""
+    by lane, so that the processor divides several at once."""
     mean, between, within = lanes[0], lanes[1], lanes[2]
     for at in range(len(each)):
         gap = total[at] + mean[at] * (PRIOR - weight[at])
@@ -368,20 +369,20 @@ def fade(sums: Floats, added: Floats, weights: Floats, clock: NDArray[np.int64],
     """Updates ``sums`` (j * memories,), those of one account, by one query, in place: the j-th ones decay by the
     ``clock[j]``-th of ``weights`` (clocks,), from 0 to 1, and grow by ``added[j]``. ``kept`` (clocks, memories)
     receives what is left of 1."""
-    for own in range(len(weights)):
-        weight = weights[own]
+    for number in range(len(weights)):
+        weight = weights[number]
         for memory in range(DEPTH):
             if weight == 0.0:
-                kept[own, memory] = 1.0
+                kept[number, memory] = 1.0
             elif weight == 1.0:
-                kept[own, memory] = _AFTER_ONE[memory]
+                kept[number, memory] = _AFTER_ONE[memory]
             else:
-                kept[own, memory] = math.exp(weight * _RATES[memory])
+                kept[number, memory] = math.exp(weight * _RATES[memory])
     for column in range(len(added)):
-        own = clock[column]
+        number = clock[column]
         for memory in range(DEPTH):
             at = column * DEPTH + memory
-            sums[at] = sums[at] * kept[own, memory] + added[column]
+            sums[at] = sums[at] * kept[number, memory] + added[column]
 
 
 @compiled

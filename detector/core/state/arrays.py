@@ -19,7 +19,7 @@ Sections = dict[str, Section]
 
 _MARK = "\x00array"
 _KINDS = "biuf"
-_SMALL = 1 << 12
+_SMALL_BYTES = 1 << 12
 """Larger arrays are packed without a copy."""
 
 
@@ -43,7 +43,7 @@ def _encode_array(value: Any) -> Any:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
         raise TypeError(f"state sections hold numbers, strings and numeric arrays, not {type(value).__name__}")
     little = value.astype(value.dtype.newbyteorder("<")) if value.dtype.str[0] == ">" else value
-    if little.nbytes < _SMALL or not little.flags.c_contiguous:
+    if little.nbytes < _SMALL_BYTES or not little.flags.c_contiguous:
         return [_MARK, little.dtype.str, little.shape, little.tobytes()]
     return [_MARK, little.dtype.str, little.shape, little.data.cast("B")]
 

@@ -122,11 +122,11 @@ class Rings:
 
     def stock(self, count: int) -> None:
         """Makes sure that ``count`` pages are unused, for a loop to take."""
-        left, held = int(self._left[0]), len(self._pages["free"])
+        left, made = int(self._left[0]), len(self._pages["free"])
         if left >= count:
             return
-        self._pages.reserve(held + count - left)
-        fresh = np.arange(held, len(self._pages["free"]), dtype=np.int32)[::-1]
+        self._pages.reserve(made + count - left)
+        fresh = np.arange(made, len(self._pages["free"]), dtype=np.int32)[::-1]
         self._pages["free"][left : left + len(fresh)] = fresh
         self._left[0] = left + len(fresh)
 
@@ -183,8 +183,8 @@ class Rings:
         self.stock(count)
         self._left[0] -= count
         first = int(self._left[0])
-        taken: Array = self._pages["free"][first : first + count]
-        return taken
+        pages: Array = self._pages["free"][first : first + count]
+        return pages
 
 
 @compiled

@@ -29,10 +29,10 @@ class SeededRounds(SeededTraining):
     """Queries natural rows first, and then, in rounds of at most ROUND, inputs that do not depend on the answers."""
 
     def _later_round(self) -> Inputs:
-        return self._made(min(ROUND, self._left), self._round_rng())
+        return self._inputs(min(ROUND, self._left), self._round_rng())
 
     @abstractmethod
-    def _made(self, count: int, rng: Rng) -> Inputs:
+    def _inputs(self, count: int, rng: Rng) -> Inputs:
         """Returns up to ``count`` inputs (count, d)."""
 
 
@@ -47,7 +47,7 @@ class Assembled(SeededRounds):
         if len(self._rows) < 2:
             raise LabError("this attack makes inputs up from natural inputs, and the thief has fewer than two left")
 
-    def _made(self, count: int, rng: Rng) -> Inputs:
+    def _inputs(self, count: int, rng: Rng) -> Inputs:
         return self._recipe(self._rows, self._space, count, rng)
 
 
@@ -58,14 +58,14 @@ class OwnRows(SeededRounds):
         super().__init__(knowledge, budget, seed)
         self._seeds = natural_seeds(knowledge, len(knowledge.natural), seed)
 
-    def _made(self, count: int, rng: Rng) -> Inputs:
+    def _inputs(self, count: int, rng: Rng) -> Inputs:
         return self._seeds[:0]
 
 
 class UniformAfterRows(SeededRounds):
     """Queries uniform inputs after the natural rows."""
 
-    def _made(self, count: int, rng: Rng) -> Inputs:
+    def _inputs(self, count: int, rng: Rng) -> Inputs:
         return self._space.uniform(count, rng)
 
 
@@ -80,7 +80,7 @@ def mixup(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:
     """Goes a random part of the way from a row to another one; categories are those of the first (Zhang et al. 2018)"""
     first, other = rows[rng.integers(len(rows), size=count)], rows[rng.integers(len(rows), size=count)]
     mixed = first + rng.random((count, 1)) * (other - first)
-    return _inside(np.where(space.categories > 0, first, mixed), space)
+    return _clipped(np.where(space.categories > 0, first, mixed), space)
 
 
 def kernel_density(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:
@@ -88,7 +88,7 @@ def kernel_density(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inp
     drawn = rows[rng.integers(len(rows), size=count)]
     width = rows.std(axis=0) * len(rows) ** (-1 / (space.dimension + 4))
     moved = drawn + width * rng.standard_normal(drawn.shape)
-    return _inside(np.where(space.categories > 0, drawn, moved), space)
+    return _clipped(np.where(space.categories > 0, drawn, moved), space)
 
 
 def mixture(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:
@@ -106,6 +106,6 @@ def mixture(rows: Inputs, space: InputSpace, count: int, rng: Rng) -> Inputs:
     return space.features(rng.permutation(shares))
 
 
-def _inside(inputs: Inputs, space: InputSpace) -> Inputs:
+def _clipped(inputs: Inputs, space: InputSpace) -> Inputs:
     """Returns ``inputs`` (n, d) within the ranges, with whole categories."""
     return space.features(space.shares(inputs))

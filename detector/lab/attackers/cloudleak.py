@@ -87,9 +87,9 @@ def carlini_wagner(network: Network, start: Array, _guides: Array, _rng: np.rand
         by_logit = np.zeros_like(logits)
         by_logit[rows, labels] = np.where(excess > 0, _CONFIDENCE_WEIGHT, 0)
         by_logit[rows, rivals] = np.where(excess > 0, -_CONFIDENCE_WEIGHT, 0)
-        apart = moved - start
-        value = (apart**2).sum() + _CONFIDENCE_WEIGHT * np.maximum(excess, 0).sum()
-        return float(value), 2 * apart + network.input_gradient(moved, by_logit)
+        change = moved - start
+        value = (change**2).sum() + _CONFIDENCE_WEIGHT * np.maximum(excess, 0).sum()
+        return float(value), 2 * change + network.input_gradient(moved, by_logit)
 
     return _minimum(loss, start)
 
@@ -99,8 +99,8 @@ def feature_adversary(network: Network, start: Array, guides: Array, _rng: np.ra
     aims = network.latent(guides)
 
     def loss(moved: Array) -> tuple[float, Array]:
-        apart = network.latent(moved) - aims
-        return float((apart**2).sum()), network.latent_gradient(moved, 2 * apart)
+        gap = network.latent(moved) - aims
+        return float((gap**2).sum()), network.latent_gradient(moved, 2 * gap)
 
     return _minimum(loss, start, SIGNED_STEP)
 
@@ -122,18 +122,18 @@ def feature_fool(
         far, by_far = _distances(latent, home)
         excess = near - far + margins
         by_latent = np.where(excess[:, None] > 0, _TRIPLET_WEIGHT * (by_near - by_far), 0)
-        apart = moved - start
-        value = (apart**2).sum() + _TRIPLET_WEIGHT * np.maximum(excess, 0).sum()
-        return float(value), 2 * apart + network.latent_gradient(moved, by_latent)
+        change = moved - start
+        value = (change**2).sum() + _TRIPLET_WEIGHT * np.maximum(excess, 0).sum()
+        return float(value), 2 * change + network.latent_gradient(moved, by_latent)
 
     return _minimum(loss, start)
 
 
 def _distances(latent: Array, others: Array) -> tuple[Array, Array]:
     """Returns Euclidean distances (n,) row by row, and their gradient (n, h) by ``latent``."""
-    apart = latent - others
-    lengths = np.sqrt((apart**2).sum(axis=1) + _TINY)
-    return lengths, apart / lengths[:, None]
+    gaps = latent - others
+    lengths = np.sqrt((gaps**2).sum(axis=1) + _TINY)
+    return lengths, gaps / lengths[:, None]
 
 
 def _minimum(loss: Callable[[Array], tuple[float, Array]], start: Array, reach: float = np.inf) -> Array:

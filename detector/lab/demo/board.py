@@ -123,8 +123,8 @@ def _alert_text(alert: Alert) -> str:
 
 
 def _group_text(group: GroupAlert) -> str:
-    shown = f": {', '.join(value.name for value in group.evidence[:_NAMED])}" if group.evidence else ""
-    return f"alert: {group.size} accounts share one theft (score {group.score:.2g}, limit 1){shown}"
+    evidence = f": {', '.join(value.name for value in group.evidence[:_NAMED])}" if group.evidence else ""
+    return f"alert: {group.size} accounts share one theft (score {group.score:.2g}, limit 1){evidence}"
 
 
 def _is_member(group: GroupAlert, principal: str) -> bool:

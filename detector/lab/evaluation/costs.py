@@ -77,20 +77,20 @@ def cheapest(costs: Sequence[ThiefCost], inputs: Inputs, level: float) -> ThiefC
     """Returns the thief on one victim with the lowest multiplier for ``level``, without those who send natural rows
     alone; None if none reaches it unseen."""
     at = LEVELS.index(level)
-    reached = [cost for cost in costs if cost.costs[inputs][at].unseen is not None]
-    return min(reached, key=lambda cost: cost.costs[inputs][at].unseen or 0, default=None)
+    detected = [cost for cost in costs if cost.costs[inputs][at].unseen is not None]
+    return min(detected, key=lambda cost: cost.costs[inputs][at].unseen or 0, default=None)
 
 
 def queries_to(run: Run, inputs: Inputs, goal: float, limit: float) -> float | None:
     """Returns after how many queries the clone of ``run`` first has the fidelity ``goal``, linear between measurements;
     None if that takes ``limit`` or more."""
     queries = [point.queries for point in run.curve]
-    reached = [getattr(point, inputs) for point in run.curve]
-    after = next((at for at, share in enumerate(reached) if share >= goal), None)
+    agreements = [getattr(point, inputs) for point in run.curve]
+    after = next((at for at, share in enumerate(agreements) if share >= goal), None)
     if after is None:
         return None
     between = slice(max(after - 1, 0), after + 1)
-    found = float(np.interp(goal, reached[between], queries[between]))
+    found = float(np.interp(goal, agreements[between], queries[between]))
     return found if found < limit else None
 
 

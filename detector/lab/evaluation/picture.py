@@ -26,10 +26,10 @@ _STYLE = (
 def worst_runs(results: Iterable[AttackResult]) -> list[AttackResult]:
     """Returns, for each attack, the run with the best clone before a verdict; missed runs first."""
     worst = [
-        max(runs, key=lambda result: (not result.caught, result.got_unseen))
+        max(runs, key=lambda result: (not result.caught, result.agreement_unseen))
         for runs in group_by_attack(results).values()
     ]
-    return sorted(worst, key=lambda result: (result.caught, -result.got_unseen))
+    return sorted(worst, key=lambda result: (result.caught, -result.agreement_unseen))
 
 
 def picture(results: Iterable[AttackResult]) -> str:
@@ -93,11 +93,11 @@ def _curve(result: AttackResult, axis: Scale, base: float) -> str:
     if result.first_verdict is None:
         end = points[-1] if points else (axis.at(result.run.sent), base)
         return _area(points, base) + path(points, "sooner") + circle(end, 3.5)
-    got = result.got_at_verdict
-    mark = axis.at(result.first_verdict), base - (0 if got is None else got.test) * _PLOT
+    agreement = result.clone_at_verdict
+    mark = axis.at(result.first_verdict), base - (0 if agreement is None else agreement.test) * _PLOT
     before = [*(point for point in points if point[0] < mark[0]), mark]
     after = [point for point in points if point[0] > mark[0]]
-    later = after if got is None else [mark, *after]
+    later = after if agreement is None else [mark, *after]
     return _area(before, base) + path(before, "sooner") + path(later, "later") + circle(mark, 5)
 
 
@@ -108,7 +108,7 @@ def _area(points: Sequence[Point], base: float) -> str:
 
 
 def _outcome(result: AttackResult) -> tuple[str, str]:
-    then, end = result.got_at_verdict, result.got_at_end
+    then, end = result.clone_at_verdict, result.clone_at_end
     verdict = "missed" if result.first_verdict is None else f"caught at query {result.first_verdict:,}"
     if end is None:
         return verdict, f"no clone measured in {result.run.sent:,} queries"

@@ -123,9 +123,9 @@ def _missed(by_attack: dict[str, list[AttackResult]]) -> str:
     parts = []
     for name, runs in by_attack.items():
         if missed := [run for run in runs if not run.caught]:
-            got = max(missed, key=lambda run: run.got_unseen).got_at_end
+            best = max(missed, key=lambda run: run.agreement_unseen).clone_at_end
             often = "" if len(missed) == len(runs) else f" in {len(missed)} of {len(runs)} runs"
-            parts.append(f"{name} ({'no clone' if got is None else percent(got.test)}{often})")
+            parts.append(f"{name} ({'no clone' if best is None else percent(best.test)}{often})")
     lead = "Missed, with the share of natural inputs on which the clone came to agree with the model"
     return f"{lead}: {', '.join(parts)}." if parts else ""
 
@@ -136,7 +136,7 @@ def _caught(name: str, runs: Sequence[AttackResult]) -> str:
         return ""
     latest = max(caught, key=lambda run: run.first_verdict or 0)
     often = "" if len(runs) == 1 else f" in {len(caught)} of {len(runs)} runs, at the latest"
-    then, end = latest.got_at_verdict, latest.got_at_end
+    then, end = latest.clone_at_verdict, latest.clone_at_end
     if end is None:
         clone = "No clone was measured."
     elif then is None:
@@ -181,8 +181,8 @@ def _attack_table(evaluation: Evaluation) -> TextTable:
             f"{result.accounts:,}",
             f"{result.run.sent:,}",
             _first_verdict(result),
-            _both(result.got_at_verdict),
-            _both(result.got_at_end),
+            _both_agreements(result.clone_at_verdict),
+            _both_agreements(result.clone_at_end),
             f"{result.sent_per_useful:.3g}",
         )
         for result in evaluation.attacks
@@ -200,11 +200,16 @@ def cost_table(costs: Sequence[ThiefCost]) -> TextTable:
     rows = []
     for thief_cost in costs:
         result, after = thief_cost.result, thief_cost.found_after
-        got = result.got_at_verdict if result.caught else result.got_at_end
+        agreement = result.clone_at_verdict if result.caught else result.clone_at_end
         names = (result.run.victim, result.run.attack, result.run.wrapper, result.run.knows)
         found = "missed" if after is None else f"{after:,}"
         rows.append(
-            (*names, found, _both(got), *(" / ".join(map(_cost, cells)) for cells in thief_cost.costs.values()))
+            (
+                *names,
+                found,
+                _both_agreements(agreement),
+                *(" / ".join(map(_cost, cells)) for cells in thief_cost.costs.values()),
+            )
         )
     return TextTable(_COST_HEAD, rows, 4)
 
@@ -243,8 +248,8 @@ def _first_verdict(result: AttackResult) -> str:
     return f"{result.first_verdict:,}{' by a group' if result.by_group else ''}"
 
 
-def _both(got: CloneAgreement | None) -> str:
-    return "-" if got is None else f"{percent(got.test)} / {percent(got.uniform)}"
+def _both_agreements(agreement: CloneAgreement | None) -> str:
+    return "-" if agreement is None else f"{percent(agreement.test)} / {percent(agreement.uniform)}"
 
 
 def _honest_table(evaluation: Evaluation) -> TextTable:

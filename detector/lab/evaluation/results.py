@@ -36,26 +36,26 @@ class AttackResult:
         return self.first_verdict is not None
 
     @property
-    def got_at_verdict(self) -> CloneAgreement | None:
+    def clone_at_verdict(self) -> CloneAgreement | None:
         """Linear between checkpoints; None if the thief was missed, or caught before the first checkpoint."""
-        return None if self.first_verdict is None else self._got(self.first_verdict)
+        return None if self.first_verdict is None else self._agreement_after(self.first_verdict)
 
     @property
-    def got_at_end(self) -> CloneAgreement | None:
-        return self._got(self.run.sent)
+    def clone_at_end(self) -> CloneAgreement | None:
+        return self._agreement_after(self.run.sent)
 
     @property
-    def got_unseen(self) -> float:
+    def agreement_unseen(self) -> float:
         """The agreement on natural inputs before any verdict; 0 if it was not measured."""
-        got = self.got_at_verdict if self.caught else self.got_at_end
-        return 0.0 if got is None else got.test
+        agreement = self.clone_at_verdict if self.caught else self.clone_at_end
+        return 0.0 if agreement is None else agreement.test
 
     @property
     def sent_per_useful(self) -> float:
         """The queries sent per useful one."""
         return self.run.sent / self.run.useful if self.run.useful else float("inf")
 
-    def _got(self, queries: int) -> CloneAgreement | None:
+    def _agreement_after(self, queries: int) -> CloneAgreement | None:
         curve = self.run.curve
         if not curve or queries < curve[0].queries:
             return None
@@ -106,7 +106,13 @@ def evaluation_of(logs: Iterable[JudgedLog], detector: str, signals: tuple[str, 
     logs = list(logs)
     attacks = [_attack_result(log) for log in logs if not log.honest.all()]
     attacks.sort(
-        key=lambda result: (result.caught, -result.got_unseen, result.run.attack, result.run.victim, result.run.wrapper)
+        key=lambda result: (
+            result.caught,
+            -result.agreement_unseen,
+            result.run.attack,
+            result.run.victim,
+            result.run.wrapper,
+        )
     )
     refused, in_groups = sum(log.refused for log in logs), len(set().union(*map(_honest_in_groups, logs)))
     return Evaluation(detector, signals, tuple(attacks), honest_results(logs), refused, in_groups=in_groups)

@@ -66,7 +66,7 @@ def varied(rows: Iterator[Rows], rng: Rng, values_of: Callable[[int], NDArray[np
             yield HonestRequest(rng.exponential(0.3), changed)
 
 
-def health_check(held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def health_check(examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends the same vector without end."""
-    row = int(rng.integers(len(held)))
-    return repeat(HonestRequest(0.4, held.features[row : row + 1]))
+    row = int(rng.integers(len(examples)))
+    return repeat(HonestRequest(0.4, examples.features[row : row + 1]))

@@ -65,7 +65,7 @@ def _changed(images: Examples, rng: Rng, change: Callable[[Picture, Rng], Pictur
         yield _as_pixels(change(_as_picture(rows), rng).reshape(1, -1))
 
 
-def _turned_and_moved(picture: Picture, rng: Rng) -> Picture:
+def _rotated_and_shifted(picture: Picture, rng: Rng) -> Picture:
     turned = ndimage.rotate(picture, rng.uniform(-15, 15), order=1, reshape=False)
     return np.asarray(ndimage.shift(turned, rng.uniform(-0.5, 0.5, 2), order=1))
 
@@ -74,7 +74,7 @@ shift = _distorting(lambda picture, rng: ndimage.shift(picture, rng.uniform(-1, 
 rotation = _distorting(lambda picture, rng: ndimage.rotate(picture, rng.uniform(-20, 20), order=1, reshape=False))
 blur = _distorting(lambda picture, rng: ndimage.gaussian_filter(picture, rng.uniform(0.2, 0.8)))
 contrast = _distorting(lambda picture, rng: picture * rng.uniform(0.5, 1.0))
-scanner = _distorting(lambda picture, rng: _turned_and_moved(picture, rng) + rng.normal(0, 0.05, picture.shape))
+scanner = _distorting(lambda picture, rng: _rotated_and_shifted(picture, rng) + rng.normal(0, 0.05, picture.shape))
 """Sheets that never lie quite straight, read with a little noise."""
 
 
@@ -92,13 +92,13 @@ def several_views(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends each image with three turned and moved copies: test-time augmentation."""
     for rows in shuffled(images, rng):
         picture = _as_picture(rows)
-        views = [picture] + [_turned_and_moved(picture, rng) for _ in range(3)]
+        views = [picture] + [_rotated_and_shifted(picture, rng) for _ in range(3)]
         yield HonestRequest(rng.exponential(0.9), _as_pixels(np.stack(views).reshape(4, -1)))
 
 
 def one_class(images: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends one digit only, never written twice in the same way: each turned and moved a little."""
-    return paced(_changed(_of_one_digit(images, rng), rng, _turned_and_moved), rng, 0.26)
+    return paced(_changed(_of_one_digit(images, rng), rng, _rotated_and_shifted), rng, 0.26)
 
 
 def rescans(images: Examples, rng: Rng) -> Iterator[HonestRequest]:

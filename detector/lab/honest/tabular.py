@@ -31,58 +31,58 @@ def habits(dataset: Dataset) -> dict[str, Habit]:
     return {name: Habit(name, partial(behaviour, dataset), about) for name, (behaviour, about) in _HABITS.items()}
 
 
-def fresh(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[Rows]:
-    """Yields endless new rows (1, d) like those ``held``."""
-    order = np.argsort(held.labels, kind="stable")
-    starts = np.searchsorted(held.labels[order], held.labels, side="left")
-    counts = np.bincount(held.labels)[held.labels]
+def fresh(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[Rows]:
+    """Yields endless new rows (1, d) like ``examples``."""
+    order = np.argsort(examples.labels, kind="stable")
+    starts = np.searchsorted(examples.labels[order], examples.labels, side="left")
+    counts = np.bincount(examples.labels)[examples.labels]
     while True:
-        for row in rng.permutation(len(held)):
-            other = held.features[order[starts[row] + rng.integers(counts[row])]]
-            yield _between(dataset, held.features[row], other, rng.random())[None]
+        for row in rng.permutation(len(examples)):
+            other = examples.features[order[starts[row] + rng.integers(counts[row])]]
+            yield _between(dataset, examples.features[row], other, rng.random())[None]
 
 
-def steady(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    return paced(fresh(dataset, held, rng), rng, 0.22)
+def steady(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    return paced(fresh(dataset, examples, rng), rng, 0.22)
 
 
-def bulk_scoring(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def bulk_scoring(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends all rows of the user in one request, in random order; each time a tenth of them, at least one, is new."""
-    table, rows = rng.permutation(held.features), fresh(dataset, held, rng)
+    table, rows = rng.permutation(examples.features), fresh(dataset, examples, rng)
     while True:
         yield HonestRequest(rng.uniform(6, 9), table.copy())
         for number in rng.choice(len(table), max(1, int(_RENEWED_SHARE * len(table))), replace=False):
             table[number] = next(rows)[0]
 
 
-def what_if(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def what_if(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends each row, then the same row with one feature at other values that occur."""
 
     def values_of(feature: int) -> Rows:
-        values = np.unique(held.features[:, feature])
+        values = np.unique(examples.features[:, feature])
         return rng.choice(values, min(_WHAT_IF_VALUES, len(values)), replace=False)
 
-    return varied(fresh(dataset, held, rng), rng, values_of)
+    return varied(fresh(dataset, examples, rng), rng, values_of)
 
 
-def drifted(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def drifted(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends rows whose continuous features are all off by up to a fifth of their range, always by the same."""
     offset = rng.uniform(-_DRIFT, _DRIFT, dataset.dimension) * (dataset.high - dataset.low)
-    return paced((_moved(dataset, row, offset) for row in fresh(dataset, held, rng)), rng, 0.24)
+    return paced((_moved(dataset, row, offset) for row in fresh(dataset, examples, rng)), rng, 0.24)
 
 
-def one_class(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    chosen = held.labels == rng.choice(np.unique(held.labels))
-    return steady(dataset, Examples(held.features[chosen], held.labels[chosen]), rng)
+def one_class(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    chosen = examples.labels == rng.choice(np.unique(examples.labels))
+    return steady(dataset, Examples(examples.features[chosen], examples.labels[chosen]), rng)
 
 
-def retries(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
-    return retried(fresh(dataset, held, rng), rng)
+def retries(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
+    return retried(fresh(dataset, examples, rng), rng)
 
 
-def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def slow_change(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Goes from one row to the next in fifteen steps, with a sensor's noise; categories change half way."""
-    rows = fresh(dataset, held, rng)
+    rows = fresh(dataset, examples, rng)
     before = next(rows)
     for after in rows:
         for share in np.linspace(0, 1, _CHANGE_STEPS, endpoint=False):
@@ -92,9 +92,9 @@ def slow_change(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRe
         before = after
 
 
-def short_lived(dataset: Dataset, held: Examples, rng: Rng) -> Iterator[HonestRequest]:
+def short_lived(dataset: Dataset, examples: Examples, rng: Rng) -> Iterator[HonestRequest]:
     """Sends one to twelve queries, then none."""
-    rows = fresh(dataset, held, rng)
+    rows = fresh(dataset, examples, rng)
     for _ in range(int(rng.integers(1, _LONGEST_STAY + 1))):
         yield HonestRequest(rng.exponential(0.5), next(rows))
 
@@ -106,7 +106,7 @@ _HABITS: dict[str, tuple[TabularBehaviour, str]] = {
     "drifted": (drifted, "rows off the training distribution"),
     "one class": (one_class, "rows of one class only"),
     "retries": (retries, "sends every third query again"),
-    "health check": (lambda _, held, rng: health_check(held, rng), "one vector without end"),
+    "health check": (lambda _, examples, rng: health_check(examples, rng), "one vector without end"),
     "slow change": (slow_change, "a sensor that follows a slowly changing input"),
     "short-lived": (short_lived, "a dozen queries at most, then gone"),
 }

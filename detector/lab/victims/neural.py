@@ -157,14 +157,14 @@ def train_diverse(dataset: Dataset, seed: int, diversity: float = DIVERSITY) -> 
     for rows in batches(len(task.columns), epochs_of(len(task.columns), _ENSEMBLE_UPDATES), rng):
         share = rng.random((len(rows), dataset.dimension), dtype=np.float32)
         strange = task.encode(dataset.low + share * (dataset.high - dataset.low))
-        apart = diversity * diversity_gradient(np.stack([member.probabilities(strange) for member in members]))
-        shown = np.concatenate([task.columns[rows], strange])
-        for member, by_output in zip(members, apart, strict=True):
-            latent = member.latent(shown)
+        repulsion = diversity * diversity_gradient(np.stack([member.probabilities(strange) for member in members]))
+        inputs = np.concatenate([task.columns[rows], strange])
+        for member, by_output in zip(members, repulsion, strict=True):
+            latent = member.latent(inputs)
             outputs = softmax(member.logits_of(latent))
             natural, other = outputs[: len(rows)] - task.labels[rows], outputs[len(rows) :]
             by_logit = other * (by_output - (other * by_output).sum(axis=1, keepdims=True))
-            member.step(shown, latent, np.concatenate([natural, by_logit]) / len(rows))
+            member.step(inputs, latent, np.concatenate([natural, by_logit]) / len(rows))
     return DiverseEnsemble(members, rng.normal(size=(task.columns.shape[1], _PLANES)), task.columns.mean(axis=0))
 
 

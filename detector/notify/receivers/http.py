@@ -48,8 +48,8 @@ class HttpEndpoint:
         if host is None or parts.scheme not in ("http", "https") or not url.isprintable() or " " in url:
             raise ConfigurationError(f"{key} is not a URL that begins with http:// or https:// and names a host")
         self._url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
-        held = (*secrets, parts.password, parts.path.strip("/"), parts.query)
-        self._secrets = [secret for secret in held if secret and len(secret) >= _LEAST_SECRET]
+        secret_parts = (*secrets, parts.password, parts.path.strip("/"), parts.query)
+        self._secrets = [secret for secret in secret_parts if secret and len(secret) >= _LEAST_SECRET]
         self._headers = {"Content-Type": "application/json", "User-Agent": f"weirguard/{detector.__version__}"}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -62,7 +62,7 @@ class HttpEndpoint:
         request = urllib.request.Request(self._url, body, {**self._headers, **(headers or {})}, method="POST")  # noqa: S310 - checked above
         try:
             with self._request(request, timeout=TIMEOUT_SECONDS) as answer:
-                return self._in_words(answer.status, answer.read(_MOST_READ))
+                return self._refusal_text(answer.status, answer.read(_MOST_READ))
         except urllib.error.HTTPError as error:
             with error:
                 raise self._verdict(error) from None
@@ -72,7 +72,7 @@ class HttpEndpoint:
     def _verdict(self, error: urllib.error.HTTPError) -> ReceiverAway | NotificationRefused:
         """Returns the error for a status other than 2xx: a client's fault is permanent, anything else may pass."""
         try:
-            words = self._in_words(error.code, error.read(_MOST_READ))
+            words = self._refusal_text(error.code, error.read(_MOST_READ))
         except (OSError, http.client.HTTPException):
             words = str(error.code)
         if 400 <= error.code < 500 and error.code not in _RETRIABLE:
@@ -81,7 +81,7 @@ class HttpEndpoint:
         seconds = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else 0.0
         return ReceiverAway(words, min(seconds, _LONGEST_RETRY_AFTER))
 
-    def _in_words(self, status: int, body: bytes) -> str:
+    def _refusal_text(self, status: int, body: bytes) -> str:
         text = body.decode(errors="replace").strip()
         for secret in self._secrets:
             text = text.replace(secret, "[withheld]")

@@ -112,9 +112,9 @@ def _subject(notification: Notification) -> dict[str, Any]:
         observables.append({"name": "resources[].uid", "type_id": _RESOURCE_UID, "value": notification.model})
     principals = _principals(notification)
     if principals:
-        shown = {"evidence": notification.record.get("evidence", [])}
+        evidence = {"evidence": notification.record.get("evidence", [])}
         users = [{"actor": {"user": {"name": name, "uid": name}}} for name in principals]
-        subject["evidences"] = [{**users[0], "data": shown}, *users[1:]]
+        subject["evidences"] = [{**users[0], "data": evidence}, *users[1:]]
         name = "evidences[].actor.user.name"
         observables += [{"name": name, "type_id": _USER_NAME, "value": principal} for principal in principals]
     return {**subject, "observables": observables} if observables else subject

@@ -134,7 +134,7 @@ class Readings:
                     yield None
                     continue
                 like = (first.version, first.output_kind, first.shape)
-                fitting = [own for _, own in known if (own.version, own.output_kind, own.shape) == like]
+                fitting = [kept for _, kept in known if (kept.version, kept.output_kind, kept.shape) == like]
                 features, outputs = (
                     np.concatenate([part for answers in fitting for part in getattr(answers, name)])
                     for name in ("features", "outputs")

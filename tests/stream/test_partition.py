@@ -345,7 +345,7 @@ def test_who_comes_between_the_begin_of_a_round_and_its_first_chunk_outlives_the
 
 
 def test_partitions_share_the_budget_of_an_organisation_and_a_successor_knows_what_was_spent() -> None:
-    """Each judges its own accounts; what one says of them reaches the other as a command, and its state log."""
+    """Each judges its own accounts; what one has counted reaches the other as a command, and its state log."""
 
     def partition(number: int) -> Partition:
         partition = new_partition(number, 2, profiles=[profile()])

@@ -152,8 +152,8 @@ def partitions_of(settings: KafkaSettings, name: str) -> int:
             admin.close()
     if not count:
         raise BrokerError(
-            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or grant "
-            "Describe there"
+            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or "
+            "grant Describe there"
         )
     return count
 

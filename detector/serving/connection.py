@@ -103,8 +103,8 @@ class TopicMissing(BrokerError):
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or grant "
-            "Describe there"
+            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or "
+            "grant Describe there"
         )
 
 

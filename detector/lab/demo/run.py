@@ -113,7 +113,7 @@ async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen:
 def _looking(
     acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen, started_at: float
 ) -> Callable[[int], Awaitable[None]]:
-    """Returns a function that reads what was published, and shows it on ``screen``, so many times."""
+    """Returns a function that reads what was published and shows it on ``screen``, for a number of frames."""
     boards = {act.board.model: act.board for act in acts}
     sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
 

@@ -3,13 +3,15 @@ accounts, through engine, ledger and the gate's token bucket, on a simulated clo
 
 Honest accounts have the habits of the lab, and ask as many rows in their life as a lognormal distribution says. The
 budget for life is what one in two hundred of half of them exceeds; the other half is judged. Above it an account is
-slowed, and refused after ten more answers.
+slowed, and refused after ten more answers. Then a thief with ten accounts of one organisation, whose rows they ask in
+turn, under the same budget per account, and under one per organisation: the mean of what ten honest accounts ask, and three standard deviations.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
@@ -55,6 +57,8 @@ ATTACK, WANTED = "knockoff random", 2_000
 SECONDS, PAUSE = 86_400.0, 1.0
 RATE, FURTHER = 0.001, 10
 SEEDS = (0,)
+TOGETHER = 10
+"""Accounts of an organisation."""
 _START = 1_700_000_000.0
 
 
@@ -78,11 +82,13 @@ def outcome(victim: str, dataset: str, median: int, seed: int) -> Outcome:
     engine = Engine(EngineConfig(profiles=(profile,)))
     seen = [engine.observe([account]).signals[EFFECTIVE_QUERIES][-1] for account in accounts[::2]]
     limit = float(np.ceil(np.quantile(seen, 1 - EXCEEDED)))
-    detector = detector_of(profile, limit)
+    account = ExposureBudget("all", for_life=limit)
+    detector = detector_of(profile, account)
     judged = [decisions(account, detector) for account in accounts[1::2]]
     pool = natural(data)
     wanted = min(WANTED, len(pool))
-    answers = answers_of(asked(ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed), model), model, profile, limit)
+    rows = asked(ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed), model)
+    answers = answers_of(rows, model, detector_of(profile, account))
     yardstick = Yardstick.of(model, data, seed)
     clones = clones_at(ATTACKS[ATTACK](Knowledge.of(data, pool), wanted, seed), model, [answers, wanted])
     budget, free = (yardstick.measure(clone, 0).test for clone in clones)
@@ -116,10 +122,10 @@ def profile_of(data: Dataset, model: Victim, seed: int) -> Profile:
     return calibrate(accounts, 0.01, owner=owner).profile
 
 
-def detector_of(profile: Profile, limit: float) -> Detector:
+def detector_of(profile: Profile, *budgets: ExposureBudget) -> Detector:
     rungs = (Rung(0, Action("slow", RATE)), Rung(FURTHER, Action("refuse")))
     ladder = (LadderRule("budget", rungs, signals=(BUDGET,), review=True),)
-    policy = Policy(mode="enforce", ladder=ladder, budgets=(ExposureBudget("all", for_life=limit),))
+    policy = Policy(mode="enforce", ladder=ladder, budgets=budgets)
     return Detector(Engine(EngineConfig(profiles=(profile,))), Ledger(policy))
 
 
@@ -138,24 +144,59 @@ def asked(thief: Attacker, model: Victim) -> np.ndarray:
     return np.concatenate(batches)
 
 
-def answers_of(rows: np.ndarray, model: Victim, profile: Profile, limit: float) -> int:
-    """How many of ``rows`` (n, d) the thief gets answers to in a day who asks again as soon as the gate says."""
-    detector, queries = detector_of(profile, limit), _batch(model, "thief", rows)
-    bucket, now, answered = None, _START, 0
-    while answered < len(rows) and now < _START + SECONDS:
-        if bucket is not None and (wait := bucket.take(now)):
-            now += wait
+def answers_of(rows: np.ndarray, model: Victim, detector: Detector, accounts: int = 1) -> int:
+    """How many of ``rows`` (n, d) thieves get answers to in a day who ask in turn, each again as soon as the gate
+    says."""
+    names = [f"thief-{number}" for number in range(accounts)]
+    queries = replace(_batch(model, "thief", rows), organisation=["thieves"] * len(rows))
+    free_at, buckets = dict.fromkeys(names, _START), dict[str, TokenBucket]()
+    answered = 0
+    while answered < len(rows) and free_at and (now := min(free_at.values())) < _START + SECONDS:
+        name = min(free_at, key=lambda own: (free_at[own], own))
+        if name in buckets and (wait := buckets[name].take(now)):
+            free_at[name] = now + wait
             continue
-        part = take(queries, np.array([answered]))
-        answered += 1
+        part = replace(take(queries, np.array([answered])), principals=[name])
+        answered, free_at[name] = answered + 1, now + PAUSE
         for decision in detector.detect(DetectionInput([part], np.array([now])))[1].decisions:
-            name = name_of(decision.action)
-            if name == "refuse":
-                return answered
-            if name == "slow" and bucket is None:
-                bucket = TokenBucket(RATE)
-        now += PAUSE
+            action = name_of(decision.action)
+            if action == "refuse":
+                free_at.pop(decision.principal, None)
+            elif action == "slow":
+                buckets.setdefault(decision.principal, TokenBucket(RATE))
     return answered
+
+
+SHARED_COLUMNS = ("budget", "effective queries", "honest organisations above it, %", "answers", "fidelity")
+
+
+def shared_lines() -> list[Sequence[str]]:
+    """The thief with accounts of one organisation, on the first victim, without a budget and with either."""
+    victim, dataset = VICTIMS[0]
+    data, model = victim_of(dataset, victim)
+    accounts = honest_accounts(data, model, FEW, 0)
+    profile = profile_of(data, model, 0)
+    engine = Engine(EngineConfig(profiles=(profile,)))
+    life = np.array([engine.observe([account]).signals[EFFECTIVE_QUERIES][-1] for account in accounts])
+    firms = life.reshape(-1, TOGETHER)
+    each = float(np.ceil(np.quantile(life[::2], 1 - EXCEEDED)))
+    totals = firms[::2].sum(axis=1)
+    firm = float(np.ceil(totals.mean() + 3 * totals.std()))
+    rows = asked(ATTACKS[ATTACK](Knowledge.of(data, natural(data)), WANTED, 0), model)
+    found: list[tuple[str, str, str, int]] = [("none", "", "", len(rows))]
+    for what, limit, above in (
+        ("per account", each, (firms[1::2] > each).any(axis=1)),
+        ("per organisation", firm, firms[1::2].sum(axis=1) > firm),
+    ):
+        budget = ExposureBudget("all", for_life=limit, per="organisation" if "org" in what else "account")
+        answers = answers_of(rows, model, detector_of(profile, budget), TOGETHER)
+        found.append((what, f"{limit:.0f}", f"{100 * above.mean():.1f}", answers))
+    thief = ATTACKS[ATTACK](Knowledge.of(data, natural(data)), WANTED, 0)
+    yardstick, lengths = Yardstick.of(model, data, 0), sorted({entry[-1] for entry in found})
+    clones = dict(zip(lengths, clones_at(thief, model, lengths), strict=True))
+    return [
+        (*texts, f"{answers:,}", f"{100 * yardstick.measure(clones[answers], 0).test:.1f}") for *texts, answers in found
+    ]
 
 
 COLUMNS = (

@@ -16,13 +16,13 @@ from benchmarks.lab._workers import workers
 from detector.contracts.errors import LabError
 from detector.core.exposure import Validation
 from detector.core.reference.reference import scale_and_ranges
-from detector.explain.odometer import Odometer
 from detector.lab.attackers import ATTACKS, EVASIONS
 from detector.lab.attackers.attacker import Knowledge
 from detector.lab.experiment import PAUSE, thief_trace, victim_of
 from detector.lab.fidelity import Yardstick
 from detector.lab.session import AttackSession, InProcess
 from detector.lab.wrappers import PLAIN, WRAPPERS
+from detector.replay.odometer import Odometer
 
 VICTIMS = (
     ("multilayer perceptron", "digits"),

@@ -189,6 +189,10 @@ def print_budget(_: argparse.Namespace) -> None:
     print(table(_exposure_budget.COLUMNS, _exposure_budget.lines()))
 
 
+def print_shared(_: argparse.Namespace) -> None:
+    print(table(_exposure_budget.SHARED_COLUMNS, _exposure_budget.shared_lines()))
+
+
 def print_odometer(_: argparse.Namespace) -> None:
     found = _odometer.measured()
     print(table(_odometer.COLUMNS, _odometer.lines(found)))
@@ -210,7 +214,7 @@ def print_curves(arguments: argparse.Namespace) -> None:
         target.write_text(picture(panels(every), "Exposure") + "\n")
 
 
-PARTS = {"curves": print_curves, "budget": print_budget, "odometer": print_odometer}
+PARTS = {"curves": print_curves, "budget": print_budget, "shared": print_shared, "odometer": print_odometer}
 
 
 if __name__ == "__main__":

@@ -102,5 +102,16 @@ def _describe(summary: dict[str, Any], out: Path) -> str:
     return (
         f"{summary['queries']} queries of {len(summary['principals'])} principals: {flagged} flagged, {accounts}"
         f"{summary['alerts']} alerts, {summary['decisions']} decisions, {summary['refused']} rows refused{most}. "
-        f"{clamped}See {out}."
+        f"{clamped}{_learned(summary)}See {out}."
     )
+
+
+def _learned(summary: dict[str, Any]) -> str:
+    """Returns a sentence about the account or group whose answers would make the best clone, as far as one is known."""
+    known = [(entry["odometer"], entry["principal"]) for entry in summary["principals"] if entry["odometer"]]
+    known += [(entry["odometer"], f"group {entry['id']}") for entry in summary["groups"] if entry["odometer"]]
+    if not known:
+        return ""
+    reading, name = max(known, key=lambda pair: pair[0]["fidelity"])
+    low, fidelity, high = (round(100 * reading[part]) for part in ("low", "fidelity", "high"))
+    return f"{name} learned most: a clone would agree with the model on about {fidelity}% ({low} to {high}). "

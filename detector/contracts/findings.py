@@ -11,8 +11,10 @@ Severity = Literal["low", "medium", "high"]
 Family = Literal["content", "structure", "outputs", "protocol"]
 """The families of evidence. Content: inputs unlike honest ones. Outputs: answers that honest queries seldom get.
 Structure: how queries follow from one another. Protocol: how they are put."""
-CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss", "allow", "disallow"]
+CommandKind = Literal["add", "delete", "clear", "join", "leave", "dismiss", "allow", "disallow", "spend"]
 ExemptionScope = Literal["principal", "organisation", "network"]
+BudgetHolder = Literal["organisation", "group", "tier"]
+"""Who shares an exposure budget: the accounts of an organisation, of a group, or all that the budget covers."""
 WhenStale = Literal["allow", "refuse"]
 """What a gate does that does not know the current decisions."""
 
@@ -164,6 +166,18 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Spending:
+    """What the accounts of one ``partition`` have spent of a budget that they share with those of others, in effective
+    queries: in the window that began at ``window``, seconds UTC, and for ``life``."""
+
+    holder: BudgetHolder
+    partition: int
+    window: float
+    in_window: float
+    life: float
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """An order of an operator or of a group's owner to the partition owner.
 
@@ -181,6 +195,10 @@ class Command:
     ``allow``: the principal is exempt from automatic decisions for ``duration_seconds``, on the responsibility of
     ``owner``; ``disallow`` ends the exemption. Their ``model`` may be ``*``, for all models. With the ``scope``
     ``organisation`` or ``network``, ``principal`` names one of these, and the command goes to all partitions.
+
+    ``spend``: the owner of a partition tells all others what was ``spent`` there of a shared budget, whose holder is
+    the ``principal``: an organisation, a group, or the name of a tier's budget. Of those of one holder and partition
+    that with the largest ``life`` holds.
     """
 
     id: str
@@ -200,6 +218,7 @@ class Command:
     owner: str | None = None
     scope: ExemptionScope | None = None
     family: Family | None = None
+    spent: Spending | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from detector.core.configuration import EngineConfig
 from detector.core.profile import Profile, ProfileMatcher
 from detector.core.reference.reference import ReferenceIndex
 from detector.explain.explanation import Breakdown, Contribution, Explanation, describe
-from detector.explain.odometer import Odometer
+from detector.replay.odometer import Odometer
 
 UNIT = "standard deviations of honest accounts"
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.errors import NewerStateLog, StateLogError
-from detector.contracts.findings import Alert, Audit, Decision, Family, Finding
+from detector.contracts.findings import Alert, Audit, Command, Decision, Family, Finding
 from detector.contracts.queries import Count
 
 Key = tuple[str, str]
@@ -79,6 +79,7 @@ class Activity:
     (n,): normalised suspicion and the query's number from 0, as the engine gives them; None if they are unknown, and
     then no severity rises. ``exposure`` float64 (n,): percent of the model that the principal has learned, NaN where it
     is unknown; None for all. ``affiliations`` (n,): from where each query came; None where no exemption asks for it.
+    ``organisations`` (n,): the organisation of each query, empty where it was not logged; None where no budget asks.
     ``price`` float64 (n,): what each query taught, in effective queries; NaN where it is unknown, None for all.
     ``families``: rows of suspects for content alone at which evidence of another family counts.
 
@@ -100,6 +101,7 @@ class Activity:
     exposure: NDArray[np.float64] | None = None
     price: NDArray[np.float64] | None = None
     affiliations: Sequence[Affiliation] | None = None
+    organisations: Sequence[str] | None = None
     families: Mapping[int, Family] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -131,6 +133,7 @@ class Effects:
     engine state must be dropped, in all model versions. ``excused``: by model, unjudged queries that accuse no
     one because most of the model's principals send such queries. ``forgotten``: principals whose counts were evicted
     because the limit was reached. ``budgets_used``: model and used share of the budget, of each principal with one.
+    ``spends``: commands to the owners of all other partitions, about shared budgets.
     """
 
     alerts: list[Alert] = field(default_factory=list)
@@ -144,6 +147,7 @@ class Effects:
     excused: Counter[str] = field(default_factory=Counter)
     forgotten: int = 0
     budgets_used: list[tuple[str, float]] = field(default_factory=list)
+    spends: list[Command] = field(default_factory=list)
 
 
 def decode_section(name: str, section: Section, newest: int, decoder: msgspec.msgpack.Decoder[_State]) -> _State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import get_args
 
@@ -37,9 +37,9 @@ class Policy:
     ``enforce_uncalibrated``: whether verdicts without a profile of honest traffic may enforce. ``decision_seconds``:
     how long a decision lasts after the suspect's last query; it is renewed at half of that. ``cool_down_seconds``: a
     principal who becomes a suspect again within this time after their last decision continues at the rung of then.
-    ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Of ``budgets`` the first that covers
-    an account holds; from ``notice_percent`` of it on the account is told. Raises ConfigurationError for an invalid
-    ladder, budget, mode or number.
+    ``unjudged_queries``: recent unjudged queries that make a principal a suspect. Of ``budgets`` of one kind of holder
+    the first that covers an account holds; from ``notice_percent`` of it on the account is told. Raises
+    ConfigurationError for an invalid ladder, budget, mode or number.
     """
 
     mode: Mode = "observe"
@@ -93,7 +93,7 @@ class Policy:
         later += [] if self.enforce_uncalibrated else ["uncalibrated observes"]
         later += [] if self.cool_down_seconds == 0 else [["cool_down_seconds", self.cool_down_seconds]]
         if self.budgets:
-            later += [["budgets", [astuple(budget) for budget in self.budgets], self.notice_percent]]
+            later += [["budgets", [budget.encoded() for budget in self.budgets], self.notice_percent]]
         return content_id("policy", modes, ladder, self.decision_seconds, exemptions, *later, size=6)
 
     def mode_of(self, model: str, signal: str | None = None) -> Mode:

@@ -53,7 +53,7 @@ class Ledger:
         emitted: list[tuple[int, Record]] = [
             (position, missing_audit(counted)) for position, counted in counts if counted.count.kind == "dropped"
         ]
-        accounted, spent = self.accounting.take(activity), self.budgets.take(activity)
+        accounted, spent = self.accounting.take(activity), self.budgets.take(activity, self._group_of)
         accusations = {
             position: [made[position] for made in (accounted.accusations, spent.accusations) if position in made]
             for position in accounted.accusations | spent.accusations
@@ -68,13 +68,17 @@ class Ledger:
         effects = self._conclude((record for _, record in emitted), changes, activity.ends_at)
         effects.accounting, effects.excused = accounted.section, accounted.excused
         effects.budgets, effects.forgotten = spent.section, accounted.forgotten + spent.forgotten
-        effects.budgets_used = spent.used
+        effects.budgets_used, effects.spends = spent.used, spent.spends
         return effects
 
     def command(self, command: Command, now: float) -> Effects:
         """Applies a command at policy time ``now``, seconds. A refused command is audited with the reason."""
         if command.kind in ("allow", "disallow"):
             return self._change_allowlist(command, now)
+        if command.kind == "spend":
+            effects = self._conclude((), {}, now)
+            effects.budgets = self.budgets.hear(command)
+            return effects
         key = command.model, command.principal
         principal = self._principal(key)
         try:
@@ -121,6 +125,11 @@ class Ledger:
         return self._nbytes
 
     # -- inside
+
+    def _group_of(self, key: Key) -> str | None:
+        """Returns the first group that a principal is a member of."""
+        entry = self._entries.get(key)
+        return entry.members[0].group if entry is not None and entry.members else None
 
     def _principal(self, key: Key) -> PrincipalPolicy:
         return PrincipalPolicy(key, self._entries.get(key), self._policy, self._configuration, self.exemptions)

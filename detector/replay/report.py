@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from detector.core.profile import Profile
 from detector.policy.config import Policy
 from detector.replay.groups import group_record
 from detector.replay.judging import LogBatch, ReplayResult, counts_before, judge_logs
+from detector.replay.odometer import Reading
+from detector.replay.readings import Readings
 from detector.sources import LogReader
 
 COUNTED_FROM = 0
@@ -50,16 +52,18 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
     the records that the service would publish, with the epoch (0, 0) in decisions. ``groups.jsonl`` has a line for each
     revision of a group. ``refused.jsonl`` lists the bad
     rows, counted from 1. ``summary.json`` has the reasons of refusal, the repairs (``limits.REPAIRS``), the model
-    versions with their profiles, and for each principal the number of queries, the first flagged query or null, and
-    the unjudged rows by reason. ``index`` and ``first_flagged`` count from 0, ``first_flagged_query`` from 1;
-    ``alerts`` counts the revisions of one alert once. ``progress`` is called with the number of rows, good or bad,
+    versions with their profiles, and for each principal the number of queries, the first flagged query or null, the
+    unjudged rows by reason, and as ``odometer`` the ``fidelity``, from ``low`` to ``high``, that a clone trained on the
+    answers would have, or null; of a group, one trained on those of all members. ``index`` and ``first_flagged`` count
+    from 0, ``first_flagged_query`` from 1; ``alerts`` counts the revisions of one alert once. ``progress`` is called
+    with the number of rows, good or bad,
     processed since. Raises ConfigurationError, also if ``must_fit`` has profiles and a query matches none of them.
     """
     batches = judge_logs(
         paths, engine_config=engine_config, policy=policy, reader=reader, must_fit=must_fit, not_after=not_after
     )
     out.mkdir(parents=True, exist_ok=True)
-    with ReplayReport(out, paths) as report:
+    with ReplayReport(out, paths, Readings(engine_config)) as report:
         for batch, judgement in batches:
             report.clamp(sum(int((piece.occurred_at >= not_after).sum()) for piece in batch.pieces))
             report.add(batch, judgement)
@@ -69,11 +73,13 @@ def replay(  # noqa: PLR0913 - one keyword for each option of the command
 
 
 class ReplayReport:
-    """The files that a replay of ``paths`` writes to the folder ``out``. A context manager."""
+    """The files that a replay of ``paths`` writes to the folder ``out``, with ``readings`` of the odometer. A context
+    manager."""
 
-    def __init__(self, out: Path, paths: Sequence[Path]) -> None:
+    def __init__(self, out: Path, paths: Sequence[Path], readings: Readings) -> None:
         self._out = out
         self._paths = paths
+        self._readings = readings
         self._accounts: dict[tuple[str, str], _AccountCounts] = {}
         self._counts = Counter(dict.fromkeys(("queries", "refused", "alerts", "decisions", "evicted", "clamped"), 0))
         self._reasons: Counter[str] = Counter()
@@ -106,6 +112,7 @@ class ReplayReport:
             self._profiles.update(judged.profiles)
             self._verdicts.uncalibrated = [f"{m} {v}" for (m, v), profile in self._profiles.items() if profile is None]
             self._add_observation(batch, judged)
+            self._readings.add(batch.pieces, judged.observation)
             for alert in judged.effects.alerts:
                 self._counts["alerts"] += alert.revision == 1
                 self._alerts.write(encode(alert) + b"\n")
@@ -125,6 +132,11 @@ class ReplayReport:
         for group, entry in self._groups.items():
             if len(entry["members"]) > self._written[group]:
                 self._write_group(group, max(self._counts["queries"] - 1, 0))
+        suspects = [key for key, entry in self._accounts.items() if entry.first_flagged is not None]
+        read, groups = self._readings.of_accounts(suspects), list(self._groups.values())
+        of_groups = self._readings.of_groups(
+            [[(group["model"], name) for name in group["members"]] for group in groups]
+        )
         summary = {
             **self._counts,
             "reasons": dict(self._reasons.most_common()),
@@ -134,10 +146,13 @@ class ReplayReport:
             "rows_count_from": 1,
             "calibrated": all(model["calibrated"] for model in models),
             "models": models,
-            "groups": [group | {"members": list(group["members"])} for group in self._groups.values()],
+            "groups": [
+                group | {"members": list(group["members"]), "odometer": _reading(reading)}
+                for group, reading in zip(groups, of_groups, strict=True)
+            ],
             "principals": [
-                {"model": model, "principal": principal, **counts.entry()}
-                for (model, principal), counts in self._accounts.items()
+                {"model": key[0], "principal": key[1], **counts.entry(), "odometer": _reading(read.get(key))}
+                for key, counts in self._accounts.items()
                 if counts.queries or counts.unjudged
             ],
         }
@@ -199,6 +214,10 @@ class ReplayReport:
 
     def _account(self, model: str, principal: str) -> _AccountCounts:
         return self._accounts.setdefault((model, principal), _AccountCounts())
+
+
+def _reading(reading: Reading | None) -> dict[str, float] | None:
+    return None if reading is None else {name: round(share, 4) for name, share in asdict(reading).items()}
 
 
 @dataclass(slots=True)

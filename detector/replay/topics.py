@@ -151,7 +151,10 @@ def partitions_of(settings: KafkaSettings, name: str) -> int:
         finally:
             admin.close()
     if not count:
-        raise BrokerError(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+        raise BrokerError(
+            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or "
+            "grant Describe there"
+        )
     return count
 
 

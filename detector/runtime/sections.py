@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FilePath, Sec
 
 from detector.contracts.codecs.limits import DIMENSIONS
 from detector.contracts.errors import ConfigurationError
-from detector.contracts.findings import Family, Mode, Severity, WhenStale
+from detector.contracts.findings import BudgetHolder, Family, Mode, Severity, WhenStale
 from detector.contracts.principals import PrincipalHasher
 from detector.contracts.topics import Topics
 from detector.runtime.text import read_text
@@ -279,8 +279,8 @@ class RuleSettings(Section):
 
 
 class BudgetSettings(Section):
-    """How much each account may learn of a model, in effective queries: near repeats cost next to nothing. It covers
-    the accounts that match all fields; a field that is not set matches any."""
+    """How much accounts may learn of a model, in effective queries: near repeats cost next to nothing. It covers the
+    accounts that match all fields; a field that is not set matches any."""
 
     name: str
     """The budget's name, for messages."""
@@ -290,10 +290,16 @@ class BudgetSettings(Section):
     """The length of a window."""
     for_life: Positive | None = None
     """Effective queries in all."""
+    exposure_percent: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Percent of the model, by the larger of the two meters; only per account."""
+    per: Literal["account"] | BudgetHolder = "account"
+    """Who has the budget: each account, or all accounts of an organisation, of a group, or that it covers (tier)."""
     models: tuple[str, ...] = ()
     """Models."""
     principals: tuple[str, ...] = ()
     """Accounts, such as those of a tier."""
+    organisations: tuple[str, ...] = ()
+    """Organisations, as the queries' log names them."""
 
 
 class PolicySettings(Section):
@@ -321,7 +327,7 @@ class PolicySettings(Section):
     unjudged_queries: Annotated[int, Field(ge=1, le=150)] = 30
     """A principal is a suspect once this many of their last 150 to 300 answered queries cannot be judged."""
     budgets: tuple[BudgetSettings, ...] = ()
-    """How much accounts may learn of a model, of which the first that covers an account holds."""
+    """How much accounts may learn of a model; of those with the same per, the first that covers an account holds."""
     notice_percent: Annotated[float, Field(gt=0, le=100)] = 80.0
     """The used share of a budget, in percent, from which on gates tell the account how much is left."""
     allowlist: Path | None = None

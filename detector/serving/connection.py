@@ -102,7 +102,10 @@ class TopicMissing(BrokerError):
     """A topic does not exist, or not yet."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"there is no topic {name}; start the detector, which creates it, or correct the prefix")
+        super().__init__(
+            f"there is no topic {name} for this user; start the detector, which creates it, correct the prefix, or "
+            "grant Describe there"
+        )
 
 
 def partitions_of(producer: Any, topic: str) -> int:

@@ -25,8 +25,9 @@ class DecisionReader(BackgroundThread):
     """Fills ``table``, and records since when it may be out of date.
 
     An idle poll looks the same whether the broker is up or down (kafka-python 3.0.12). So it asks for the ends of all
-    partitions every ``contact_seconds`` and after records. If that fails, or an end is lower because the broker lost
-    its records, it reads the topic again.
+    partitions every ``contact_seconds``, and not after each record: the answer waits behind a fetch, and the next
+    decision would wait for both. If that fails, or an end is lower because the broker lost its records, it reads the
+    topic again.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class DecisionReader(BackgroundThread):
                 else:
                     self._apply(record)
             self._table.sweep(self._clock())
-            if records or abs(self._clock() - self.latest_contact) >= self._contact_seconds:
+            if abs(self._clock() - self.latest_contact) >= self._contact_seconds:
                 topic.require_contact()
                 self.note_contact()
 

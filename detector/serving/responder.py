@@ -15,7 +15,7 @@ from detector.serving.isolation import suppress_errors
 from detector.serving.metrics import Counters, RateLimitedLogger
 from detector.serving.responses import SPECIFICATION, Draws, NoiseKey, Response, response_of
 from detector.serving.responses.noise import specification_noise
-from detector.serving.responses.outputs import NoProbabilities, changed
+from detector.serving.responses.outputs import NoProbabilities, changed, changed_scores
 from detector.serving.responses.response import Parameter
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Responder:
     """Applies the responses that decisions ask for. ``key``: 16 to 64 secret bytes for noise, the same in every gate.
 
     ``step``: as :class:`NoiseKey` takes it. Counters, in queries: ``changed``; ``unchanged``: the model's own answer
-    was served because its outputs hold no probabilities; ``unserved``: likewise because this version does not know the
-    response or its parameters; ``failures``: likewise because the response failed.
+    was served because the response does not change such outputs; ``unserved``: likewise because this version does not
+    know the response or its parameters; ``failures``: likewise because the response failed.
     """
 
     NAME = "responder"
@@ -99,10 +99,7 @@ class Responder:
             return Answer(outputs, SPECIFICATION)
         try:
             response, numbers = response_of(graded.name, graded.parameters)
-            if output_kind != "probabilities":
-                declined = {"label": response.labels, "score": response.scores}
-                raise NoProbabilities(declined.get(output_kind, "there are no outputs"))
-            answer = self._changed(response, numbers, holder, features, outputs)
+            answer = self._changed(response, numbers, holder, features, outputs, output_kind)
         except ConfigurationError as fault:
             return self._own(outputs, "unserved", queries, fault)
         except NoProbabilities as fault:
@@ -129,15 +126,25 @@ class Responder:
         return wanted
 
     def _changed(
-        self, response: Response, parameters: Mapping[str, float], holder: NoiseHolder, features: Any, outputs: Any
+        self,
+        response: Response,
+        parameters: Mapping[str, float],
+        holder: NoiseHolder,
+        features: Any,
+        outputs: Any,
+        output_kind: OutputKind,
     ) -> Any:
+        changes = {"probabilities": response.change, "score": response.change_scores}.get(output_kind)
+        if changes is None:
+            declined = {"label": response.labels, "score": "a score is no probability"}
+            raise NoProbabilities(declined.get(output_kind, "there are no outputs"))
         queries = count_rows(features)
         draws = self._key.draws(*holder, features, queries) if response.keyed else Draws.none(queries)
 
         def change(rows: Array, numbers: NDArray[np.int64]) -> Array:
-            return response.change(rows, draws.take(numbers), parameters)
+            return changes(rows, draws.take(numbers), parameters)
 
-        return changed(outputs, queries, change)
+        return (changed_scores if output_kind == "score" else changed)(outputs, queries, change)
 
     def _own(self, outputs: Any, counter: str, queries: int, fault: BaseException) -> Answer:
         """Returns the model's own answer, and counts why."""

@@ -181,6 +181,14 @@ class Outbox:
         for audit in effects.audits:
             yield Message(self._topics.audit, None, decision_key(audit.model, audit.principal), encode(audit))
 
+    def spends(self, effects: Effects, partitions: int) -> Iterator[Message]:
+        """Yields what the owners of all other partitions are told about shared budgets."""
+        for command in effects.spends:
+            assert command.spent is not None
+            sent = replace(command, spent=replace(command.spent, partition=self._partition))
+            for other in (number for number in range(partitions) if number != self._partition):
+                yield Message(self._topics.commands, other, sent.principal.encode(), encode(sent))
+
     def about_groups(self, effects: GroupEffects, partitions: int) -> Iterator[Message]:
         """Yields the messages of ``effects``: alerts on groups, commands to the owners of members, and audits."""
         for alert in effects.alerts:

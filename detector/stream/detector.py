@@ -63,8 +63,15 @@ class Detector:
     def decide(self, queries: DetectionInput, observation: Observation) -> Effects:
         """Returns what follows from the engine's observation of ``queries``."""
         affiliations = affiliations_of(queries.pieces) if self.ledger.exemptions.needs_affiliations else None
-        families = self._families(observation)
-        activity = replace(_activity(queries, observation), affiliations=affiliations, families=families)
+        organisations = None
+        if self.ledger.budgets.needs_organisations:
+            organisations = [organisation for organisation, _ in affiliations_of(queries.pieces)]
+        activity = replace(
+            _activity(queries, observation),
+            affiliations=affiliations,
+            organisations=organisations,
+            families=self._families(observation),
+        )
         return self.ledger.observe(activity)
 
     def profiles_of(self, pieces: Sequence[QueryBatch]) -> dict[tuple[str, str], str | None]:

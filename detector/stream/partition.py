@@ -212,7 +212,8 @@ class Partition:
         records, last = decoded.records, last_rows(observation)
         self.applied[records[0].source] = records[-1].offset
         sections = observation.sections | policy_sections(effects)
-        unit = self._commit_unit("delta", effects, sections, records, len(decoded))
+        spends = tuple(self._outbox.spends(effects, self._decoder.partitions))
+        unit = self._commit_unit("delta", effects, sections, records, len(decoded), spends)
         self._bury(unit, records, decoded.rejected)
         unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, observation)]
         unit.after.extend(self._scores.due(observation, last, decoded))

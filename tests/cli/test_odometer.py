@@ -9,8 +9,8 @@ import pytest
 
 from detector.contracts.queries import QueryBatch
 from detector.core.engine import EngineConfig
-from detector.explain.odometer import Odometer, Reading
 from detector.explain.words import learned
+from detector.replay.odometer import Odometer, Reading
 from tests.core.exposures import DIMENSION, Queries, asked, profile, stream, tree, validation
 
 ONES = np.ones(DIMENSION, np.float32)

@@ -25,6 +25,7 @@ from detector.policy.config import Policy
 from detector.policy.ledger import Ledger
 from detector.replay import judging
 from detector.replay.groups import GroupReplay
+from detector.replay.readings import Readings
 from detector.replay.report import ReplayReport, replay
 from detector.sources import LogReader
 from detector.stream.detector import Detector
@@ -115,7 +116,7 @@ def test_rows_that_cannot_be_judged_are_counted_against_their_principal_and_accu
     ((_, judgement),) = judging._detect(judge, GroupReplay(()), [part])
     assert judgement is not None
     assert [(alert.principal, alert.signal) for alert in judgement.effects.alerts] == [("eve", "unjudged")]
-    with ReplayReport(tmp_path, [tmp_path / "log"]) as report:
+    with ReplayReport(tmp_path, [tmp_path / "log"], Readings(EngineConfig())) as report:
         report.add(part, judgement)
         (eve,) = report.summary()["principals"]
     assert (eve["principal"], eve["queries"], eve["unjudged"]) == ("eve", 70, {"dimension": 35, "outputs": 1})

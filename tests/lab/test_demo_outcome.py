@@ -57,7 +57,7 @@ RING = RingOutcome(
     unhindered=Fidelity(1026, 1.0, 0.99, 1.0, 1.0),
 )
 TUMOURS = ModelOutcome("tumours", "path finding", Promise("suspicion", 200), PATHS, (ANN,), RING)
-AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, (DIGITS, TUMOURS))
+AS_PROMISED = Outcome("enforce", 60.0, 5_000, 0, (DIGITS, TUMOURS), 1.25)
 
 
 def observed(own: ModelOutcome) -> ModelOutcome:
@@ -151,10 +151,15 @@ def test_failed_queries_break_a_promise() -> None:
     check_it_is_said(replace(AS_PROMISED, failed=51), "", "51 of 5,000 queries failed")
 
 
+def test_a_release_that_no_gate_obeys_breaks_a_promise() -> None:
+    check_it_is_said(replace(AS_PROMISED, release_seconds=None), "", "no gate obeyed the operator's release")
+
+
 def test_the_report_has_the_figures_and_names_the_habits_it_leaves_out() -> None:
     text = drawn(render_report(AS_PROMISED), width=140)
     for figure in (
         "query 170",
+        "released the thief of the tumours; a gate obeyed 1.2 s later",
         "query 221",
         "91.0%",
         "94.0%",

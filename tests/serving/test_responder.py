@@ -72,13 +72,29 @@ def test_arrays_keep_their_type_of_number_and_are_not_written_to() -> None:
         assert (outputs == np.array(ROWS, dtype)).all()
 
 
+def test_scores_change_in_their_form_where_the_response_knows_scores() -> None:
+    assert answer([1234.5, -0.0378], "round", output_kind="score") == ([1200.0, -0.038], "round")
+    many = answer(np.array([[1.26, 7.0], [0.0, -99.6]], np.float32), "round", output_kind="score", digits=1).outputs
+    assert many.dtype == np.float32 and many.tolist() == [[1.0, 7.0], [0.0, -100.0]]
+    noisy = answer([1234.5, -0.0378], "perturb", output_kind="score", response="gaussian")
+    assert noisy == answer([1234.5, -0.0378], "perturb", output_kind="score", response="gaussian")
+    assert noisy.served_mode == "gaussian" and noisy.outputs != [1234.5, -0.0378]
+    for response in (one for one in RESPONSES.values() if one.change_scores is None):
+        responder = Responder(KEY)
+        own = [0.3, 17.0]
+        got = answer(own, response.action, response=response.name, output_kind="score", responder=responder)
+        assert got.outputs is own and responder.counters.snapshot()["unchanged"] == 2
+
+
 @pytest.mark.parametrize(
     ("outputs", "kind", "counter"),
     [
         ([1, 2], "label", "unchanged"),
         ([1, 2], "probabilities", "unchanged"),
         (["cat", "dog"], "probabilities", "unchanged"),
-        ([0.3, 17.0], "score", "unchanged"),
+        ([0.3, float("nan")], "score", "unchanged"),
+        ([0.3, 17.0, 4.0], "score", "unchanged"),
+        (["high", "low"], "score", "unchanged"),
         ([0.3, 17.0], "probabilities", "unchanged"),
         ([[0.2, 0.9], [0.5, 0.5]], "probabilities", "unchanged"),
         ([[float("nan"), 0.9], [0.5, 0.5]], "probabilities", "unchanged"),
@@ -90,7 +106,7 @@ def test_arrays_keep_their_type_of_number_and_are_not_written_to() -> None:
         (object(), "probabilities", "unchanged"),
     ],
 )
-def test_labels_scores_and_nonsense_stay_as_they_are(outputs: Any, kind: str, counter: str) -> None:
+def test_labels_and_nonsense_stay_as_they_are(outputs: Any, kind: str, counter: str) -> None:
     for response in RESPONSES.values():
         responder = Responder(KEY)
         got = answer(outputs, response.action, response=response.name, output_kind=kind, responder=responder)

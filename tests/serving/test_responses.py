@@ -147,6 +147,27 @@ def test_parameters_are_checked(response: Response) -> None:
                 response.checked({name: wrong})
 
 
+@pytest.mark.parametrize(
+    "response", [one for one in RESPONSES.values() if one.change_scores is not None], ids=lambda one: one.name
+)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_scores_stay_within_the_bound_and_a_batch_is_its_rows(response: Response, data: st.DataObject) -> None:
+    assert response.change_scores is not None
+    numbers = st.floats(-1e30, 1e30).map(lambda score: score if abs(score) > 1e-90 else 0.0)
+    scores = np.array(data.draw(st.lists(st.tuples(numbers, numbers), min_size=1, max_size=5)))
+    parameters = response.checked(data.draw(parameters_of(response)))
+    noise, before = draws(len(scores), data.draw(st.integers(0, 1 << 32))), scores.copy()
+    answers = response.change_scores(scores, noise, parameters)
+    assert (scores == before).all() and answers.shape == scores.shape
+    assert (np.abs(answers - scores) <= response.scores_bound(parameters) * np.abs(scores) * (1 + 1e-9)).all()
+    for at in range(len(scores)):
+        one = response.change_scores(scores[at : at + 1], noise.take(np.array([at])), parameters)
+        assert (one[0] == answers[at]).all()
+    other = response.change_scores(scores, draws(len(scores), 1 << 33), parameters)
+    assert response.keyed or (other == answers).all()
+
+
 def test_a_response_belongs_to_one_action() -> None:
     assert response_of("perturb", {"response": "mad", "epsilon": 1})[1] == {"epsilon": 1.0}
     assert response_of("round", {})[0].name == "round"

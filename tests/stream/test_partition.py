@@ -15,13 +15,18 @@ from detector.contracts.codecs.records import decode, encode
 from detector.contracts.errors import OwnershipLost, StateLogHole
 from detector.contracts.findings import Action, Audit, Command, DeadLetter
 from detector.contracts.topics import partition_of
+from detector.policy.budgets import ExposureBudget
+from detector.policy.config import Policy
+from detector.policy.ledger import Ledger
 from detector.runtime.metric_defs import DEAD_LETTERS, QUERIES, QUERIES_REPEATED, QUERIES_UNJUDGED
+from detector.stream.commit_unit import CommitUnit
 from detector.stream.partition import Partition
 from detector.stream.source_records import ORIGIN, SourceRecord
 from detector.stream.state_log import StateRecord
 from detector.stream.state_log import decode as decode_record
 from detector.stream.state_log import encode as encode_record
 from tests.contracts.wire import encode_json_query
+from tests.core.exposures import asked, profile, stream
 from tests.stream.world import (
     PACKED,
     TOPICS,
@@ -337,3 +342,34 @@ def test_who_comes_between_the_begin_of_a_round_and_its_first_chunk_outlives_the
     world.run(owner, len(packed), 1)
     assert decode_record(world.log[0][1]).kind == "chunk"
     assert "late" in {key.principal for key in world.take_over().detector.engine.keys()}
+
+
+def test_partitions_share_the_budget_of_an_organisation_and_a_successor_knows_what_was_spent() -> None:
+    """Each judges its own accounts; what one has counted reaches the other as a command, and its state log."""
+
+    def partition(number: int) -> Partition:
+        partition = new_partition(number, 2, profiles=[profile()])
+        budget = ExposureBudget("firm", for_life=20.0, per="organisation")
+        partition.detector.ledger = Ledger(Policy(mode="enforce", budgets=(budget,)))
+        partition.absorb(0, encode_record(StateRecord("fence", -1, 0)))
+        partition.takeover(0, 0)
+        return partition
+
+    def asks(partition: Partition, name: str, rows: int, offset: int = 0) -> CommitUnit:
+        batch = dataclasses.replace(stream(asked(offset + 3, rows), [name] * rows), organisation=["acme"] * rows)
+        (record,) = source(batch, [rows])
+        return apply(partition, [at(record, offset=offset)])
+
+    names = {partition_of(name, 2): name for name in ("ann", "bo", "cy", "dan")}
+    first, second = partition(0), partition(1)
+    sent = [message for message in asks(first, names[0], 30).after if message.topic == TOPICS.commands]
+    assert sent and {message.partition for message in sent} == {1}
+    log = [second.command(command(number, message.value or b"")) for number, message in enumerate(sent)]
+    (decision,) = decisions_of(asks(second, names[1], 1))
+    assert (decision.action.name, decision.mode, decision.principal) == ("slow", "enforce", names[1])
+    successor = partition(1)
+    for number, unit in enumerate(log, start=1):
+        for _, value in unit.log_entries:
+            successor.absorb(number, value)
+    keys = successor.detector.ledger.budgets.keys()
+    assert keys and all(second.detector.ledger.budgets.of(key) for key in keys)

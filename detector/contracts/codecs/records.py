@@ -206,6 +206,7 @@ def _check_command(command: Command) -> None:
     _check_times(issued_at=command.issued_at)
     _check_imposed(command)
     _check_exemption(command)
+    _check_spending(command)
     if command.kind in ("join", "leave"):
         _check_membership(command)
     elif command.kind == "dismiss":
@@ -253,6 +254,17 @@ def _check_membership(command: Command) -> None:
         _check_names(model_version=command.model_version)
     _check_ranks(group_size=command.group_size)
     _check_bare(command)
+
+
+def _check_spending(command: Command) -> None:
+    """Checks what a command about a shared budget has, and no other."""
+    if (command.kind == "spend") != (command.spent is not None):
+        raise InvalidRecord("action", "spent belongs to spend, and to no other command")
+    if command.spent is not None:
+        _check_bare(command)
+        _check_counts(partition=command.spent.partition, in_window=command.spent.in_window, life=command.spent.life)
+        _check_finite(in_window=command.spent.in_window, life=command.spent.life)
+        _check_times(window=command.spent.window)
 
 
 def _check_bare(command: Command) -> None:

@@ -132,4 +132,6 @@ def _is_member(group: GroupAlert, principal: str) -> bool:
 
 
 def _decision_text(decision: Decision) -> str:
+    if is_release(decision.action):
+        return "decision: released"
     return f"decision: {describe_action(decision.action)}" + ("" if decision.mode == "enforce" else ", only observed")

@@ -192,13 +192,16 @@ class ModelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome on all models. ``queries`` were sent in ``seconds`` of traffic; ``failed`` got no valid answer."""
+    """The outcome on all models. ``queries`` were sent in ``seconds`` of traffic; ``failed`` got no valid answer.
+    ``release_seconds``: from an operator's command to release the last model's thief until a gate obeyed; None: never.
+    """
 
     mode: Mode
     seconds: float
     queries: int
     failed: int
     models: tuple[ModelOutcome, ...]
+    release_seconds: float | None
 
     def broken_promises(self) -> list[str]:
         """Returns a sentence for each broken promise of the demo."""
@@ -207,6 +210,8 @@ class Outcome:
         ]
         if self.failed > _MOST_FAILED * self.queries:
             broken.append(f"{self.failed:,} of {self.queries:,} queries failed")
+        if self.release_seconds is None:
+            broken.append("no gate obeyed the operator's release")
         return broken
 
 
@@ -305,10 +310,13 @@ def _fidelity(fidelity: Fidelity) -> str:
 
 
 def _totals(outcome: Outcome) -> Text:
+    released, model, release = outcome.release_seconds, outcome.models[-1].model, ""
+    if released is not None:
+        release = f" An operator's command released the thief of the {model}; a gate obeyed {released:.1f} s later."
     return Text(
         f"{outcome.queries:,} queries in {outcome.seconds:.0f} s, {outcome.queries / outcome.seconds:.0f} a second, "
         f"{outcome.failed:,} failed. Decision latency runs from the answer to the flagged query until a gate knows of "
-        "the decision.",
+        f"the decision.{release}",
         style="dim",
     )
 

@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 from rich.console import Console
@@ -43,8 +43,8 @@ from detector.serving import Gate
 
 _FRAME_SECONDS = 0.5
 _RATE_FRAMES = 10
-_SETTLE_SECONDS = 2.0
-"""How long to observe after the last answer, for the last scores and decisions."""
+_SETTLE_FRAMES = 4
+"""How long to observe after the last answer, for the last scores and decisions, and after the release."""
 _GATE_SECONDS = 0.005
 
 
@@ -61,7 +61,7 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
     played = scripts(options)
     with set_stage(options.mode, profile) as stage:
         acts = [Act(script, stage, options) for script in played]
-        seconds = asyncio.run(_play(acts, stage, options, Screen(console)))
+        seconds, release_seconds = asyncio.run(_play(acts, stage, options, Screen(console)))
     console.print("Letting the thieves steal without Weirguard, to compare ...", style="dim")
     tallies = _tallies(acts)
     return Outcome(
@@ -69,6 +69,7 @@ def run_demo(options: DemoOptions, read: ReadModel, console: Console | None = No
         seconds=seconds,
         queries=sum(tally.sent for tally in tallies),
         failed=sum(tally.failed for tally in tallies),
+        release_seconds=release_seconds,
         models=tuple(act.outcome() for act in acts),
     )
 
@@ -84,38 +85,51 @@ def _tallies(acts: Sequence[Act]) -> list[Tally]:
     return [tally for act in acts for tally in act.board.tallies.values()]
 
 
-async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen) -> float:
-    """Runs the traffic of all ``acts`` and shows it on ``screen``. Returns the seconds it took."""
-    boards = {act.board.model: act.board for act in acts}
-    sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
+async def _play(acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen) -> tuple[float, float | None]:
+    """Runs the traffic of all ``acts`` and then the release of the last one's thief, and shows both on ``screen``.
+    Returns the seconds that each took."""
     started_at = time.time()
-
-    async def look() -> None:
-        await asyncio.sleep(_FRAME_SECONDS)
-        stage.check()
-        records, now = await asyncio.to_thread(stage.observer.read), time.time()
-        events: list[BoardEvent | None] = [boards[record.model].absorb(record, now) for record in records]
-        sent.append((now, sum(tally.sent for tally in _tallies(acts))))
-        (before, sent_before), (_, sent_now) = sent[0], sent[-1]
-        rate = (sent_now - sent_before) / max(now - before, _FRAME_SECONDS)
-        state = DemoState(options.mode, started_at, now, options.seconds, list(boards.values()), rate)
-        screen.show(state, [event for event in events if event is not None])
-
+    look = _looking(acts, stage, options, screen, started_at)
     traffic = asyncio.create_task(_send(acts, options.seconds))
     stop = threading.Event()
     watches = [asyncio.create_task(asyncio.to_thread(act.watch, stage.gate, stop)) for act in acts]
     try:
         with screen:
             while not traffic.done():
-                await look()
+                await look(1)
             seconds = time.time() - started_at
-            for _ in range(int(_SETTLE_SECONDS / _FRAME_SECONDS)):
-                await look()
+            await look(_SETTLE_FRAMES)
+            release = asyncio.create_task(asyncio.to_thread(stage.release, acts[-1].board.model, THIEF))
+            while not release.done():
+                await look(1)
+            await look(_SETTLE_FRAMES)
     finally:
         stop.set()
         traffic.cancel()
     await asyncio.gather(traffic, *watches)
-    return seconds
+    return seconds, release.result()
+
+
+def _looking(
+    acts: Sequence[Act], stage: Stage, options: DemoOptions, screen: Screen, started_at: float
+) -> Callable[[int], Awaitable[None]]:
+    """Returns a function that reads what was published and shows it on ``screen``, for a number of frames."""
+    boards = {act.board.model: act.board for act in acts}
+    sent: deque[tuple[float, int]] = deque(maxlen=_RATE_FRAMES)
+
+    async def look(frames: int) -> None:
+        for _ in range(frames):
+            await asyncio.sleep(_FRAME_SECONDS)
+            stage.check()
+            records, now = await asyncio.to_thread(stage.observer.read), time.time()
+            events: list[BoardEvent | None] = [boards[record.model].absorb(record, now) for record in records]
+            sent.append((now, sum(tally.sent for tally in _tallies(acts))))
+            (before, sent_before), (_, sent_now) = sent[0], sent[-1]
+            rate = (sent_now - sent_before) / max(now - before, _FRAME_SECONDS)
+            state = DemoState(options.mode, started_at, now, options.seconds, list(boards.values()), rate)
+            screen.show(state, [event for event in events if event is not None])
+
+    return look
 
 
 async def _send(acts: Sequence[Act], seconds: float) -> None:

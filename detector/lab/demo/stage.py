@@ -34,6 +34,8 @@ _TOPICS = "weirguard-demo"
 _PARTITIONS = 4
 _READY_SECONDS = 60.0
 _BROKER_SECONDS = 5.0
+_RELEASE_SECONDS = 30.0
+_LOOK_SECONDS = 0.01
 _HOST = "127.0.0.1"
 
 _SLOW = {"action": "slow", "parameters": {"queries_per_second": 1}}
@@ -151,13 +153,27 @@ class Observer:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """``url``: of the model server. ``broker`` and ``children`` must stay alive. ``gate``: an additional one, like that
-    of any serving process."""
+    of any serving process. ``settings`` and ``folder``: of the children, and of an operator's commands."""
 
     url: str
     broker: EmbeddedBroker
     children: Sequence[Child]
     observer: Observer
     gate: Gate
+    settings: Mapping[str, str]
+    folder: Path
+
+    def release(self, model: str, principal: str) -> float | None:
+        """Releases ``principal`` by an operator's command; returns the seconds from its start until a gate obeys, None
+        if none does."""
+        begun = time.monotonic()
+        words = ["decisions", "delete", model, principal, "--issuer", "demo", "--reason", "shows a release"]
+        with Child(words, self.settings, self.folder):
+            while time.monotonic() < begun + _RELEASE_SECONDS:
+                if self.gate.check(model, principal).decision_id is None:
+                    return time.monotonic() - begun
+                time.sleep(_LOOK_SECONDS)
+        return None
 
     def check(self) -> None:
         """Raises WeirguardError when the broker no longer answers or, with the end of its log, a child has ended."""
@@ -199,4 +215,4 @@ def set_stage(mode: Mode, profile: Profile) -> Iterator[Stage]:
         gate = stack.enter_context(Gate(connection))
         if not gate.wait_until_ready(_READY_SECONDS):
             raise WeirguardError("the demo's own gate could not read the decisions topic; see whether the broker runs")
-        yield Stage(f"http://{_HOST}:{server_port}", broker, (worker, server), observer, gate)
+        yield Stage(f"http://{_HOST}:{server_port}", broker, (worker, server), observer, gate, settings, folder)

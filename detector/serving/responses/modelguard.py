@@ -150,7 +150,10 @@ def _searched(program: _Program, least: Array) -> Array:
     falling = (known[2] < -_FLAT).sum(axis=0)[:, 0]
     row, last = np.arange(len(least)), len(points) - 1
     low, end = known[:, np.maximum(falling - 1, 0), row], known[:, np.minimum(falling, last), row]
-    best, open_ = end[0], ((falling > 0) & (falling <= last))[:, None]
+    best = end[0]
+    open_ = ((falling > 0) & (falling <= last))[:, None] & (best - low[0] > 3 * _APART)
+    if len(best) == 1 and open_.all():
+        return _met(program, low[:, 0, 0].tolist(), end[:, 0, 0].tolist())
     for _ in range(_TANGENTS if open_.any() else 0):
         apart = end - low
         step = np.divide(end[2] * apart[0] - apart[1], apart[2], out=np.zeros_like(best), where=open_)
@@ -162,6 +165,21 @@ def _searched(program: _Program, least: Array) -> Array:
         right = new[2] < -_FLAT
         low, end = np.where(open_ & right, new, low), np.where(open_ > right, new, end)
     return best  # type: ignore[no-any-return]
+
+
+def _met(program: _Program, low: list[float], end: list[float]) -> Array:
+    """Returns the t (1, 1) of least cost of a single row between the tangents ``low`` and ``end``, as above: a request
+    mostly holds one row, and numpy takes ten times as long with single numbers."""
+    best = end[0]
+    for _ in range(_TANGENTS):
+        apart, turn = end[0] - low[0], end[2] - low[2]
+        step = (end[2] * apart - (end[1] - low[1])) / turn if turn else 0.0
+        best = low[0] + min(max(step, 0.0), apart)
+        new: list[float] = program.tangent(np.array([[best]]))[:, 0, 0].tolist()
+        if new[1] - low[1] - low[2] * (best - low[0]) <= _FLAT:
+            break
+        low, end = (new, end) if new[2] < -_FLAT else (low, new)
+    return np.array([[best]])
 
 
 def _modelguard_w(rows: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:

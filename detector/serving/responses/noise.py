@@ -18,6 +18,7 @@ else:
     from detector.contracts.lazy import np
 
 _LEAST_LATENCY = 1e-6
+_MOST_SIGMAS = 3.0
 
 
 def gaussian(rows: Array, draws: Draws, sigma: float) -> Array:
@@ -25,6 +26,11 @@ def gaussian(rows: Array, draws: Draws, sigma: float) -> Array:
     noisy = np.maximum(rows + sigma * draws.normal(rows.shape[1]), 0)
     total = noisy.sum(axis=1, keepdims=True)
     return np.where(total > 0, noisy / np.where(total > 0, total, 1), rows)
+
+
+def gaussian_scores(scores: Array, draws: Draws, sigma: float) -> Array:
+    """Returns s (1 + N(0, sigma^2)) of ``scores`` float64 (n, k), with noise of at most three sigma."""
+    return scores * (1 + sigma * np.clip(draws.normal(scores.shape[1]), -_MOST_SIGMAS, _MOST_SIGMAS))
 
 
 def truthful(privacy: float) -> float:
@@ -82,6 +88,10 @@ def _gaussian(rows: Array, draws: Draws, parameters: Mapping[str, float]) -> Arr
     return gaussian(rows, draws, parameters["sigma"])
 
 
+def _gaussian_scores(scores: Array, draws: Draws, parameters: Mapping[str, float]) -> Array:
+    return gaussian_scores(scores, draws, parameters["sigma"])
+
+
 def _boundary(rows: Array, draws: Draws, parameters: Mapping[str, float]) -> Array:
     return boundary_response(rows, draws.uniform(1)[:, 0], parameters["zone"], parameters["privacy"])
 
@@ -97,6 +107,8 @@ RANDOM = (
         keeps_argmax=False,
         keyed=True,
         labels="it needs the probabilities",
+        change_scores=_gaussian_scores,
+        scores_bound=lambda parameters: _MOST_SIGMAS * parameters["sigma"],
     ),
     Response(
         "boundary",

@@ -44,6 +44,17 @@ def changed(outputs: Any, queries: int, change: Change) -> Any:
     return _numbers(outputs, queries, change)
 
 
+def changed_scores(outputs: Any, queries: int, change: Change) -> Any:
+    """Returns the scores ``outputs`` of ``queries``, (n,) or (n, k), changed in the same form. Raises
+    NoProbabilities."""
+    given = _array(outputs)
+    if given.size % queries or not np.isfinite(given).all():
+        raise NoProbabilities(f"scores of shape {given.shape} for {queries} queries, or without a value")
+    rows = given.reshape(queries, -1).astype(np.float64)
+    answers = change(rows, np.arange(queries)).reshape(given.shape).astype(given.dtype)
+    return answers if hasattr(outputs, "dtype") and given.ndim else answers.tolist()
+
+
 def _is_named(row: Any) -> bool:
     return isinstance(row, Mapping) and len(row) > 0
 

@@ -48,8 +48,9 @@ class Response:
     rows with equal draws give equal answers, however rows are batched. ``bound``: (parameters, k) -> the largest L1
     distance of a row from its answer. ``keeps_argmax``: ``argmax`` of each row, the first of equal ones, stays.
     ``keyed``: its answers depend on the draws, and so on the principal and the input. A parameter ``suspicion`` is
-    the principal's score (1 is the threshold). ``cost``: what it costs the caller. ``labels`` and ``scores``: why an
-    answer that holds labels or scores alone stays unchanged.
+    the principal's score (1 is the threshold). ``cost``: what it costs the caller. ``labels``: why an answer that holds
+    labels alone stays unchanged. ``change_scores``: the same of scores float64 (n, k), any finite numbers, each of
+    which moves by at most ``scores_bound`` (parameters) of itself; None: they stay unchanged.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Response:
     keeps_argmax: bool = True
     keyed: bool = False
     labels: str = "a label has no probabilities to change"
-    scores: str = "a score is no probability"
+    change_scores: Callable[[Array, Draws, Mapping[str, float]], Array] | None = None
+    scores_bound: Callable[[Mapping[str, float]], float] = lambda _: 0.0
 
     def checked(self, given: Mapping[str, object]) -> dict[str, float]:
         """Returns all parameters, those ``given`` and the defaults. Raises ConfigurationError for an unknown one and

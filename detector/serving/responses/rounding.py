@@ -20,6 +20,8 @@ else:
     from detector.contracts.lazy import np
 
 _FINEST = 1 << 20
+_TINY = 1e-100
+"""Scores below this are rounded to 0."""
 
 
 def rounded(rows: Array, units: int) -> Array:
@@ -45,6 +47,18 @@ def rounded(rows: Array, units: int) -> Array:
 
 def _round(rows: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:
     return rounded(rows, 10 ** int(parameters["digits"]))
+
+
+def rounded_scores(scores: Array, digits: int) -> Array:
+    """Returns ``scores`` float64 (n, k) to as many significant ``digits``, at least one."""
+    size = np.abs(scores)
+    place = np.floor(np.log10(np.where(size > _TINY, size, 1.0))) + 1 - max(digits, 1)
+    up, down = 10.0 ** np.maximum(-place, 0), 10.0 ** np.maximum(place, 0)
+    return np.where(size > _TINY, np.rint(scores * up / down) / up * down, 0.0)
+
+
+def _round_scores(scores: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:
+    return rounded_scores(scores, int(parameters["digits"]))
 
 
 def _top_k(rows: Array, _draws: Draws, parameters: Mapping[str, float]) -> Array:
@@ -103,6 +117,8 @@ COARSE = (
         _rounding_bound,
         "digits",
         {"digits": Parameter(2, 0, 6, whole=True)},
+        change_scores=_round_scores,
+        scores_bound=lambda parameters: 5 * 10.0 ** -max(parameters["digits"], 1),
     ),
     Response(
         "top_k",

@@ -96,13 +96,11 @@ class Odometer:
         return None if answers is None else self._trained(self._scaled(features[chosen]), answers)
 
     def _trained(self, rows: Floats, answers: Floats) -> float:
-        from scipy.spatial.distance import cdist
-
-        nearest = cdist(self._rows, rows).argmin(axis=1)
-        named = [answers[nearest].argmax(axis=1)]
+        distances, *outer = self._kernels(self._rows, rows)
+        named = [answers[distances.argmin(axis=1)].argmax(axis=1)]
         logs = np.log(np.maximum(answers, _LEAST))
         logs -= logs.mean(axis=1, keepdims=True)
-        inner, outer = self._kernels(rows, rows), self._kernels(self._rows, rows)
+        inner = self._kernels(rows, rows)[1:]
         for kernel, to_validation in ((inner[0], outer[0]), (inner[1], outer[1]), (sum(inner), sum(outer))):
             weights = np.linalg.solve(kernel + _RIDGE * np.eye(len(rows)), logs)
             named.append((to_validation @ weights).argmax(axis=1))
@@ -111,12 +109,13 @@ class Odometer:
     def _scaled(self, features: Rows) -> Floats:
         return features.astype(np.float64) / self._scale
 
-    def _kernels(self, rows: Floats, others: Floats) -> tuple[Floats, Floats]:
-        """Returns the linear and the Gaussian kernel, (n, m) each."""
-        from scipy.spatial.distance import cdist
-
-        linear = (rows - self._centre) @ (others - self._centre).T / self._width + 1.0
-        return linear, np.exp(-2.0 * cdist(rows, others, "sqeuclidean") / self._width)
+    def _kernels(self, rows: Floats, others: Floats) -> tuple[Floats, Floats, Floats]:
+        """Returns the squared distances, and the linear and the Gaussian kernel, (n, m) each."""
+        rows, others = rows - self._centre, others - self._centre
+        products = rows @ others.T
+        squares = (rows**2).sum(axis=1)[:, None] + (others**2).sum(axis=1)
+        distances = np.maximum(squares - 2.0 * products, 0.0)
+        return distances, products / self._width + 1.0, np.exp(-2.0 * distances / self._width)
 
 
 def _answers(outputs: Array, output_kind: OutputKind, classes: int) -> Floats | None:

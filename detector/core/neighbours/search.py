@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import LEAST32, UNIT32, Blends, bench, blend
+from detector.core.neighbours.blends import LEAST32, UNIT32, Blends, Seen, bench, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
@@ -328,7 +328,7 @@ def grow(
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
     are ``judged`` by a profile.
     """
-    table = bench(len(compared.features))
+    table = bench(compared, queries.features.shape[1])
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
@@ -347,7 +347,8 @@ def grow(
             if 0 < of_any < inf and len(compared.features):
                 for j in range(len(compared.features)):
                     table.query[j] = features[i, compared.features[j]]
-                blend(arena, buffers.runs, total, nearest, point, compared, table, found.blends, i)
+                seen = Seen(nearest, of_any, point, length)
+                blend(arena, buffers.runs, total, seen, compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)

@@ -41,6 +41,8 @@ _SEVERAL = 3
 """A base with more than one in this many of the unusual values is one of the parents."""
 _PROBES, _CANDIDATES = 8, 4
 _TILE = 32
+HITS = 8
+"""This many groups of projections are looked for at once: a call costs as much as twenty."""
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
@@ -76,7 +78,7 @@ class Bench(NamedTuple):
     ``chosen`` int64: rows among which to look; ``open`` int64 (f,): features in which the rows so far lack its value;
     ``probes`` int64 (8,), columns of rows, with their ``scale`` float32 (4, 8): the base, the query, the step between,
     the limit; the candidates found, ``best`` int64 (2, 4) with ``marks`` float64 (2, 4): by equal values, by direction;
-    ``lanes`` float32 (4, 32). ``equal``: the largest squared distance of rows that have the same values, inf where not
+    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared distance of rows that have the same values, inf where not
     all features are compared."""
 
     query: Rows
@@ -88,6 +90,7 @@ class Bench(NamedTuple):
     best: Integers
     marks: Floats
     lanes: Rows
+    hits: Integers
     equal: float
 
 
@@ -119,6 +122,7 @@ def bench(compared: Compared, dimension: int) -> Bench:
         np.empty((2, _CANDIDATES), np.int64),
         np.empty((2, _CANDIDATES)),
         np.zeros((4, _TILE), np.float32),
+        np.empty((HITS, 2), np.int64),
         equal,
     )
 
@@ -346,22 +350,17 @@ def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, seen: S
     fewest = np.float32(max(_fewest(along, seen, at.equal) - off, 0.0))
     least = fewest
     while run < total:
-        if least > 0:
-            run, group = _pass_aside(points, runs, run, total, group, base, step, least)
-            if run == total:
-                break
-        start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-        group = max(group, start // LANES)
-        _aside(points[group], base, step, least, dots, lengths)
-        first = group * LANES
-        for lane in range(max(start - first, 0), min(end - first, LANES)):
-            dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
-            if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
-                _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
-        least = max(fewest, np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - off))
-        group += 1
-        if group * LANES >= end:
-            run, group = run + 1, 0
+        count, run, group = _find_aside(points, runs, run, total, group, base, step, least, at.hits)
+        for hit in range(count):
+            found, number = at.hits[hit]
+            start, first = runs[found, 0], number * LANES
+            end = start + runs[found, 1]
+            _aside(points[number], base, step, least, dots, lengths)
+            for lane in range(max(start - first, 0), min(end - first, LANES)):
+                dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
+                if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
+                    _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
+            least = max(fewest, np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - off))
 
 
 @compiled
@@ -390,18 +389,28 @@ def _aside(columns: Rows, base: Rows, step: Rows, least: np.float32, dots: Rows,
 
 
 @approximate
-def _pass_aside(
-    columns: Rows, runs: Integers, run: int, total: int, group: int, base: Rows, step: Rows, least: np.float32
-) -> tuple[int, int]:
-    """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
-    of projections ``columns`` (groups, 8, 16) of which one has ``least`` for the square of its product over its squared
-    length, see ``_aside``; ``total`` if there is none before that list."""
+def _find_aside(
+    columns: Rows,
+    runs: Integers,
+    run: int,
+    total: int,
+    group: int,
+    base: Rows,
+    step: Rows,
+    least: np.float32,
+    hits: Integers,
+) -> tuple[int, int, int]:
+    """Sets ``hits`` (h, 2) to the next lists of ``runs``, from ``run`` on and there from ``group`` on, and groups of
+    projections ``columns`` (groups, 8, 16) of which one has ``least`` for the square of its product over its squared
+    length, see ``_aside``. Returns how many these are, and where to go on: at list ``total`` after all before that."""
     o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
     h, i, j, k, m, n, v = step[0], step[1], step[2], step[3], step[4], step[5], step[6]
-    tiny = np.float32(8 * LEAST32)
+    tiny, count = np.float32(8 * LEAST32), 0
     for number in range(run, total):
         start, end = runs[number, 0], runs[number, 0] + runs[number, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
+            if count == len(hits):
+                return count, number, at
             within = np.float32(0)  # as in ``search``
             for lane in range(columns.shape[2]):
                 a, b, c = columns[at, 0, lane] - o, columns[at, 1, lane] - p, columns[at, 2, lane] - q
@@ -411,9 +420,10 @@ def _pass_aside(
                 length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
                 within += np.float32(dot * abs(dot) + tiny >= least * length)
             if within > 0:
-                return number, at
+                hits[count, 0], hits[count, 1] = number, at
+                count += 1
         group = 0
-    return total, 0
+    return count, total, 0
 
 
 @compiled

@@ -41,10 +41,14 @@ _SEVERAL = 3
 """A base with more than one in this many of the unusual values is one of the parents."""
 _PROBES, _CANDIDATES = 8, 4
 _TILE = 32
+HITS = 8
+"""This many groups of projections are looked for at once: a call costs as much as twenty."""
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
 UNIT32, LEAST32 = 2.0**-24, 2.0**-126
+_LEFT = math.exp(-2 * LEAST_SPANNED) * (1 + 1e-9)
+"""The share of the squared distance that a segment leaves where ``spanned`` is ``LEAST_SPANNED``."""
 _LEAST_LEFT = 0.02
 """A query is off a segment by at least this share of its distance."""
 
@@ -74,7 +78,8 @@ class Bench(NamedTuple):
     ``chosen`` int64: rows among which to look; ``open`` int64 (f,): features in which the rows so far lack its value;
     ``probes`` int64 (8,), columns of rows, with their ``scale`` float32 (4, 8): the base, the query, the step between,
     the limit; the candidates found, ``best`` int64 (2, 4) with ``marks`` float64 (2, 4): by equal values, by direction;
-    ``lanes`` float32 (4, 32)."""
+    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared distance of rows that have the same values, inf where not
+    all features are compared."""
 
     query: Rows
     base: Rows
@@ -85,11 +90,28 @@ class Bench(NamedTuple):
     best: Integers
     marks: Floats
     lanes: Rows
+    hits: Integers
+    equal: float
+
+
+class Seen(NamedTuple):
+    """What is known of a query: its ``nearest`` row, the ``distance`` to that, and its projection ``point`` float32
+    (p,) with the ``length`` of that."""
+
+    nearest: int
+    distance: float
+    point: Rows
+    length: float
 
 
 @compiled
-def bench(features: int) -> Bench:
-    """Returns an empty bench for ``features``."""
+def bench(compared: Compared, dimension: int) -> Bench:
+    """Returns an empty bench for rows of this ``dimension``."""
+    features, equal = len(compared.features), math.inf
+    if features == dimension:
+        equal = 0.0
+        for j in range(features):
+            equal += np.float64(compared.limits[j]) * np.float64(compared.limits[j])
     return Bench(
         np.empty(features, np.float32),
         np.empty(features, np.float32),
@@ -100,6 +122,8 @@ def bench(features: int) -> Bench:
         np.empty((2, _CANDIDATES), np.int64),
         np.empty((2, _CANDIDATES)),
         np.zeros((4, _TILE), np.float32),
+        np.empty((HITS, 2), np.int64),
+        equal,
     )
 
 
@@ -108,16 +132,15 @@ def blend(
     arena: Arena,
     runs: Integers,
     total: int,
-    nearest: int,
-    point: Rows,
+    seen: Seen,
     compared: Compared,
     at: Bench,
     blends: Blends,
     i: int,
 ) -> None:
-    """Sets the ``i``-th of ``blends`` for ``at.query``, projected to ``point``, from rows of the ``total`` lists
-    ``runs``, of which ``nearest`` is one, and from honest rows."""
-    held = 0
+    """Sets the ``i``-th of ``blends`` for ``at.query`` from rows of the ``total`` lists ``runs``, of which the nearest
+    is one, and from honest rows."""
+    held, nearest = 0, seen.nearest
     for run in range(total):
         held += runs[run, 1]
     if held < FEWEST_ROWS:
@@ -129,7 +152,7 @@ def blend(
     every = (held + _ROWS - 1) // _ROWS
     projected = arena.points.shape[1] > 0
     if projected:
-        _direct(arena, columns, runs, total, point, nearest, at)
+        _direct(arena, columns, runs, total, seen, at)
         blends.spanned[i] = _span(rows, columns, left, at)
     if not projected or _PROBES * equal >= left:
         count = _take(arena, columns, runs, total, every, at.chosen)
@@ -311,35 +334,43 @@ def _above_one(rows: Rows, row: int, columns: Integers) -> float:
 
 
 @compiled
-def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, point: Rows, nearest: int, at: Bench) -> None:
+def _direct(arena: Arena, columns: Integers, runs: Integers, total: int, seen: Seen, at: Bench) -> None:
     """Sets ``at.best[1]`` to the rows that lie best in the direction of the query, by their projections
-    ``arena.points`` (groups, 8, 16), whose last axis is no direction."""
+    ``arena.points`` (groups, 8, 16), whose last axis is no direction. Leaves out those that cannot make ``spanned``
+    larger than ``LEAST_SPANNED``: no measure tells smaller values apart."""
     points, best, marks = arena.points, at.best[1], at.marks[1]
     dots, lengths, base, step = at.lanes[0], at.lanes[1], at.lanes[2], at.lanes[3]
-    best[:], marks[:], along, least = -1, 0.0, 0.0, np.float32(0)
-    for axis in range(len(point) - 1):
-        base[axis] = points[nearest // LANES, axis, nearest % LANES]
-        step[axis] = point[axis] - base[axis]
+    best[:], marks[:], along = -1, 0.0, 0.0
+    for axis in range(len(seen.point) - 1):
+        base[axis] = points[seen.nearest // LANES, axis, seen.nearest % LANES]
+        step[axis] = seen.point[axis] - base[axis]
         along += np.float64(step[axis]) * np.float64(step[axis])
-    run, group = 0, 0
+    # Single precision is off by 20 units of the step's length at most.
+    off, run, group = 128 * UNIT32 * along, 0, 0
+    fewest = np.float32(max(_fewest(along, seen, at.equal) - off, 0.0))
+    least = fewest
     while run < total:
-        if least > 0:
-            run, group = _pass_aside(points, runs, run, total, group, base, step, least)
-            if run == total:
-                break
-        start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-        group = max(group, start // LANES)
-        _aside(points[group], base, step, least, dots, lengths)
-        first = group * LANES
-        for lane in range(max(start - first, 0), min(end - first, LANES)):
-            dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
-            if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
-                _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
-        # Single precision is off by 20 units of the step's length at most.
-        least = np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - 128 * UNIT32 * along)
-        group += 1
-        if group * LANES >= end:
-            run, group = run + 1, 0
+        count, run, group = _find_aside(points, runs, run, total, group, base, step, least, at.hits)
+        for hit in range(count):
+            found, number = at.hits[hit]
+            start, first = runs[found, 0], number * LANES
+            end = start + runs[found, 1]
+            _aside(points[number], base, step, least, dots, lengths)
+            for lane in range(max(start - first, 0), min(end - first, LANES)):
+                dot, length = np.float64(dots[lane]), np.float64(lengths[lane])
+                if dot > 0 and length > 0 and dot * dot * _TIE >= marks[_CANDIDATES - 1] * length:
+                    _insert(arena.rows, columns, best, marks, first + lane, dot * dot / length)
+            least = max(fewest, np.float32(marks[_CANDIDATES - 1] * (1 - 64 * UNIT32) - off))
+
+
+@compiled
+def _fewest(along: float, seen: Seen, equal: float) -> float:
+    """Returns how much of the projected squared step ``along`` from the nearest row to the query lies in the direction
+    of any row that makes ``spanned`` larger than ``LEAST_SPANNED``. The segment to such a row comes that near to the
+    query, and its projection no less, but for the rounding of each end by a share of its own length."""
+    apart = math.sqrt(seen.distance * seen.distance * _LEFT + equal)
+    apart += 64 * UNIT32 * (2 * seen.length + 4 * seen.distance)
+    return along - apart * apart * (1 + 64 * UNIT32)
 
 
 @compiled
@@ -358,18 +389,28 @@ def _aside(columns: Rows, base: Rows, step: Rows, least: np.float32, dots: Rows,
 
 
 @approximate
-def _pass_aside(
-    columns: Rows, runs: Integers, run: int, total: int, group: int, base: Rows, step: Rows, least: np.float32
-) -> tuple[int, int]:
-    """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
-    of projections ``columns`` (groups, 8, 16) of which one has ``least`` for the square of its product over its squared
-    length, see ``_aside``; ``total`` if there is none before that list."""
+def _find_aside(
+    columns: Rows,
+    runs: Integers,
+    run: int,
+    total: int,
+    group: int,
+    base: Rows,
+    step: Rows,
+    least: np.float32,
+    hits: Integers,
+) -> tuple[int, int, int]:
+    """Sets ``hits`` (h, 2) to the next lists of ``runs``, from ``run`` on and there from ``group`` on, and groups of
+    projections ``columns`` (groups, 8, 16) of which one has ``least`` for the square of its product over its squared
+    length, see ``_aside``. Returns how many these are, and where to go on: at list ``total`` after all before that."""
     o, p, q, r, s, t, u = base[0], base[1], base[2], base[3], base[4], base[5], base[6]
     h, i, j, k, m, n, v = step[0], step[1], step[2], step[3], step[4], step[5], step[6]
-    tiny = np.float32(8 * LEAST32)
+    tiny, count = np.float32(8 * LEAST32), 0
     for number in range(run, total):
         start, end = runs[number, 0], runs[number, 0] + runs[number, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
+            if count == len(hits):
+                return count, number, at
             within = np.float32(0)  # as in ``search``
             for lane in range(columns.shape[2]):
                 a, b, c = columns[at, 0, lane] - o, columns[at, 1, lane] - p, columns[at, 2, lane] - q
@@ -379,35 +420,36 @@ def _pass_aside(
                 length = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + g * g)
                 within += np.float32(dot * abs(dot) + tiny >= least * length)
             if within > 0:
-                return number, at
+                hits[count, 0], hits[count, 1] = number, at
+                count += 1
         group = 0
-    return total, 0
+    return count, total, 0
 
 
 @compiled
 def _span(rows: Rows, columns: Integers, left: int, at: Bench) -> float:
     """Returns ``spanned``, by the candidates in ``at.best[1]``."""
-    apart, most = 0.0, 0.0
+    best, apart, most = at.best[1], 0.0, 0.0
+    if best[0] < 0:
+        return 0.0
     for k in range(left):
         j = at.open[k]
         step = np.float64(at.query[j]) - np.float64(at.base[j])
         apart += step * step
-    best = at.best[1]
-    if best[0] >= 0:
-        # All together, as most of the time goes into waiting for their rows; one that is missing is the first again.
-        a, b, c, d = best[0], best[1 * (best[1] >= 0)], best[2 * (best[2] >= 0)], best[3 * (best[3] >= 0)]
-        p = q = r = s = 0.0
-        t = u = v = w = 1e-30
-        for j in range(len(at.query)):
-            column, base = columns[j], np.float64(at.base[j])
-            toward = np.float64(at.query[j]) - base
-            first, second = np.float64(rows[a, column]) - base, np.float64(rows[b, column]) - base
-            third, fourth = np.float64(rows[c, column]) - base, np.float64(rows[d, column]) - base
-            p, q, r, s = p + first * toward, q + second * toward, r + third * toward, s + fourth * toward
-            t, u, v, w = t + first * first, u + second * second, v + third * third, w + fourth * fourth
-        for dot, length in ((p, t), (q, u), (r, v), (s, w)):
-            share = min(max(dot / length, 0.0), 1.0)
-            most = max(most, share * (2 * dot - share * length))
+    # All together, as most of the time goes into waiting for their rows; one that is missing is the first again.
+    a, b, c, d = best[0], best[1 * (best[1] >= 0)], best[2 * (best[2] >= 0)], best[3 * (best[3] >= 0)]
+    p = q = r = s = 0.0
+    t = u = v = w = 1e-30
+    for j in range(len(at.query)):
+        column, base = columns[j], np.float64(at.base[j])
+        toward = np.float64(at.query[j]) - base
+        first, second = np.float64(rows[a, column]) - base, np.float64(rows[b, column]) - base
+        third, fourth = np.float64(rows[c, column]) - base, np.float64(rows[d, column]) - base
+        p, q, r, s = p + first * toward, q + second * toward, r + third * toward, s + fourth * toward
+        t, u, v, w = t + first * first, u + second * second, v + third * third, w + fourth * fourth
+    for dot, length in ((p, t), (q, u), (r, v), (s, w)):
+        share = min(max(dot / length, 0.0), 1.0)
+        most = max(most, share * (2 * dot - share * length))
     return -0.5 * math.log(max(1 - most / apart, _LEAST_LEFT * _LEAST_LEFT))
 
 

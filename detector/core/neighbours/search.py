@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import LEAST32, UNIT32, Blends, bench, blend
+from detector.core.neighbours.blends import HITS, LEAST32, UNIT32, Blends, Seen, bench, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
@@ -32,7 +32,7 @@ _RUN = 128
 _DEEPEST = 40
 _LARGEST32 = 2.0**127
 
-_NEAR = 64
+_NEAR = 256
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -106,16 +106,21 @@ def gap(rows: Matrix, at: int, others: Matrix, other: int) -> np.float32:
 
 class SearchBuffers(NamedTuple):
     """The lists to search, ``runs`` int64 (m, 2): first row and number of rows. Vectors that may be nearest to a query,
-    ``near`` int64 (64,) by row, and their squared distances ``gaps`` float32 (64,)."""
+    ``near`` int64 (256,) by row, and their squared distances ``gaps`` float32 (256,). ``hits`` int64 (8, 2): lists and
+    groups to look at; ``apart`` float32 (16,): how far the projections of one are."""
 
     runs: NDArray[np.int64]
     near: NDArray[np.int64]
     gaps: NDArray[np.float32]
+    hits: NDArray[np.int64]
+    apart: NDArray[np.float32]
 
     @classmethod
     def of(cls, runs: int) -> SearchBuffers:
         """Returns buffers for ``runs`` lists."""
-        return cls(np.empty((runs, 2), np.int64), np.empty(_NEAR, np.int64), np.empty(_NEAR, np.float32))
+        near, gaps = np.empty(_NEAR, np.int64), np.empty(_NEAR, np.float32)
+        hits, apart = np.empty((HITS, 2), np.int64), np.empty(LANES, np.float32)
+        return cls(np.empty((runs, 2), np.int64), near, gaps, hits, apart)
 
 
 @compiled
@@ -132,7 +137,7 @@ def nearest_of(
     """Returns the distance of query ``at`` to the nearest vector of the first ``alike`` lists, that of all ``total``,
     and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query,
     ``point``, than the nearest so far are left out, unless the ``length`` of that is negative."""
-    points, runs, near, gaps = arena.points, buffers.runs, buffers.near, buffers.gaps
+    points, runs, near, gaps, apart = arena.points, buffers.runs, buffers.near, buffers.gaps, buffers.apart
     # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
     slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
     bound, nearest, limit, reach = inf, NONE, inf, np.float32(inf)
@@ -140,9 +145,24 @@ def nearest_of(
     for last in (alike, total):
         of_alike = bound
         while True:
-            if length >= 0:
-                run, group = _pass_far(points, runs, run, last, group, point, reach)
-            if run == last or number > _NEAR - LANES:
+            hits, run, group = _find_near(points, runs, run, last, group, point, reach, length < 0, buffers.hits)
+            for hit in range(hits):
+                found, of_group = buffers.hits[hit]
+                start, first = runs[found, 0], of_group * LANES
+                end = start + runs[found, 1]
+                if length >= 0:
+                    _set_apart(points[of_group], point, apart)
+                for row in range(max(first, start), min(first + LANES, end)):
+                    if length >= 0 and apart[row - first] > reach:
+                        continue
+                    squared = gap(arena.rows, row, features, at)
+                    if squared <= limit:
+                        near[number], gaps[number] = row, squared
+                        number += 1
+                        within = np.float64(squared) * slack + least
+                        if within < limit:
+                            limit, reach = within, _reach(within, length)
+            if run == last or number > _NEAR - HITS * LANES:
                 for candidate in range(number):
                     if gaps[candidate] <= limit:
                         bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
@@ -150,57 +170,59 @@ def nearest_of(
                 reach = _reach(limit, length)
             if run == last:
                 break
-            start, end = runs[run, 0], runs[run, 0] + runs[run, 1]
-            group = max(group, start // LANES)
-            for row in range(max(group * LANES, start), min(group * LANES + LANES, end)):
-                if length >= 0 and _apart(points[group], row % LANES, point) > reach:
-                    continue
-                squared = gap(arena.rows, row, features, at)
-                if squared <= limit:
-                    near[number], gaps[number] = row, squared
-                    number += 1
-                    within = np.float64(squared) * slack + least
-                    if within < limit:
-                        limit, reach = within, _reach(within, length)
-            group += 1
-            if group * LANES >= end:
-                run, group = run + 1, 0
     return of_alike, bound, nearest
 
 
 @approximate
-def _pass_far(
-    columns: Matrix, runs: Integers, run: int, last: int, group: int, point: Matrix, reach: np.float32
-) -> tuple[int, int]:
-    """Returns the first of the lists ``runs``, from ``run`` on and there from ``group`` on, and in it the first group
-    of projections ``columns`` (groups, 8, 16) that has one within ``reach`` of ``point`` (8,), squared; ``last`` if
-    there is none before that list. Lane beside lane, as the processor does several at once."""
-    p, q, r, s = point[0], point[1], point[2], point[3]
-    t, u, v, w = point[4], point[5], point[6], point[7]
+def _find_near(
+    columns: Matrix,
+    runs: Integers,
+    run: int,
+    last: int,
+    group: int,
+    point: Matrix,
+    reach: np.float32,
+    every: bool,
+    hits: Integers,
+) -> tuple[int, int, int]:
+    """Sets ``hits`` (h, 2) to the next lists of ``runs``, from ``run`` on and there from ``group`` on, and groups of
+    projections ``columns`` (groups, 8, 16) of which one is within ``reach`` of ``point`` (8,), squared; to ``every``
+    next group where there are no projections. Returns how many these are, and where to go on: at list ``last`` after
+    all before that. Lane beside lane, as the processor does several at once."""
+    p = q = r = s = t = u = v = w = np.float32(0)
+    if not every:
+        p, q, r, s = point[0], point[1], point[2], point[3]
+        t, u, v, w = point[4], point[5], point[6], point[7]
+    count = 0
     for number in range(run, last):
         start, end = runs[number, 0], runs[number, 0] + runs[number, 1]
         for at in range(max(group, start // LANES), (end + LANES - 1) // LANES):
-            within = np.float32(0)  # an integer would have 64 bits, and halve the lanes
-            for lane in range(columns.shape[2]):
+            if count == len(hits):
+                return count, number, at
+            within = np.float32(every)  # an integer would have 64 bits, and halve the lanes
+            for lane in range(columns.shape[2] if not every else 0):
                 a, b, c = columns[at, 0, lane] - p, columns[at, 1, lane] - q, columns[at, 2, lane] - r
                 d, e, f = columns[at, 3, lane] - s, columns[at, 4, lane] - t, columns[at, 5, lane] - u
                 g, h = columns[at, 6, lane] - v, columns[at, 7, lane] - w
                 bound = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
                 within += np.float32(bound <= reach)
             if within > 0:
-                return number, at
+                hits[count, 0], hits[count, 1] = number, at
+                count += 1
         group = 0
-    return last, 0
+    return count, last, 0
 
 
 @approximate
-def _apart(columns: Matrix, lane: int, point: Matrix) -> np.float32:
-    """Returns the squared distance of the projection in a ``lane`` of ``columns`` (p, 16) to ``point`` (p,)."""
-    total = np.float32(0.0)
-    for axis in range(len(point)):
-        step = columns[axis, lane] - point[axis]
-        total += step * step
-    return total
+def _set_apart(columns: Matrix, point: Matrix, apart: Matrix) -> None:
+    """Sets ``apart`` (16,) to the squared distances of the projections ``columns`` (8, 16) to ``point`` (8,)."""
+    p, q, r, s = point[0], point[1], point[2], point[3]
+    t, u, v, w = point[4], point[5], point[6], point[7]
+    for lane in range(columns.shape[1]):
+        a, b, c = columns[0, lane] - p, columns[1, lane] - q, columns[2, lane] - r
+        d, e, f = columns[3, lane] - s, columns[4, lane] - t, columns[5, lane] - u
+        g, h = columns[6, lane] - v, columns[7, lane] - w
+        apart[lane] = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
 
 
 @compiled
@@ -328,7 +350,7 @@ def grow(
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
     are ``judged`` by a profile.
     """
-    table = bench(len(compared.features))
+    table = bench(compared, queries.features.shape[1])
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
@@ -347,7 +369,8 @@ def grow(
             if 0 < of_any < inf and len(compared.features):
                 for j in range(len(compared.features)):
                     table.query[j] = features[i, compared.features[j]]
-                blend(arena, buffers.runs, total, nearest, point, compared, table, found.blends, i)
+                seen = Seen(nearest, of_any, point, length)
+                blend(arena, buffers.runs, total, seen, compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
             lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)

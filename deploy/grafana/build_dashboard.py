@@ -113,6 +113,7 @@ def rows() -> tuple[tuple[str, tuple[Panel, ...]], ...]:
                 _profiles(defs.PROFILE_INFO),
                 level(defs.GROUPS, "model, state"),
                 level(defs.GROUP_MEMBERS, "model, state"),
+                level(defs.JOINT_EXPOSURE, "model, kind"),
                 rate(defs.GROUP_ALERTS, "model, severity"),
             ),
         ),

@@ -22,14 +22,16 @@ class Accounts:
     ``linked`` int64 and ``links`` float64 (c, 3): how many queries of the current 256 were linked, and the sums of
     their measures. ``most`` float64: the largest D in the current 256, and ``every`` float64 (c, j + m), the deviations
     that it is of. ``rarity`` float64: that of an account in a cluster. ``member`` bool: whether it is a member of its
-    cluster's group."""
+    cluster's group. ``reached`` uint8 (c, b): the bitmap of the ``regions`` that its queries reached."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, regions: int) -> None:
+        self.regions = regions
         self.slot_of: dict[str, int] = {}
         self.names: list[str] = []
         self._free: list[int] = []
         self.last, self.compared, self.active, self.linked = np.zeros((4, 64), np.int64)
         self.links, self.every = np.zeros((64, len(LINKS))), np.zeros((64, width))
+        self.reached = np.zeros((64, -(-regions // 8)), np.uint8)
         self.most, self.rarity, self.member = np.zeros(64), np.ones(64), np.zeros(64, np.bool_)
 
     def __len__(self) -> int:
@@ -60,6 +62,7 @@ class Accounts:
         self.slot_of[name] = slot
         self.last[slot] = self.compared[slot] = _NEVER
         self.member[slot] = False
+        self.reached[slot] = 0
 
     def dump(self) -> dict[str, Any]:
         """Returns all columns, with the names of their slots."""
@@ -77,9 +80,10 @@ class Accounts:
         self.slot_of = {name: slot for slot, name in enumerate(self.names) if slot not in free}
         room = max(64, 1 << (count - 1).bit_length() if count else 64)
         for name in _COLUMNS:
-            values = state[name]
-            column = np.zeros((room, *values.shape[1:]), values.dtype)
-            column[:count] = values
+            before = getattr(self, name)
+            column = np.zeros((room, *before.shape[1:]), before.dtype)
+            if name in state:  # states of before have no regions
+                column[:count] = state[name]
             setattr(self, name, column)
 
     def drop(self, slot: int) -> None:
@@ -108,7 +112,7 @@ class Accounts:
         return most, origin
 
 
-_COLUMNS = ("last", "compared", "active", "linked", "links", "every", "most", "rarity", "member")
+_COLUMNS = ("last", "compared", "active", "linked", "links", "every", "most", "rarity", "member", "reached")
 
 
 def _ranked(positions: Array, count: int) -> Array:

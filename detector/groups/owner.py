@@ -23,9 +23,10 @@ from detector.contracts.findings import (
 )
 from detector.core.profile import Profile
 from detector.core.state.arrays import Section, pack, unpack
+from detector.groups.joint import JointExposure, JointLimit
 from detector.groups.judged_record import JudgedRecord, decode_judged
 from detector.groups.watch import ACCOUNTS, CHANCE, GroupWatch
-from detector.policy.entry import IDLE_SECONDS
+from detector.policy.entry import IDLE_SECONDS, MOST_LEARNED
 from detector.policy.records import command_audit, content_id
 
 SECTION = "groups"
@@ -69,23 +70,29 @@ class _Published:
 @dataclass(slots=True)
 class _Watched:
     """One model version. ``applied``: by source and partition, the offset and row of the last row applied.
-    ``published``: its groups, by id. ``joined``: by member, when they were last reported to their owner."""
+    ``published``: its groups, by id. ``joined``: by member, when they were last reported to their owner. ``joint``:
+    what its most-learned accounts know."""
 
     profile: Profile
     watch: GroupWatch
     applied: dict[tuple[str, int], tuple[int, int]] = field(default_factory=dict)
     published: dict[str, _Published] = field(default_factory=dict)
     joined: dict[str, float] = field(default_factory=dict)
+    joint: JointExposure = field(default_factory=JointExposure)
 
 
 class GroupOwner:
     """Watches the groups of the model versions of ``profiles`` that have a crowd, with ``nbytes`` bytes of recent
-    queries for each. ``configuration``: the hash of the detection settings."""
+    queries for each. ``configuration``: the hash of the detection settings. ``limit``: what accounts may learn
+    together."""
 
-    def __init__(self, profiles: Sequence[Profile], configuration: str, nbytes: int) -> None:
+    def __init__(
+        self, profiles: Sequence[Profile], configuration: str, nbytes: int, limit: JointLimit | None = None
+    ) -> None:
         self._profiles = {(own.model, own.model_version): own for own in profiles if own.crowd is not None}
         self._configuration = configuration
         self._nbytes = nbytes
+        self._limit = limit or JointLimit()
         self._watched: dict[ModelVersion, _Watched] = {}
 
     # -- live ----------------------------------------------------------------------------------------------------------
@@ -161,6 +168,7 @@ class GroupOwner:
                     for group, one in own.published.items()
                 ],
                 "joined": own.joined,
+                "joint": own.joint.dump(),
                 "watch": own.watch.dump(),
             }
             yield _VERSION, pack({"watched": body})
@@ -176,6 +184,7 @@ class GroupOwner:
         own.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
         own.published = {group: _Published(*rest) for group, *rest in body["published"]}
         own.joined = dict(body["joined"])
+        own.joint = JointExposure(*body.get("joint", ()))
 
     @property
     def nbytes(self) -> int:
@@ -190,6 +199,14 @@ class GroupOwner:
                 groups, members = sizes.get((model, state), (0, 0))
                 sizes[model, state] = groups + 1, members + own.watch.size_of(group)
         return sizes
+
+    def joint(self) -> dict[tuple[str, str], float]:
+        """Returns, by model and kind ("reached" or "ordinary"), what the most-learned accounts know together; of
+        several versions of a model, those that know most."""
+        found: dict[tuple[str, str], float] = {}
+        for (model, _), own in sorted(self._watched.items(), key=lambda item: item[1].joint.reached):
+            found |= {(model, "reached"): own.joint.reached, (model, "ordinary"): own.joint.ordinary}
+        return found
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -219,8 +236,11 @@ class GroupOwner:
             own.published.setdefault(revision.id, _Published()).changed = True
             joined += revision.joined
         self._publish(own, now, effects)
+        limited = own.watch.measure(own.joint, self._limit, now) if own.joint.is_due(now) else None
         if not fresh.learning.all():
             self._report(own, [*joined, *fresh.queries.principals], now, effects)
+            if limited is not None:
+                self._restrict(own, limited, now, effects)
         return True
 
     def _publish(self, own: _Watched, now: float, effects: GroupEffects) -> None:
@@ -275,6 +295,19 @@ class GroupOwner:
         if len(own.joined) > 2 * ACCOUNTS:
             own.joined = {name: at for name, at in own.joined.items() if own.watch.group_of(name) is not None}
 
+    def _restrict(self, own: _Watched, limited: Sequence[str], now: float, effects: GroupEffects) -> None:
+        """Adds commands for those of the ``limited`` accounts who were not told yet, or so long ago that their owner
+        may have forgotten, and for those who are limited no longer."""
+        told = own.joint.limited
+        for name in [name for name in told if name not in limited]:
+            del told[name]
+            effects.commands.append(_membership("leave", own, MOST_LEARNED, name, now, "others have learned more"))
+        reason = f"{len(limited)} accounts have learned {own.joint.reached:.0%} of the model together"
+        for name in limited:
+            if now >= told.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
+                told[name] = now
+                effects.commands.append(_membership("join", own, MOST_LEARNED, name, now, reason))
+
     def _dismiss(self, command: Command, now: float, effects: GroupEffects) -> str:
         """Returns a summary of the result. Raises ConfigurationError with the reason if there is nothing to do."""
         key, group = (command.model, command.model_version or ""), command.principal
@@ -316,6 +349,12 @@ def _deletion(leave: Command, issuer: str) -> Command:
 
 
 def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Command:
+    size = own.watch.size_of(group)
+    command = _membership(kind, own, group, name, now, f"{size} accounts of group {group} share one theft")
+    return replace(command, group_size=size, family=own.published[group].family if kind == "join" else None)
+
+
+def _membership(kind: Any, own: _Watched, group: str, name: str, now: float, reason: str) -> Command:
     profile = own.profile
     return Command(
         id=content_id(kind, profile.model, profile.model_version, group, name, now),
@@ -324,9 +363,7 @@ def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Com
         issuer=GROUP_ORIGIN + group,
         model=profile.model,
         principal=name,
-        reason=f"{own.watch.size_of(group)} accounts of group {group} share one theft",
+        reason=reason,
         group=group,
-        group_size=own.watch.size_of(group),
         model_version=profile.model_version,
-        family=own.published[group].family if kind == "join" else None,
     )

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence, Family, GroupMember
 from detector.core.calibration.crossfit import COLUMNS
+from detector.core.exposure import visit
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
@@ -25,7 +26,8 @@ from detector.core.signals.suspicion import NOTABLE, family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.clusters import Cluster, Clusters
-from detector.groups.links import LINKS, WINDOW, Linker, deviations
+from detector.groups.joint import JointExposure, JointLimit
+from detector.groups.links import LINKS, WINDOW, Linker, deviations, sampled_cells
 from detector.groups.queries import JudgedQueries
 from detector.groups.rarities import Rarities, chance_of
 from detector.groups.recent import BYTES
@@ -99,7 +101,9 @@ class GroupWatch:
         self._standards = profile.standards.aligned(COLUMNS)
         self._names = (*COLUMNS, *LINKS)
         self._linker = Linker(profile.reference, nbytes)
-        self._accounts = Accounts(len(self._names))
+        sampled = sampled_cells(profile.reference)
+        self._region = np.where(sampled, np.cumsum(sampled) - 1, -1)
+        self._accounts = Accounts(len(self._names), int(sampled.sum()))
         self._clusters = Clusters(len(self._names), (profile.model, profile.model_version))
         self._rarities = Rarities()
         self._seen = 0
@@ -158,6 +162,10 @@ class GroupWatch:
         """Returns how many members ``group`` has."""
         return self._clusters.named[group].size if group in self._clusters.named else 0
 
+    def measure(self, joint: JointExposure, limit: JointLimit, now: float) -> list[str]:
+        """Measures ``joint`` again; returns the accounts above ``limit``, in the order of what each added."""
+        return joint.measure(self._accounts, len(self._region), limit, now)
+
     def dump(self) -> dict[str, Any]:
         """Returns the whole state, as ``state.arrays.pack`` takes it."""
         clusters = self._clusters.dump()
@@ -185,6 +193,8 @@ class GroupWatch:
         links = self._linker.link(
             queries.features, queries.points, queries.cells, slot[queries.linked], queries.label
         ).values
+        region, of = self._region[queries.cells[:, 0]], slot[queries.linked]
+        visit(accounts.reached, of[region >= 0], region[region >= 0])
         sums, counts = accounts.count(slot, plain(queries.number), due, queries.linked, links, self._seen)
         present = self._present + np.searchsorted(begins, due, "right")
         self._seen, self._present = self._seen + len(slot), self._present + len(begins)

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from detector.contracts.actions import LEFT, NOTICE, make_action
-from detector.contracts.findings import Action, Mode
+from detector.contracts.findings import Action, Mode, Severity
+from detector.policy.budgets import BUDGET
 from detector.policy.config import Policy
 from detector.policy.entry import ActiveCause, Entry, LatchedAlert, Membership
 from detector.policy.ladder import NOTICE_RULE, Case, is_harsher
@@ -76,7 +77,8 @@ def weight_of(latch: Latch) -> int:
 def case_of(model: str, entry: Entry, latch: Latch) -> Case:
     """Returns ``latch`` as rules match it."""
     if isinstance(latch, Membership):
-        return Case(model, latch.signal, latch.family, group_size=latch.size, exposure=entry.exposure)
+        severity: Severity | None = "medium" if latch.signal == BUDGET else None
+        return Case(model, latch.signal, latch.family, severity, latch.size, exposure=entry.exposure)
     alert = latch.alert
     if alert is None:
         return Case(model, latch.signal, exposure=entry.exposure)

@@ -18,6 +18,7 @@ from detector.contracts.findings import (
     Mode,
 )
 from detector.policy.activity import UNAFFILIATED, Affiliation, Key, Section, decode_section
+from detector.policy.budgets import BUDGET
 
 FORMAT = 4
 """Format 2 adds the last alert to each latch, 3 the groups, 4 who released an alert, the evidence of groups and the
@@ -28,6 +29,8 @@ IDLE_SECONDS = 30 * DAY
 
 GROUP = "group"
 """Stands for the signal of all groups in the modes of signals."""
+MOST_LEARNED = "most-learned"
+"""Stands for a group's id where accounts have learned too much together, which is answered as a used-up budget is."""
 
 
 class LatchedAlert(msgspec.Struct, array_like=True, frozen=True):
@@ -84,7 +87,7 @@ class Membership(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def signal(self) -> str:
-        return GROUP
+        return BUDGET if self.group == MOST_LEARNED else GROUP
 
     @property
     def droppable_at(self) -> float:

@@ -65,6 +65,7 @@ SIGNAL = Label("signal", most=50)
 REASON = Label("reason", most=50)
 VERSION = Label("version", most=1)
 GROUP_STATE = Label("state", ("verdict", "dismissed"))
+JOINT_KIND = Label("kind", ("reached", "ordinary"))
 PARTITION = Label("partition", most=1024)
 TOPIC = Label("topic", ("queries", "rekeyed", "judged", "commands"))
 SEVERITY = Label("severity", get_args(Severity))
@@ -173,6 +174,12 @@ GROUP_ALERTS = Metric(
 )
 GROUPS = Metric("groups", "groups", "Groups of accounts, under a verdict or dismissed.", (MODEL, GROUP_STATE))
 GROUP_MEMBERS = Metric("group_members", "principals", "Accounts in groups.", (MODEL, GROUP_STATE))
+JOINT_EXPOSURE = Metric(
+    "joint_exposure_ratio",
+    "1",
+    "Share of the reference that the most-learned accounts have reached together, and that as many honest queries do.",
+    (MODEL, JOINT_KIND),
+)
 DECISIONS = Metric(
     "decisions_total", "decisions", "Decisions published, including renewals and releases.", (ACTION, MODE, ORIGIN)
 )

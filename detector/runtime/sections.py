@@ -302,6 +302,16 @@ class BudgetSettings(Section):
     """Organisations, as the queries' log names them."""
 
 
+class JointExposureSettings(Section):
+    """How much of a model the accounts may learn together that have learned most."""
+
+    accounts: Annotated[int, Field(ge=1, le=1_000)] = 5
+    """The number of accounts that might share a theft."""
+    limit_percent: Annotated[float, Field(gt=0, lt=100)] | None = None
+    """The share of the profile's reference that they may reach; beyond it those who added most are answered by the
+    ladder's rule for a budget. Not set: nobody is."""
+
+
 class PolicySettings(Section):
     """What follows from a verdict. Of the modes that apply, the most cautious one wins, which is observe."""
 
@@ -330,6 +340,8 @@ class PolicySettings(Section):
     """How much accounts may learn of a model; of those with the same per, the first that covers an account holds."""
     notice_percent: Annotated[float, Field(gt=0, le=100)] = 80.0
     """The used share of a budget, in percent, from which on gates tell the account how much is left."""
+    joint_exposure: JointExposureSettings = JointExposureSettings()
+    """What accounts may learn together."""
     allowlist: Path | None = None
     """File of principals whose decisions are withheld; their alerts are published. While it cannot be read, a worker
     only observes. `weirguard allowlist` changes the list of a running detector."""

@@ -10,6 +10,7 @@ from detector.contracts.errors import ConfigurationError
 from detector.core.configuration import EngineConfig, Limits, PradaConfig
 from detector.core.profile import Profile
 from detector.core.signals import SIGNALS
+from detector.groups.joint import JointLimit
 from detector.policy.accounting import UNJUDGED
 from detector.policy.allowlist import Allowlist, parse_allowlist
 from detector.policy.budgets import BUDGET, ExposureBudget
@@ -58,6 +59,12 @@ def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
     for where, name in named:
         if name not in known:
             raise ConfigurationError(f"{where}: there is no signal {name!r}{hint(name, known)}")
+    answered = not section.ladder or any(BUDGET in rule.signals for rule in section.ladder)
+    if section.joint_exposure.limit_percent is not None and not answered:
+        raise ConfigurationError(
+            "policy.joint_exposure: no rule of the ladder says what happens above limit_percent; "
+            f"add one with signals: [{BUDGET}]"
+        )
     return Policy(
         mode=section.mode,
         model_modes=dict(section.model_modes),
@@ -72,6 +79,12 @@ def _policy(settings: Settings, allowlist: Allowlist) -> Policy:
         budgets=tuple(ExposureBudget(**budget.model_dump()) for budget in section.budgets),
         notice_percent=section.notice_percent,
     )
+
+
+def joint_limit(settings: Settings) -> JointLimit:
+    """Returns what accounts may learn together."""
+    section = settings.policy.joint_exposure
+    return JointLimit(section.accounts, None if section.limit_percent is None else section.limit_percent / 100)
 
 
 def _rule(section: RuleSettings) -> LadderRule:

@@ -156,6 +156,10 @@ class Reporter:
             for series, size in sizes:
                 counts[series] += size[at]
             self.metrics.replace(metric, dict(counts))
+        joint: dict[tuple[str, ...], float] = {}
+        for partition in partitions:
+            joint |= partition.groups.joint()
+        self.metrics.replace(names.JOINT_EXPOSURE, joint)
         active = [
             decision for partition in partitions for decision in partition.detector.ledger.active(partition.policy_time)
         ]

@@ -29,7 +29,7 @@ from detector.stream import topics
 from detector.stream.app import create_app
 from detector.stream.checkpoint import Checkpointer
 from detector.stream.dead_letters import LetterLimits
-from detector.stream.detection_config import cautious_policy, engine_config
+from detector.stream.detection_config import cautious_policy, engine_config, joint_limit
 from detector.stream.detector import Detector
 from detector.stream.exit_codes import Exit, stop_now
 from detector.stream.faust_internals import Application
@@ -81,7 +81,7 @@ def main() -> None:
 def build(settings: Settings) -> tuple[Application, Reporter]:
     """Returns the application and what it reports to. Raises ConfigurationError."""
     reporter = Reporter(Health(time.monotonic, settings.worker.stall_seconds), new_metrics(settings.metrics.models))
-    config, policy = engine_config(settings), cautious_policy(settings)
+    config, policy, limit = engine_config(settings), cautious_policy(settings), joint_limit(settings)
     if policy.allowlist.unreadable is not None:
         _log.error("OBSERVING: nothing is enforced automatically", why=policy.allowlist.unreadable)
     reporter.judged_by(config.judging)
@@ -103,7 +103,7 @@ def build(settings: Settings) -> tuple[Application, Reporter]:
     def new_partition(number: int) -> Partition:
         detector = Detector(engine.sibling(), Ledger(policy, writer.configuration))
         decoder = RecordDecoder(number, settings.kafka.partitions, names)
-        groups = GroupOwner(config.judging, writer.configuration, settings.detection.group_bytes)
+        groups = GroupOwner(config.judging, writer.configuration, settings.detection.group_bytes, limit)
         checkpointer = Checkpointer(detector, groups, settings.worker.checkpoint_bytes, _CHUNK_BYTES)
         return Partition(decoder, detector, groups, checkpointer, writer)
 

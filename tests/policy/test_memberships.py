@@ -14,7 +14,7 @@ from detector.contracts.findings import Action, Command
 from detector.policy.activity import Effects
 from detector.policy.allowlist import Allowlist, Exemption
 from detector.policy.config import Policy
-from detector.policy.entry import decode_changes
+from detector.policy.entry import MOST_LEARNED, decode_changes
 from detector.policy.ledger import Ledger
 from detector.policy.principal import MOST_CAUSES, MOST_GROUPS
 
@@ -255,3 +255,17 @@ def test_whatever_the_order_of_arrival_the_latest_word_of_each_group_holds(
     members = {f"group:{group}" for group, command in latest.items() if command.kind == "join"}
     renewed = run(ledger, queries([20_000.0]))
     assert set().union(*map(set, origins(renewed))) == members
+
+
+def test_accounts_that_have_learned_too_much_together_are_answered_as_a_used_up_budget_is() -> None:
+    """By the default ladder slowed and reviewed, never refused, however many queries follow."""
+    ledger = Ledger(ENFORCE)
+    joined = ledger.command(join(1.0, MOST_LEARNED), 1.0)
+    assert said(joined) == [("slow", "enforce")]
+    assert origins(joined) == [[f"group:{MOST_LEARNED}"]]
+    assert joined.decisions[0].causes[0].reason == "needs review"
+    later = run(ledger, queries([2.0 + at for at in range(100)]))
+    assert "refuse" not in {action for action, _ in said(later)}
+    assert said(Ledger(replace(ENFORCE, signal_modes={"budget": "observe"})).command(join(1.0, MOST_LEARNED), 1.0)) == [
+        ("slow", "observe")
+    ]

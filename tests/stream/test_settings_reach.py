@@ -177,6 +177,8 @@ REACH: dict[str, Reach] = {
     "policy.cool_down_seconds": Reach(60.0, lambda built: built.policy.cool_down_seconds),
     "policy.budgets": Reach([{"name": "all", "for_life": 9}], lambda built: built.policy.budgets),
     "policy.notice_percent": Reach(50.0, lambda built: built.policy.notice_percent),
+    "policy.joint_exposure.accounts": Reach(9, lambda built: built.partition.groups._limit),
+    "policy.joint_exposure.limit_percent": Reach(50.0, lambda built: built.partition.groups._limit),
     "policy.ladder": Reach([{"name": "x", "rungs": [{"action": "tag"}]}], lambda built: built.policy.ladder),
     "policy.decision_seconds": Reach(60.0, lambda built: built.policy.decision_seconds),
     "policy.slow_queries_per_second": Reach(2.0, lambda built: built.policy.ladder),

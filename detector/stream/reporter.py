@@ -158,7 +158,7 @@ class Reporter:
             self.metrics.replace(metric, dict(counts))
         joint: dict[tuple[str, ...], float] = {}
         for partition in partitions:
-            joint |= partition.groups.joint()
+            joint.update(partition.groups.joint())
         self.metrics.replace(names.JOINT_EXPOSURE, joint)
         active = [
             decision for partition in partitions for decision in partition.detector.ledger.active(partition.policy_time)

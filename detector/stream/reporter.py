@@ -156,9 +156,9 @@ class Reporter:
             for series, size in sizes:
                 counts[series] += size[at]
             self.metrics.replace(metric, dict(counts))
-        joint: dict[tuple[str, ...], float] = {}
-        for partition in partitions:
-            joint.update(partition.groups.joint())
+        joint: dict[tuple[str, ...], float] = {
+            series: share for partition in partitions for series, share in partition.groups.joint().items()
+        }
         self.metrics.replace(names.JOINT_EXPOSURE, joint)
         active = [
             decision for partition in partitions for decision in partition.detector.ledger.active(partition.policy_time)

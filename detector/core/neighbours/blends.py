@@ -78,8 +78,8 @@ class Bench(NamedTuple):
     ``chosen`` int64: rows among which to look; ``open`` int64 (f,): features in which the rows so far lack its value;
     ``probes`` int64 (8,), columns of rows, with their ``scale`` float32 (4, 8): the base, the query, the step between,
     the limit; the candidates found, ``best`` int64 (2, 4) with ``marks`` float64 (2, 4): by equal values, by direction;
-    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared distance
-    of rows that have the same values, inf where not all features are compared."""
+    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared
+    distance of rows that have the same values, inf where not all features are compared."""
 
     query: Rows
     base: Rows

@@ -91,9 +91,9 @@ def case(target: tuple[str, str], measures: Sequence[str]) -> Case:
     return Case(target, calibration.profile, others, flagged)
 
 
-def carried_out(own: Thief, at: Case, seed: int) -> tuple[Trace, int]:
+def carried_out(own: Thief, target: tuple[str, str], seed: int) -> tuple[Trace, int]:
     """Returns what the thief asked and was told, and how many natural rows came first."""
-    data, model = victim_of(*at.target)
+    data, model = victim_of(*target)
     thief = ATTACKS[own.attack](Knowledge.of(data), own.budget, seed)
     disguise = WRAPPERS[own.wrapper](data, PAUSE, seed)
     course = AttackSession(thief, InProcess(model), disguise, Yardstick.of(model, data, 0, 10), [])
@@ -107,7 +107,7 @@ def cells(own: Thief, cases: list[Case], progress: Progress, task: TaskID) -> It
     for at in cases:
         found = []
         for seed in SEEDS:
-            trace, natural = carried_out(own, at, seed)
+            trace, natural = carried_out(own, at.target, seed)
             first = judge(account("thief", own.name, trace.features, trace.outputs), at.profile).first
             found.append("missed" if first is None else str(first - natural))
             progress.advance(task)

@@ -4,7 +4,8 @@ accounts, through engine, ledger and the gate's token bucket, on a simulated clo
 Honest accounts have the habits of the lab, and ask as many rows in their life as a lognormal distribution says. The
 budget for life is what one in two hundred of half of them exceeds; the other half is judged. Above it an account is
 slowed, and refused after ten more answers. Then a thief with ten accounts of one organisation, whose rows they ask in
-turn, under the same budget per account, and under one per organisation: the mean of what ten honest accounts ask, and three standard deviations.
+turn, under the same budget per account, and under one per organisation: the mean of what ten honest accounts ask, and
+three standard deviations.
 """
 
 from __future__ import annotations

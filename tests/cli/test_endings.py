@@ -197,7 +197,7 @@ def test_every_command_of_the_pages_is_one(weirguard: Run) -> None:
     named = set[tuple[str, ...]]()
     for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md"):
         text = page.read_text("utf-8")
-        found = re.findall(r"(?:`|^)weirguard ([a-z-]+)(?: ([a-z-]+))?", text, re.MULTILINE)
+        found = re.findall(r"(?:`|^)weirguard ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", text, re.MULTILINE)
         named |= {tuple(word for word in words if word) for words in found}
     assert len(named) > 30
     assert [words for words in sorted(named) if weirguard(*words, "--help").returncode] == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from tests.core.honest import honest
 from tests.lab.labelled import traffic, write_traffic
 from tests.sources.logs import write_jsonl
 
+ROOT = Path(__file__).parents[2]
 NOWHERE = "127.0.0.1:1"
 SETTINGS = "WEIRGUARD_CONFIG"
 
@@ -189,6 +191,16 @@ def ends_in_one_line(done: Ended, status: int = FAILED) -> str:
 
 def test_every_command_has_a_row() -> None:
     assert CASES.keys() == COMMANDS.keys()
+
+
+def test_every_command_of_the_pages_is_one(weirguard: Run) -> None:
+    named = set[tuple[str, ...]]()
+    for page in (*(ROOT / "docs").glob("*.md"), ROOT / "README.md"):
+        text = page.read_text("utf-8")
+        found = re.findall(r"(?:`|^)weirguard ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", text, re.MULTILINE)
+        named |= {tuple(word for word in words if word) for words in found}
+    assert len(named) > 30
+    assert [words for words in sorted(named) if weirguard(*words, "--help").returncode] == []
 
 
 def _arguments(name: str, log: Path, out: object = None, given: object = None) -> list[str]:

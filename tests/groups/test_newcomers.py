@@ -62,7 +62,9 @@ def _first_queries(thieves: int, seed: int = 2) -> JudgedQueries:
     return JudgedQueries(
         *(names, np.arange(count), np.zeros(count, np.int64), np.arange(count)),
         *(np.arange(count), np.zeros(count), shown),
-        *(nothing, features, points, np.zeros((0, 4), np.int64), nothing),
+        nothing,
+        *(features, points),
+        *(np.zeros((0, 4), np.int64), nothing),
     )
 
 

@@ -140,6 +140,7 @@ def newcomers(
         every = [own for population in full for own in population]
         named = sum(len(in_groups(profile, [every[at] for at in own.tolist()])) for own in launched)
         print(f"{target}, {queries} queries: in four launches of 500 honest newcomers {named} in a group", flush=True)
+        print(f"most in honest hundreds: {dict(zip(WAYS, most.round(1).tolist(), strict=False))}", flush=True)
         for attack, rows in attacks.items():
             least = dict.fromkeys(WAYS, "never")
             for thieves in [own for own in reversed(SHARES) if own * queries <= len(rows)]:

@@ -6,9 +6,10 @@ percent of its final agreement on uniform inputs. That may be chance, as a clone
 all of them: it has 90 percent *for good* once it keeps them on uniform and on natural inputs. For attacks not caught in
 time, *separable* says how well a classifier tells the queries until then from honest ones (0.5 is chance).
 
+With ``--newcomers`` it compares the groups with statistics of pooled first queries (``_newcomers``).
 With ``--recorded FOLDER`` (see ``benchmarks.recorded``) the colluding runs in it are judged among all honest accounts
 of their victim that did not calibrate. With ``--scale`` it prints what groups cost. Run: python -m benchmarks.groups
-[--recorded FOLDER | --populations | --scale] [DATASET:VICTIM ...]
+[--recorded FOLDER | --populations | --newcomers | --scale] [DATASET:VICTIM ...]
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks._group_scale import scale
+from benchmarks._newcomers import newcomers
 from benchmarks.calibrated import SEED, honest
 from benchmarks.recorded import read
 from detector.contracts.batches import cut, take
@@ -278,6 +280,15 @@ def populations(target: str, progress: Progress) -> None:
     print(f"of these, in groups that showed more than content: {beyond}")
 
 
+def pooled(target: str) -> None:
+    """Prints how few thieves among a hundred newcomers are found."""
+    dataset, victim = victim_of(*target.split(":"))
+    given = [own.queries for own in honest(dataset, victim, 0, CALIBRATION, SEED)]
+    fresh = ([own.queries for own in honest(dataset, victim, 1, POPULATION, SEED + 1 + seed)] for seed in range(10))
+    attacks = {attack: carried_out(target, attack)[0].queries for attack in TARGETS[target]}
+    newcomers(target, profile_of(target), given, list(fresh), attacks)
+
+
 def recorded(folder: Path) -> None:
     """Prints the colluding runs in ``folder``: members and honest accounts in groups, and when."""
     print("| recording | accounts | queries | suspects alone | caught | 90 percent found | found | honest in groups |")
@@ -303,6 +314,7 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", default=list(TARGETS))
     parser.add_argument("--recorded", type=Path)
     parser.add_argument("--populations", action="store_true", help="ten honest populations of 300 accounts")
+    parser.add_argument("--newcomers", action="store_true", help="what statistics of pooled first queries find")
     parser.add_argument("--scale", action="store_true", help=f"what groups cost, on {SCALED}")
     options = parser.parse_args()
     if options.recorded:
@@ -313,9 +325,9 @@ def main() -> None:
         return
     rows: list[Row] = []
     with Progress(console=Console(stderr=True)) as progress:
-        if options.populations:
+        if options.populations or options.newcomers:
             for target in options.targets:
-                populations(target, progress)
+                populations(target, progress) if options.populations else pooled(target)
             return
         for target in options.targets:
             rows += of_target(target, progress)

@@ -22,15 +22,17 @@ class Accounts:
     ``linked`` int64 and ``links`` float64 (c, 3): how many queries of the current 256 were linked, and the sums of
     their measures. ``most`` float64: the largest D in the current 256, and ``every`` float64 (c, j + m), the deviations
     that it is of. ``rarity`` float64: that of an account in a cluster. ``member`` bool: whether it is a member of its
-    cluster's group. ``reached`` uint8 (c, b): the bitmap of the ``regions`` that its queries reached."""
+    cluster's group. ``first`` float64 (c, f): what its first query showed, NaN where that was not seen. ``reached``
+    uint8 (c, b): the bitmap of the ``regions`` that its queries reached."""
 
-    def __init__(self, width: int, regions: int) -> None:
+    def __init__(self, width: int, firsts: int, regions: int) -> None:
         self.regions = regions
         self.slot_of: dict[str, int] = {}
         self.names: list[str] = []
         self._free: list[int] = []
         self.last, self.compared, self.active, self.linked = np.zeros((4, 64), np.int64)
         self.links, self.every = np.zeros((64, len(LINKS))), np.zeros((64, width))
+        self.first = np.full((64, firsts), np.nan)
         self.reached = np.zeros((64, -(-regions // 8)), np.uint8)
         self.most, self.rarity, self.member = np.zeros(64), np.ones(64), np.zeros(64, np.bool_)
 
@@ -62,6 +64,7 @@ class Accounts:
         self.slot_of[name] = slot
         self.last[slot] = self.compared[slot] = _NEVER
         self.member[slot] = False
+        self.first[slot] = np.nan
         self.reached[slot] = 0
 
     def dump(self) -> dict[str, Any]:
@@ -81,14 +84,20 @@ class Accounts:
         room = max(64, 1 << (count - 1).bit_length() if count else 64)
         for name in _COLUMNS:
             before = getattr(self, name)
-            column = np.zeros((room, *before.shape[1:]), before.dtype)
-            if name in state:  # states of before have no regions
+            column = np.full((room, *before.shape[1:]), np.nan if name == "first" else 0, before.dtype)
+            if name in state:  # states of before have no regions and first queries
                 column[:count] = state[name]
             setattr(self, name, column)
 
     def drop(self, slot: int) -> None:
         del self.slot_of[self.names[slot]]
         self._free.append(slot)
+
+    def begin(self, slot: Array, shown: Floats) -> None:
+        """Notes what the first queries of the accounts ``slot`` int64 (n,) have ``shown`` float64 (n, f); of several of
+        one account the first counts."""
+        rows = np.flatnonzero(np.isnan(self.first[slot]).any(axis=1))[::-1]
+        self.first[slot[rows]] = shown[rows]
 
     def count(
         self, slot: Array, number: Array, due: Array, linked: Array, values: Floats, seen: int
@@ -112,7 +121,7 @@ class Accounts:
         return most, origin
 
 
-_COLUMNS = ("last", "compared", "active", "linked", "links", "every", "most", "rarity", "member", "reached")
+_COLUMNS = ("last", "compared", "active", "linked", "links", "every", "most", "rarity", "member", "first", "reached")
 
 
 def _ranked(positions: Array, count: int) -> Array:

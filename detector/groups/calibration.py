@@ -12,6 +12,7 @@ from detector.core.calibration.calibrate import Calibration
 from detector.core.pipeline.plan import labels_of
 from detector.core.reference.reference import HonestQueries, Reference, ReferenceIndex
 from detector.core.reference.standards import EARLY, VOLUMES, Crowd, Floats, Spread, unexplained
+from detector.core.signals.suspicion import FAMILIES
 from detector.core.state.arrays import Array
 from detector.groups.links import (
     LINKS,
@@ -53,23 +54,29 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
         later = own[_WINDOW:][np.isin(np.arange(len(own) - _WINDOW) % _WINDOW + 1, VOLUMES)]
         if len(later):
             reached[-1, at] = max(reached[-1, at], comparison.by_query(later, {at}).max())
-    early = _early(scores, linked)
+    shown, early = _early(scores, linked, calibration.profile.standards.measures)
     by_early = np.full(early.shape[:2], np.nan)
     for volume, every in enumerate(early):
         for at in [at for at, own in enumerate(scores) if len(own) > volume]:
-            by_early[volume, at] = unexplained(every[at : at + 1], np.delete(every, at, axis=0))[0][0]
+            by_early[volume, at] = unexplained(shown[volume, at : at + 1], np.delete(every, at, axis=0))[0][0]
     return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
 
-def _early(scores: Sequence[Floats], linked: Sequence[Floats]) -> Floats:
-    """Returns float64 (4, a, j + m): the deviations of each account at its first queries, at least 0; 0 where it has
-    fewer, which excuses nothing."""
+def _early(scores: Sequence[Floats], linked: Sequence[Floats], measures: Sequence[str]) -> tuple[Floats, Floats]:
+    """Returns float64 (4, a, j + m) twice: the deviations of each account at its first queries, at least 0; 0 where it
+    has fewer, which excuses nothing. And what it excuses: the same, but in structure and links the largest that it ever
+    reached, as it is chance when an account begins to vary its rows, or comes near another's."""
     width = scores[0].shape[1] + linked[0].shape[1]
-    early = np.zeros((EARLY, len(scores), width))
+    shown = np.zeros((EARLY, len(scores), width))
+    whenever = [FAMILIES[name] in ("structure", "protocol") for name in measures] + [True] * len(LINKS)
     for at, (own, links) in enumerate(zip(scores, linked, strict=True)):
         count = min(len(own), EARLY)
-        early[:count, at] = np.maximum(np.concatenate((own[:count], links[:count]), axis=1), 0.0)
-    return early
+        shown[:count, at] = np.maximum(np.concatenate((own[:count], links[:count]), axis=1), 0.0)
+    excused = shown.copy()
+    for at, (own, links) in enumerate(zip(scores, linked, strict=True)):
+        ever = np.maximum(np.concatenate((own.max(axis=0), links.max(axis=0, initial=0.0))), 0.0)
+        excused[:, at, whenever] = ever[whenever]
+    return shown, excused
 
 
 def _first_of_equal(account: QueryBatch) -> Array:

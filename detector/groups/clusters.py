@@ -75,6 +75,10 @@ class Clusters:
                 self._drop(at)
         return cluster
 
+    def direction_of(self, cluster: Cluster) -> Floats:
+        """Returns float64 (j + m,): the sum of what the accounts of ``cluster`` show, each of length 1."""
+        return np.asarray(self._directions[self._every.index(cluster)])
+
     def united(self, cluster: Cluster) -> Cluster:
         """Unites ``cluster`` with the one most like it, if that is as like as an account must be and one of them is a
         group, which stays; returns what they are now."""

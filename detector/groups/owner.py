@@ -200,10 +200,10 @@ class GroupOwner:
                 sizes[model, state] = groups + 1, members + own.watch.size_of(group)
         return sizes
 
-    def joint(self) -> dict[tuple[str, str], float]:
+    def joint(self) -> dict[tuple[str, ...], float]:
         """Returns, by model and kind ("reached" or "ordinary"), what the most-learned accounts know together; of
         several versions of a model, those that know most."""
-        found: dict[tuple[str, str], float] = {}
+        found: dict[tuple[str, ...], float] = {}
         for (model, _), own in sorted(self._watched.items(), key=lambda item: item[1].joint.reached):
             found |= {(model, "reached"): own.joint.reached, (model, "ordinary"): own.joint.ordinary}
         return found

@@ -5,6 +5,10 @@ share of them that would reach its D. Rare accounts whose D has like causes form
 verdict, once it has more rare accounts than chance allows among all accounts: the smallest binomial tail over its
 members' rarities (the one-sided statistic of Berk and Jones 1979) is below ``CHANCE``. So ten accounts of three queries
 each are found, although no single one shows anything.
+
+Newcomers are also judged as one: the first queries of a cluster's accounts, in content and answers alone, by how far
+each goes in the direction that the cluster has, compared with the first queries of honest accounts. What one honest
+account among fifty shows in another mixture then no longer excuses thirty who all show the same.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from detector.core.exposure import visit
 from detector.core.loops.compiled import plain
 from detector.core.profile import Profile
 from detector.core.reference.standards import EARLY, MAX_CONTRIBUTION, Crowd, Floats, unexplained
-from detector.core.signals.suspicion import NOTABLE, family_of
+from detector.core.signals.suspicion import FAMILIES, NOTABLE, family_of
 from detector.core.state.arrays import Array
 from detector.groups.accounts import Accounts
 from detector.groups.clusters import Cluster, Clusters
@@ -42,6 +46,12 @@ _SHOWN = 4
 _SHARE = 5 * NOTABLE
 """A family counts from a fifth of what the members show on."""
 _LEAST = 1e-9
+_DIRECTIONS = 100
+"""What the chance of first queries counts, as a cluster might have had about as many other directions."""
+_EXPECTED = 0.3
+"""The expected share of honest accounts as a part of its 90 percent bound: where none of n showed as much, ln 2 / n of
+ln 10 / n."""
+_RARE = 0.05
 _WAITING_SHARE = 64
 """A cluster is judged again when it has grown by a share, as that takes time in proportion to its size."""
 _FORGOTTEN_SHARE = 16
@@ -103,7 +113,9 @@ class GroupWatch:
         self._linker = Linker(profile.reference, nbytes)
         sampled = sampled_cells(profile.reference)
         self._region = np.where(sampled, np.cumsum(sampled) - 1, -1)
-        self._accounts = Accounts(len(self._names), int(sampled.sum()))
+        families = [FAMILIES[name] for name in COLUMNS]
+        self._first = np.flatnonzero([family in ("content", "outputs") for family in families])
+        self._accounts = Accounts(len(self._names), len(self._first), int(sampled.sum()))
         self._clusters = Clusters(len(self._names), (profile.model, profile.model_version))
         self._rarities = Rarities()
         self._seen = 0
@@ -145,7 +157,7 @@ class GroupWatch:
             GroupMember(accounts.names[slot], float(accounts.rarity[slot]), int(accounts.last[slot]) + 1)
             for slot in slots
         )
-        chance = chance_of(self._rarity(cluster, self._present), self._present)
+        chance = self._chance(cluster, self._first_rarity(cluster), self._present)
         contributions = self._mean(self._contributions(accounts.every[slots]))
         return GroupState(chance, tuple(members), self._evidence(contributions), self._family(contributions))
 
@@ -205,7 +217,8 @@ class GroupWatch:
 
     def _compared(self, due: _Due) -> list[GroupRevision]:
         """Compares accounts again, each as of its row."""
-        accounts = self._accounts
+        accounts, begins = self._accounts, np.flatnonzero(due.number == 0)
+        accounts.begin(due.slot[begins], np.maximum(due.every[np.ix_(begins, self._first)], 0.0))
         most, origin = accounts.reach(due.slot, due.number, due.distance)
         rarity = self._crowd.rarity(np.minimum(due.number + 1, WINDOW), most)
         excused = self._compared_early(due, rarity)
@@ -312,11 +325,12 @@ class GroupWatch:
     def _judged(self, cluster: Cluster, present: int) -> list[int]:
         """Adds to the members of ``cluster`` those of ``present`` accounts that belong to them now; returns these."""
         accounts, slots = self._accounts, cluster.slots
-        among_all = self._rarity(cluster, present)
-        if not cluster.size and chance_of(among_all, present) > CHANCE:
+        first = self._first_rarity(cluster)
+        if not cluster.size and self._chance(cluster, first, present) > CHANCE:
             return []
-        rarity, honest = accounts.rarity[slots], self._rarities.honest(present)
-        strangers = honest * among_all / np.arange(1, len(slots) + 1)
+        rarity = np.minimum(accounts.rarity[slots], _EXPECTED * first)
+        honest = min(self._rarities.honest(present), present - int((first <= _RARE).sum()) + 1)
+        strangers = honest * self._rarities.among_all(rarity, present) / np.arange(1, len(slots) + 1)
         below = np.flatnonzero(strangers <= STRANGERS)
         if not len(below):
             return []
@@ -326,8 +340,22 @@ class GroupWatch:
         cluster.revision += len(joined) > 0
         return [int(slot) for slot in joined]
 
-    def _rarity(self, cluster: Cluster, present: int) -> Floats:
-        return self._rarities.among_all(self._accounts.rarity[cluster.slots], present)
+    def _chance(self, cluster: Cluster, first: Floats, present: int) -> float:
+        """Returns the probability of as rare a cluster of ``present`` accounts, by their D or by their ``first``
+        queries, float64 (n,)."""
+        both = self._accounts.rarity[cluster.slots], first
+        by_all, by_first = (chance_of(self._rarities.among_all(own, present), present) for own in both)
+        return min(by_all, _DIRECTIONS * by_first)
+
+    def _first_rarity(self, cluster: Cluster) -> Floats:
+        """Returns float64 (n,): how rare it is that an honest first query goes as far in the direction of ``cluster``
+        as that of each of its accounts; 1 where that was not seen."""
+        shown, direction = self._accounts.first[cluster.slots], self._clusters.direction_of(cluster)[self._first]
+        length = np.sqrt(direction @ direction)
+        if length < _LEAST:
+            return np.ones(len(shown))
+        found = self._crowd.first_rarity(np.nan_to_num(shown), direction / length, self._first)
+        return np.where(np.isnan(shown).any(axis=1), 1.0, found)
 
     def _revision(self, cluster: Cluster, joined: Sequence[int], present: int, row: int) -> GroupRevision:
         accounts, contributions = self._accounts, self._mean_contributions(cluster)
@@ -336,7 +364,7 @@ class GroupWatch:
             cluster.revision,
             row,
             tuple(accounts.names[slot] for slot in joined),
-            chance_of(self._rarity(cluster, present), present),
+            self._chance(cluster, self._first_rarity(cluster), present),
             self._evidence(contributions),
             self._family(contributions),
         )

@@ -41,3 +41,19 @@ def test_what_accounts_reach_after_256_queries_counts_for_256_alone() -> None:
     after = crowd_of(calibrated, accounts)
     np.testing.assert_array_equal(after.reached[:-1], before.reached[:-1])
     assert (after.reached[-1] > before.reached[-1] + 5.0).all()
+
+
+def test_what_structure_an_account_ever_showed_excuses_its_kind_from_the_first_query_on() -> None:
+    """When an account begins to vary its rows is chance; but content it shows later excuses no first query."""
+    accounts = crowd(6, rows=30)
+    calibrated = calibrate(accounts, 0.01)
+    names = calibrated.profile.standards.measures
+    before = crowd_of(calibrated, accounts)
+    structure, content = names.index("near_duplicate"), names.index("novelty")
+    for own in calibrated.comparison.scores:
+        own[20:, structure] += 50.0
+        own[20:, content] += 50.0
+    after = crowd_of(calibrated, accounts)
+    assert (after.early[:, :, structure] >= before.early[:, :, structure] + 40.0).all()
+    np.testing.assert_array_equal(after.early[:, :, content], before.early[:, :, content])
+    assert (after.early_reached <= before.early_reached).all()

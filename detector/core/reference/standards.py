@@ -193,6 +193,13 @@ class Crowd:
         """Returns the same for D compared with ``early``, for volumes of 4 at most."""
         return self._early_tails(volumes - 1, distances)
 
+    def first_rarity(self, shown: Floats, direction: Floats, columns: Integers) -> Floats:
+        """Returns float64 (n,): upper bounds, as above, of the share of honest accounts whose first query goes as far
+        along ``direction`` (c,) as each of ``shown`` (n, c), deviations in ``columns`` of ``early``."""
+        known = self.early[0][:, columns]
+        reached = (np.where(np.isfinite(known), known, 0.0) * direction).sum(axis=1)
+        return _Tails(-np.sort(-reached)[None])(np.zeros(len(shown), np.int64), (shown * direction).sum(axis=1))
+
     @cached_property
     def _tails(self) -> _Tails:
         return _Tails(self.reached)

@@ -143,7 +143,8 @@ def _count(
                 links[own, at] += values[link[row], at]
         if due[row] >= 0:
             counts[due[row]] = linked[own]
-            sums[due[row]] = links[own]
+            for at in range(values.shape[1]):
+                sums[due[row], at] = links[own, at]
 
 
 @compiled

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import approximate, compiled
+from detector.core.loops.compiled import allocating, approximate, compiled
 from detector.core.neighbours.store import LANES, Arena
 from detector.core.reference.compared import Compared
 
@@ -78,8 +78,8 @@ class Bench(NamedTuple):
     ``chosen`` int64: rows among which to look; ``open`` int64 (f,): features in which the rows so far lack its value;
     ``probes`` int64 (8,), columns of rows, with their ``scale`` float32 (4, 8): the base, the query, the step between,
     the limit; the candidates found, ``best`` int64 (2, 4) with ``marks`` float64 (2, 4): by equal values, by direction;
-    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared distance of rows that have the same values, inf where not
-    all features are compared."""
+    ``lanes`` float32 (4, 32); ``hits`` int64 (8, 2), lists and groups to look at. ``equal``: the largest squared
+    distance of rows that have the same values, inf where not all features are compared."""
 
     query: Rows
     base: Rows
@@ -104,7 +104,7 @@ class Seen(NamedTuple):
     length: float
 
 
-@compiled
+@allocating
 def bench(compared: Compared, dimension: int) -> Bench:
     """Returns an empty bench for rows of this ``dimension``."""
     features, equal = len(compared.features), math.inf
@@ -165,7 +165,7 @@ def blend(
     _blend_honest(arena, nearest, held // every, compared, at, blends, i)
 
 
-@compiled
+@allocating
 def _blend_honest(arena: Arena, nearest: int, most: int, compared: Compared, at: Bench, blends: Blends, i: int) -> None:
     """Sets the ``i``-th of ``blends`` from ``most`` honest rows, where own ones make up enough: what they add to the
     base of these, and to the ``nearest`` row."""

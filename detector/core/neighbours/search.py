@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import HITS, LEAST32, UNIT32, Blends, Seen, bench, blend
+from detector.core.loops.compiled import allocating, approximate, compiled
+from detector.core.neighbours.blends import HITS, LEAST32, UNIT32, Bench, Blends, Seen, blend
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
 
@@ -47,7 +47,7 @@ def exact(rows: Matrix, at: int, others: Matrix, other: int) -> float:
     return sqrt(_by_halves(rows[at], others[other]))
 
 
-@compiled
+@allocating
 def _by_halves(row: Matrix, other: Matrix) -> float:
     """Returns the sum of squares over a tree of halves. At each depth, the sum of the left half waits in ``sums`` for
     the right one, which is the run of ``length`` from ``start`` on; bits of ``right`` say where that is under way."""
@@ -342,6 +342,7 @@ def grow(
     judged: bool,
     block_rows: int,
     compared: Compared,
+    table: Bench,
 ) -> tuple[int, int, int]:
     """Takes rows from the ``first`` on in their order. Returns why it ended, the position before which, and how many
     rows of room it lacks. Blocks have ``block_rows``.
@@ -350,7 +351,6 @@ def grow(
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
     are ``judged`` by a profile.
     """
-    table = bench(compared, queries.features.shape[1])
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
@@ -427,10 +427,13 @@ def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> in
 @compiled
 def _note(arena: Arena, queries: QueryArrays, found: NearestOwn, i: int, distance: float, nearest: int) -> None:
     found.distance[i] = distance
-    found.step[i] = queries.features[i]
-    if nearest != NONE:
-        found.step[i] -= arena.rows[nearest]
-        found.answer[i] = arena.notes[nearest]
+    if nearest == NONE:
+        for j in range(found.step.shape[1]):
+            found.step[i, j] = queries.features[i, j]
+        return
+    for j in range(found.step.shape[1]):
+        found.step[i, j] = queries.features[i, j] - arena.rows[nearest, j]
+    found.answer[i] = arena.notes[nearest]
 
 
 @compiled

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import allocating, approximate, compiled
+from detector.core.neighbours.distances import LEAST32, UNIT32
 from detector.core.neighbours.store import LANES, Arena
 from detector.core.reference.compared import Compared
 
@@ -46,7 +47,6 @@ HITS = 8
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
-UNIT32, LEAST32 = 2.0**-24, 2.0**-126
 _LEFT = math.exp(-2 * LEAST_SPANNED) * (1 + 1e-9)
 """The share of the squared distance that a segment leaves where ``spanned`` is ``LEAST_SPANNED``."""
 _LEAST_LEFT = 0.02

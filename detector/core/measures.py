@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.findings import Family
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import allocating, compiled
 from detector.core.neighbours.blends import LEAST_RECOMBINED, LEAST_SPANNED
 from detector.core.neighbours.history import Views
 from detector.core.reference import synthetic as synthetic_queries
@@ -374,7 +374,7 @@ def of_one_size(step: Points, limits: Points, reference: Reference, score: Float
     _of_one_size(step, limits, reference.scale, reference.fewest_equal, sign_stride(reference.dimension), score)
 
 
-@compiled
+@allocating
 def _of_one_size(step: Points, limits: Points, scale: Points, fewest: Array, every: int, score: Floats) -> None:
     sizes = np.zeros(len(limits), np.float32)
     for row in range(len(step)):
@@ -387,7 +387,7 @@ def _of_one_size(step: Points, limits: Points, scale: Points, fewest: Array, eve
             score[row] = 1.0
 
 
-@compiled
+@allocating
 def _count_equal(sizes: NDArray[np.float32]) -> int:
     """Returns how many of ``sizes`` (k,), positive, are equal to their lower median, 0 if no more than half. Their bits
     are in the order of the numbers, so that halving a range finds the median, and mostly shows early that no half is

@@ -22,7 +22,7 @@ from detector.core.state.arrays import Array
 
 _COLUMNS = (*MEASURES, *WEIGHED, *FOLLOWING)
 _MODEL, _VERSION = "warm", "1"
-_ROWS, _FEATURES, _CLASSES, _LINKS = 600, 4, 3, 3
+_ROWS, _FEATURES, _CLASSES, _LINKS = 600, 32, 3, 3
 
 
 def warm_all() -> None:

@@ -156,7 +156,8 @@ def _count(
                 links[account, at] += values[link[row], at]
         if due[row] >= 0:
             counts[due[row]] = linked[account]
-            sums[due[row]] = links[account]
+            for at in range(values.shape[1]):
+                sums[due[row], at] = links[account, at]
 
 
 @compiled

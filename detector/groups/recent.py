@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled, plain
+from detector.core.loops.compiled import allocating, compiled, plain
 from detector.core.reference.reference import Reference
 from detector.core.state.arrays import Array
 
@@ -165,7 +165,7 @@ def _alike(rows: Any, expected: NDArray[Any]) -> bool:
     return rows is not None and rows.dtype == expected.dtype and rows.shape[1:] == expected.shape[1:]
 
 
-@compiled
+@allocating
 def _search(
     features: Rows, leading: Rows, cells: Array, whose: Short, kept: _Pages, unit: float, same: float, found: Nearest
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import subprocess
@@ -254,3 +255,22 @@ def test_without_numba_the_plain_source_runs_and_a_command_says_so(tmp_path: Pat
     process = _process(source)
     assert "pip install 'weirguard[service]'" in process.communicate(timeout=120)[1]
     assert process.returncode == 2
+
+
+def _makes_arrays(function: Callable[..., Any]) -> bool:
+    return any(word in function.__code__.co_names for word in ("empty", "zeros", "full", "argsort", "flatnonzero"))
+
+
+def test_only_what_counts_references_gets_arrays_that_a_callee_made() -> None:
+    """Such an array would never be freed: nothing counts who holds it."""
+    for_all = [importlib.import_module(name) for name in ("detector.core.engine", "detector.groups.accounts")]
+    assert for_all
+    strict = [loop for loop in module.loops() if not loop.counted and loop.__module__.startswith("detector.")]
+    assert len(strict) > 50
+    for loop in strict:
+        assert not _makes_arrays(loop.py_func), loop.__qualname__
+        for name, callee in machine_code.reached([loop.py_func]).items():
+            returned = str(callee.__annotations__["return"])
+            assert not _makes_arrays(callee) or returned in ("None", "int", "float", "bool"), (
+                f"{loop.__qualname__}: {name}"
+            )

@@ -18,8 +18,8 @@ from detector.contracts.queries import QueryBatch
 from detector.core.configuration import EngineMode
 from detector.core.engine import Engine, EngineConfig, Limits
 from detector.core.loops.compiled import SWITCH
+from detector.core.neighbours.distances import exact
 from detector.core.neighbours.history import Views
-from detector.core.neighbours.search import exact
 from detector.core.signals import SIGNALS
 from detector.core.signals.base import Delta, Proposal
 from detector.core.state.arrays import Array

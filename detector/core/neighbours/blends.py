@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import approximate, compiled
+from detector.core.loops.compiled import allocating, approximate, compiled
+from detector.core.neighbours.distances import LEAST32, UNIT32
 from detector.core.neighbours.store import LANES, Arena
 from detector.core.reference.compared import Compared
 
@@ -46,7 +47,6 @@ HITS = 8
 _MIXER, _LOW = 73_244_475, 0xFFFFFFFF
 _TIE = 1 + 1e-9
 _LESS_THAN_ONE = 0.999
-UNIT32, LEAST32 = 2.0**-24, 2.0**-126
 _LEFT = math.exp(-2 * LEAST_SPANNED) * (1 + 1e-9)
 """The share of the squared distance that a segment leaves where ``spanned`` is ``LEAST_SPANNED``."""
 _LEAST_LEFT = 0.02
@@ -104,7 +104,7 @@ class Seen(NamedTuple):
     length: float
 
 
-@compiled
+@allocating
 def bench(compared: Compared, dimension: int) -> Bench:
     """Returns an empty bench for rows of this ``dimension``."""
     features, equal = len(compared.features), math.inf
@@ -165,7 +165,7 @@ def blend(
     _blend_honest(arena, nearest, held // every, compared, at, blends, i)
 
 
-@compiled
+@allocating
 def _blend_honest(arena: Arena, nearest: int, most: int, compared: Compared, at: Bench, blends: Blends, i: int) -> None:
     """Sets the ``i``-th of ``blends`` from ``most`` honest rows, where own ones make up enough: what they add to the
     base of these, and to the ``nearest`` row."""

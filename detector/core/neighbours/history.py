@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import compiled, plain
-from detector.core.neighbours.blends import Blends
+from detector.core.neighbours.blends import Blends, bench
 from detector.core.neighbours.search import (
     DOUBTFUL,
     LACKS_ROOM,
@@ -132,7 +132,7 @@ class History:
         queries = self._arrays(rows, projection, store.width, block_rows)
         found = _nothing(len(rows), dimension if projection is not None else 0)
         exactly, judged = recompute is not None, projection is not None
-        at, settled = 0, NONE
+        at, settled, table = 0, NONE, bench(compared, dimension)
         while at < len(rows):
             why, at, lacking = grow(
                 store.arena,
@@ -147,6 +147,7 @@ class History:
                 judged,
                 block_rows,
                 compared,
+                table,
             )
             if why == LACKS_ROOM:
                 self._make_room(store, lacking)

@@ -4,9 +4,6 @@ All lists of a query are searched in one call: a call with arrays costs as much 
 excludes rows by a proven bound; double precision decides. Of several rows at one distance it is the same one in any
 order of theirs.
 
-An exact distance is ``sqrt(sum((a - b)**2))`` in float64 of float32 rows, summed as numpy sums a contiguous row: by
-halves down to runs of 128, each in eight partial sums. So distances are those of the published PRADA agent, to the bit.
-
 Principals are independent of each other, and without a profile their pools are too: rows of one are taken together, so
 that what they are compared with stays in the processor's cache.
 
@@ -24,84 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.core.loops.compiled import approximate, compiled
-from detector.core.neighbours.blends import HITS, LEAST32, UNIT32, Blends, Seen, bench, blend
+from detector.core.neighbours.ahead import Ahead, of_class
+from detector.core.neighbours.blends import HITS, Bench, Blends, Seen, blend
+from detector.core.neighbours.distances import LEAST32, UNIT32, exact, gap, within
 from detector.core.neighbours.store import COUNT, FIELDS, LANES, NONE, START, Arena, drop, push, room_for
 from detector.core.reference.compared import Compared
-
-_RUN = 128
-_DEEPEST = 40
-_LARGEST32 = 2.0**127
 
 _NEAR = 256
 
 Matrix = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-
-
-@compiled
-def exact(rows: Matrix, at: int, others: Matrix, other: int) -> float:
-    """Returns the distance between row ``at`` of ``rows`` (n, d) and row ``other`` of ``others`` (m, d)."""
-    if rows.shape[1] <= _RUN:
-        return sqrt(_run(rows[at], others[other]))
-    return sqrt(_by_halves(rows[at], others[other]))
-
-
-@compiled
-def _by_halves(row: Matrix, other: Matrix) -> float:
-    """Returns the sum of squares over a tree of halves. At each depth, the sum of the left half waits in ``sums`` for
-    the right one, which is the run of ``length`` from ``start`` on; bits of ``right`` say where that is under way."""
-    sums, start, length = np.empty(_DEEPEST), np.empty(_DEEPEST, np.int64), np.empty(_DEEPEST, np.int64)
-    first, count, depth, right = 0, len(row), 0, 0
-    while True:
-        while count > _RUN:
-            half = count // 2
-            half -= half % 8
-            depth += 1
-            start[depth], length[depth] = first + half, count - half
-            right &= ~(1 << depth)
-            count = half
-        total = _run(row[first : first + count], other[first : first + count])
-        while depth and right >> depth & 1:
-            total = sums[depth] + total
-            depth -= 1
-        if not depth:
-            return total
-        sums[depth] = total
-        right |= 1 << depth
-        first, count = start[depth], length[depth]
-
-
-@compiled
-def _run(row: Matrix, other: Matrix) -> float:
-    count = len(row)
-    in_eights = count - count % 8
-    total = 0.0
-    if in_eights:
-        a = b = c = d = e = f = g = h = 0.0
-        for j in range(0, in_eights, 8):
-            a += (np.float64(row[j]) - np.float64(other[j])) ** 2
-            b += (np.float64(row[j + 1]) - np.float64(other[j + 1])) ** 2
-            c += (np.float64(row[j + 2]) - np.float64(other[j + 2])) ** 2
-            d += (np.float64(row[j + 3]) - np.float64(other[j + 3])) ** 2
-            e += (np.float64(row[j + 4]) - np.float64(other[j + 4])) ** 2
-            f += (np.float64(row[j + 5]) - np.float64(other[j + 5])) ** 2
-            g += (np.float64(row[j + 6]) - np.float64(other[j + 6])) ** 2
-            h += (np.float64(row[j + 7]) - np.float64(other[j + 7])) ** 2
-        total = ((a + b) + (c + d)) + ((e + f) + (g + h))
-    for j in range(in_eights, count):
-        total += (np.float64(row[j]) - np.float64(other[j])) ** 2
-    return total
-
-
-@approximate
-def gap(rows: Matrix, at: int, others: Matrix, other: int) -> np.float32:
-    """Returns the squared distance of two rows, off by at most the share ``slack`` of it and ``least``."""
-    total = np.float32(0.0)
-    for j in range(rows.shape[1]):
-        step = rows[at, j] - others[other, j]
-        total += step * step
-    return total
 
 
 class SearchBuffers(NamedTuple):
@@ -114,13 +44,14 @@ class SearchBuffers(NamedTuple):
     gaps: NDArray[np.float32]
     hits: NDArray[np.int64]
     apart: NDArray[np.float32]
+    ahead: Ahead
 
     @classmethod
     def of(cls, runs: int) -> SearchBuffers:
         """Returns buffers for ``runs`` lists."""
         near, gaps = np.empty(_NEAR, np.int64), np.empty(_NEAR, np.float32)
         hits, apart = np.empty((HITS, 2), np.int64), np.empty(LANES, np.float32)
-        return cls(np.empty((runs, 2), np.int64), near, gaps, hits, apart)
+        return cls(np.empty((runs, 2), np.int64), near, gaps, hits, apart, Ahead.of())
 
 
 @compiled
@@ -138,8 +69,6 @@ def nearest_of(
     and the row of the latter; inf and -1 for none. Vectors whose projections are farther from that of the query,
     ``point``, than the nearest so far are left out, unless the ``length`` of that is negative."""
     points, runs, near, gaps, apart = arena.points, buffers.runs, buffers.near, buffers.gaps, buffers.apart
-    # A float32 sum of d squares is off by at most (d + 2) units; the difference and the square add two.
-    slack, least = 1.0 + 2 * (features.shape[1] + 8) * UNIT32, features.shape[1] * LEAST32
     bound, nearest, limit, reach = inf, NONE, inf, np.float32(inf)
     run, group, number = 0, 0, 0
     for last in (alike, total):
@@ -159,14 +88,14 @@ def nearest_of(
                     if squared <= limit:
                         near[number], gaps[number] = row, squared
                         number += 1
-                        within = np.float64(squared) * slack + least
-                        if within < limit:
-                            limit, reach = within, _reach(within, length)
+                        farthest = within(np.float64(squared), features.shape[1])
+                        if farthest < limit:
+                            limit, reach = farthest, _reach(farthest, length)
             if run == last or number > _NEAR - HITS * LANES:
                 for candidate in range(number):
                     if gaps[candidate] <= limit:
                         bound, nearest = _nearer(arena, near[candidate], features, at, bound, nearest)
-                number, limit = 0, _limit(bound * bound * slack + least)
+                number, limit = 0, within(bound * bound, features.shape[1])
                 reach = _reach(limit, length)
             if run == last:
                 break
@@ -231,12 +160,6 @@ def _nearer(arena: Arena, row: int, features: Matrix, at: int, bound: float, nea
     if distance < bound or (distance == bound and (nearest == NONE or _precedes(arena, row, nearest))):
         return distance, row
     return bound, nearest
-
-
-@compiled
-def _limit(squared: float) -> float:
-    """Returns ``squared``, or inf where sums in single precision may be infinite, and exclude nothing."""
-    return squared if squared < _LARGEST32 else inf
 
 
 @compiled
@@ -342,6 +265,7 @@ def grow(
     judged: bool,
     block_rows: int,
     compared: Compared,
+    table: Bench,
 ) -> tuple[int, int, int]:
     """Takes rows from the ``first`` on in their order. Returns why it ended, the position before which, and how many
     rows of room it lacks. Blocks have ``block_rows``.
@@ -350,39 +274,75 @@ def grow(
     The nearest query of any class, and what own ones make up by the ``compared`` features, is looked for if the rows
     are ``judged`` by a profile.
     """
-    table = bench(compared, queries.features.shape[1])
+    ahead = buffers.ahead.span
+    ahead[1] = first
     for position in range(first, len(queries.order)):
         i = queries.order[position]
         pool = queries.pool[i]
         slot = queries.slot[i]
         if chains.filled[slot] >= block_rows:
             advance(arena, chains, slot, chains.block[slot] + 1)
-        alike, total = _gather(chains, slot, pool, judged, buffers.runs)
-        features, point, length = queries.features, queries.points[i], queries.length[i]
-        distance, of_any, nearest = nearest_of(arena, features, point, length, i, buffers, alike, total)
+            ahead[1] = position
+        parity = chains.block[slot] % 2
+        if judged:
+            distance = _of_any(arena, chains, queries, found, buffers, i, compared, table)
+        else:
+            distance = of_class(arena, chains, queries, position, parity, buffers.ahead)
         threshold = thresholds.threshold[pool]
         doubtful = distance > 0 and abs(distance - threshold) <= _DOUBT * (distance + threshold) < inf
         if exactly and doubtful and position != settled:
             return DOUBTFUL, position, 0
-        if judged:
-            _note(arena, queries, found, i, of_any, nearest)
-            if 0 < of_any < inf and len(compared.features):
-                for j in range(len(compared.features)):
-                    table.query[j] = features[i, compared.features[j]]
-                seen = Seen(nearest, of_any, point, length)
-                blend(arena, buffers.runs, total, seen, compared, table, found.blends, i)
         joins = distance == inf or distance > threshold
         if joins:
-            lacking = room_for(arena, chains.lists, pool, chains.block[slot] % 2)
+            lacking = _join(arena, chains, queries, position, parity, ahead)
             if lacking:
                 return LACKS_ROOM, position, lacking
-            _add(arena, chains.lists, queries, i, chains.block[slot] % 2)
-            chains.filled[slot] += 1
             _learn(thresholds, pool, distance)
         found.grown[i] = distance
         found.joined[i] = joins
         found.block[i] = chains.block[slot]
     return DONE, len(queries.order), 0
+
+
+@compiled
+def _of_any(
+    arena: Arena,
+    chains: Chains,
+    queries: QueryArrays,
+    found: NearestOwn,
+    buffers: SearchBuffers,
+    i: int,
+    compared: Compared,
+    table: Bench,
+) -> float:
+    """Returns the distance of query ``i`` to the nearest vector of its pool; notes the nearest of any, and what they
+    make up of it."""
+    alike, total = _gather(chains, queries.slot[i], queries.pool[i], buffers.runs)
+    features, point, length = queries.features, queries.points[i], queries.length[i]
+    distance, of_any, nearest = nearest_of(arena, features, point, length, i, buffers, alike, total)
+    _note(arena, queries, found, i, of_any, nearest)
+    if 0 < of_any < inf and len(compared.features):
+        for j in range(len(compared.features)):
+            table.query[j] = features[i, compared.features[j]]
+        blend(arena, buffers.runs, total, Seen(nearest, of_any, point, length), compared, table, found.blends, i)
+    return distance
+
+
+@compiled
+def _join(arena: Arena, chains: Chains, queries: QueryArrays, position: int, parity: int, ahead: Integers) -> int:
+    """Adds the query at ``position`` to the current list of its pool and returns 0, or else how many rows of room it
+    lacks. What was found ``ahead`` ends where the list moves."""
+    i = queries.order[position]
+    pool = queries.pool[i]
+    before = chains.lists[pool, parity * FIELDS + START]
+    lacking = room_for(arena, chains.lists, pool, parity)
+    if lacking:
+        return lacking
+    if chains.lists[pool, parity * FIELDS + START] != before:
+        ahead[1] = position + 1
+    _add(arena, chains.lists, queries, i, parity)
+    chains.filled[queries.slot[i]] += 1
+    return 0
 
 
 @compiled
@@ -401,12 +361,10 @@ def advance(arena: Arena, chains: Chains, slot: int, block: int) -> None:
 
 
 @compiled
-def _gather(chains: Chains, slot: int, pool: int, judged: bool, runs: NDArray[np.int64]) -> tuple[int, int]:
-    """Writes the lists of ``pool``, and if ``judged`` then those of the slot's other pools, to ``runs`` (m, 2), empty
-    ones left out. Returns how many are of ``pool``, and how many there are."""
+def _gather(chains: Chains, slot: int, pool: int, runs: NDArray[np.int64]) -> tuple[int, int]:
+    """Writes the lists of ``pool``, and then those of the slot's other pools, to ``runs`` (m, 2), empty ones left out.
+    Returns how many are of ``pool``, and how many there are."""
     alike = _write(chains, pool, runs, 0)
-    if not judged:
-        return alike, alike
     total, other = alike, int(chains.first[slot])
     while other != NONE:
         if other != pool:
@@ -427,10 +385,13 @@ def _write(chains: Chains, pool: int, runs: NDArray[np.int64], total: int) -> in
 @compiled
 def _note(arena: Arena, queries: QueryArrays, found: NearestOwn, i: int, distance: float, nearest: int) -> None:
     found.distance[i] = distance
-    found.step[i] = queries.features[i]
-    if nearest != NONE:
-        found.step[i] -= arena.rows[nearest]
-        found.answer[i] = arena.notes[nearest]
+    if nearest == NONE:
+        for j in range(found.step.shape[1]):
+            found.step[i, j] = queries.features[i, j]
+        return
+    for j in range(found.step.shape[1]):
+        found.step[i, j] = queries.features[i, j] - arena.rows[nearest, j]
+    found.answer[i] = arena.notes[nearest]
 
 
 @compiled

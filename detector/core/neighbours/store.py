@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import allocating, compiled
 
 _HUGE = 4 << 20
 """From this size on the system may use huge pages, so that a search misses fewer addresses."""
@@ -157,7 +157,7 @@ class VectorStore:
         return -(-self._capacity // LANES) if self.width else 0
 
 
-@compiled
+@allocating
 def room_for(arena: Arena, lists: Lists, pool: int, parity: int) -> int:
     """Makes room in the list for one more vector and returns 0, or the number of rows that the arena lacks for it."""
     at = parity * FIELDS
@@ -180,7 +180,7 @@ def room_for(arena: Arena, lists: Lists, pool: int, parity: int) -> int:
     return 0
 
 
-@compiled
+@allocating
 def _compact(arena: Arena, lists: Lists, chosen: NDArray[np.int64]) -> None:
     """Moves the ``chosen`` lists int64 (n, 2), pool and first field, in ascending order of their blocks."""
     made = 0
@@ -229,7 +229,8 @@ def push(arena: Arena, lists: Lists, pool: int, parity: int, vector: Matrix, not
     """Adds a vector to a list that has room for it, and returns its row."""
     at = parity * FIELDS
     row = int(lists[pool, at + START] + lists[pool, at + COUNT])
-    arena.rows[row] = vector
+    for feature in range(arena.rows.shape[1]):
+        arena.rows[row, feature] = vector[feature]
     arena.notes[row] = note
     lists[pool, at + COUNT] += 1
     return row

@@ -191,7 +191,10 @@ class NearestRows:
         of the query is not counted, and comes last.
         """
         distance, found = np.empty(len(points)), np.empty((len(points), min(count, len(self._rows))), np.int64)
-        _search(_padded(points, residual).astype(np.float32), self._columns, self._rows, same, distance, found)
+        near = np.empty((len(self._columns), _TILE, _BLOCK), np.float32)
+        queries = _padded(points, residual).astype(np.float32)
+        lanes, best = near.reshape(len(near), _TILE, _BLOCK // _LANES, _LANES), _Best.empty()
+        _search(queries, 2 * queries, self._columns, self._rows, same, near, lanes, best, distance, found)
         return distance, found
 
 
@@ -211,24 +214,34 @@ class _Best(NamedTuple):
     chosen: Array
     least: Rows
 
+    @classmethod
+    def empty(cls) -> _Best:
+        """Returns room for those of one query."""
+        least = np.empty(_LANES, np.float32)
+        return cls(np.empty(CANDIDATES, np.float32), np.empty(CANDIDATES), np.empty(CANDIDATES, np.int64), least)
+
 
 @compiled
-def _search(queries: Rows, columns: Rows, reference: Floats, same: float, distance: Floats, found: Array) -> None:
-    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), compared with the rows
-    ``reference`` (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their squared
-    lengths, residuals included, less a share for rounding, infinite where there is no row."""
-    near = np.empty((len(columns), _TILE, _BLOCK), np.float32)
-    lanes = near.reshape(len(columns), _TILE, _BLOCK // _LANES, _LANES)
-    best = _Best(
-        np.empty(CANDIDATES, np.float32),
-        np.empty(CANDIDATES),
-        np.empty(CANDIDATES, np.int64),
-        np.empty(_LANES, np.float32),
-    )
+def _search(
+    queries: Rows,
+    doubled: Rows,
+    columns: Rows,
+    reference: Floats,
+    same: float,
+    near: Rows,
+    lanes: Rows,
+    best: _Best,
+    distance: Floats,
+    found: Array,
+) -> None:
+    """Fills ``distance`` (n,) and ``found`` (n, c) for the rows ``queries`` (n, k + 1), also ``doubled``, compared with
+    the rows ``reference`` (m, k + 1). ``columns`` (b, k + 1, 128): the same, block by block, axis by axis; last their
+    squared lengths, residuals included, less a share for rounding, infinite where there is no row. ``near`` float32 (b,
+    16, 128), the same as ``lanes`` (b, 16, 4, 32), and ``best`` are room to work in."""
     count = min(CANDIDATES, len(reference))
     for start in range(0, len(queries), _TILE):
         end = min(start + _TILE, len(queries))
-        _approach(np.float32(2) * queries[start:end], columns, near)
+        _approach(doubled[start:end], columns, near)
         for row in range(start, end):
             _choose(queries[row], reference, lanes, row - start, best)
             _rank(np.float64(queries[row, -1]), reference, same, count, best)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled, plain
+from detector.core.loops.compiled import allocating, compiled, plain
 
 MAX_CONTRIBUTION = 12.0
 """The most that one measure can add to D."""
@@ -111,7 +111,7 @@ def unexplained(scores: Floats, exemplars: Floats) -> tuple[Floats, NDArray[np.i
     return left, best
 
 
-@compiled
+@allocating
 def _unexplained(scores: Floats, reached: Floats, least: Floats, left: Floats, best: NDArray[np.int64]) -> None:
     """Row after row and measure after measure, against all exemplars at once: ``reached`` (j, e), at least ``least``
     (j,) by each."""

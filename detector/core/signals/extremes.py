@@ -104,13 +104,22 @@ class TailScales(NamedTuple):
 
 @compiled
 def add_extremes(
-    values: Floats, weights: Floats, average: Floats, clock: NDArray[np.int64], scales: TailScales, evidence: Floats
+    values: Floats,
+    weights: Floats,
+    average: Floats,
+    clock: NDArray[np.int64],
+    scales: TailScales,
+    reached: Floats,
+    leads: NDArray[np.bool_],
+    evidence: Floats,
 ) -> None:
     """Adds one query to the ``evidence`` (groups,) of its account, in place. ``values`` (j,), each on its ``clock`` of
-    ``weights`` (clocks,), and the account's ``average`` of each before (j,)."""
+    ``weights`` (clocks,), and the account's ``average`` of each before (j,). ``reached`` and ``leads`` (groups,) are
+    room to work in."""
     if scales.varied >= 0 and values[scales.varied] > 0:
         return
-    reached, leads = np.zeros(len(evidence)), np.zeros(len(evidence), np.bool_)
+    for group in range(len(evidence)):
+        reached[group], leads[group] = 0.0, False
     for column in range(len(values)):
         group = scales.group[column]
         if group < 0 or math.isnan(values[column]) or weights[clock[column]] == 0.0:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.configuration import MAX_INTEGER, PradaConfig
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import allocating, compiled
 from detector.core.neighbours.history import Views
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Events, Proposal, SlotState
 from detector.core.signals.shapiro_wilk import CONSTANT_SPREAD, LANES, WARM_UP, pairwise, statistic, weight_table
@@ -73,7 +73,7 @@ class WindowedPrada(SlotState):
             min(self._config.consecutive_checks, MAX_INTEGER),
             weight_table(self._config.window),
         )
-        judge_windows(self._state(), queries, rule, output)
+        judge_windows(self._state(), queries, rule, _Buffers.of(self._config.window, rule.every), output)
         w, constant, repeats = output.figures
         distances, inside, _ = output.written.tolist()
         events = {"distance": output.distances.first(distances), "hash": output.hashes.first(inside)}
@@ -229,6 +229,20 @@ class _Buffers(NamedTuple):
     fresh: NDArray[np.float64]
     fresh_order: NDArray[np.uint16]
 
+    @classmethod
+    def of(cls, width: int, every: int) -> _Buffers:
+        """Returns those of a window of this ``width``, tested at each ``every``-th distance."""
+        fresh = min(every, width)
+        return cls(
+            np.empty(width),
+            np.empty(width, np.uint16),
+            np.empty(width, np.uint16),
+            np.empty(width),
+            np.empty(width + LANES),
+            np.empty(fresh),
+            np.empty(fresh, np.uint16),
+        )
+
 
 @compiled
 def pages_needed(state: WindowState, queries: DistanceRows) -> tuple[int, int, int]:
@@ -249,10 +263,11 @@ def pages_needed(state: WindowState, queries: DistanceRows) -> tuple[int, int, i
 
 
 @compiled
-def judge_windows(state: WindowState, queries: DistanceRows, rule: WindowRule, output: WindowOutput) -> None:
+def judge_windows(
+    state: WindowState, queries: DistanceRows, rule: WindowRule, buffers: _Buffers, output: WindowOutput
+) -> None:
     """Row after row, leaves out repeats, tests the window when that is due, and updates ``state``."""
     window, joined, event = state.window, output.distances, 0
-    buffers = _buffers_of(window.table.shape[1] * PAGE, rule.every)
     groups, distances, admitted = queries.groups, queries.distance, queries.admitted
     figures, alarm, repeat = output.figures, output.alarm, output.repeat
     for at in range(len(queries.slots)):
@@ -278,20 +293,6 @@ def judge_windows(state: WindowState, queries: DistanceRows, rule: WindowRule, o
 
 
 @compiled
-def _buffers_of(width: int, every: int) -> _Buffers:
-    fresh = min(every, width)
-    return _Buffers(
-        np.empty(width),
-        np.empty(width, np.uint16),
-        np.empty(width, np.uint16),
-        np.empty(width),
-        np.empty(width + LANES),
-        np.empty(fresh),
-        np.empty(fresh, np.uint16),
-    )
-
-
-@compiled
 def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at: int, row: int) -> bool:
     """Returns whether the row repeats an earlier query; remembers the hash of its features. Repeats drive out none."""
     slot, hashed, ring = queries.slots[at], queries.hashes[row], state.hashes
@@ -311,7 +312,7 @@ def _repeats(state: WindowState, queries: DistanceRows, output: WindowOutput, at
     return False
 
 
-@compiled
+@allocating
 def _sort(state: WindowState, slot: int, every: int, buffers: _Buffers) -> None:
     """Writes the window's distances to the buffers in ascending order, and keeps that order."""
     width, count = len(buffers.cells), state.distances[slot]
@@ -332,7 +333,9 @@ def _sort(state: WindowState, slot: int, every: int, buffers: _Buffers) -> None:
 def _gather(ring: Ring, slot: int, count: int, cells: Array) -> None:
     """Copies the cells of a slot that has had ``count`` values."""
     for place in range((min(count, len(cells)) + PAGE - 1) // PAGE):
-        cells[place * PAGE : place * PAGE + PAGE] = ring.values[ring.table[slot, place]]
+        page = ring.table[slot, place]
+        for cell in range(PAGE):
+            cells[place * PAGE + cell] = ring.values[page, cell]
 
 
 @compiled

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from detector.contracts.findings import Evidence
 from detector.core.configuration import PradaConfig
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import allocating, compiled
 from detector.core.neighbours.history import Views
 from detector.core.neighbours.search import Recompute
 from detector.core.signals.base import PRADA, PRADA_FIGURES, Arrays, Events, Proposal, SlotState
@@ -207,7 +207,7 @@ class LogArrays(NamedTuple):
     marks: NDArray[np.int64]
 
 
-@compiled
+@allocating
 def run_tests(
     log: LogArrays, ends: NDArray[np.int64], delta: float, w: NDArray[np.float64], outcome: NDArray[np.int64]
 ) -> None:
@@ -245,7 +245,7 @@ def _fresh(log: LogArrays, end: int, fresh: NDArray[np.float64]) -> int:
     return count
 
 
-@compiled
+@allocating
 def _merge(pool: NDArray[np.float64], count: int, fresh: NDArray[np.float64]) -> None:
     """Merges ``fresh`` into the first ``count`` values of ``pool``; both are in ascending order."""
     end = count
@@ -305,7 +305,7 @@ def _without_outliers(pool: NDArray[np.float64], work: NDArray[np.float64]) -> t
     return low, high
 
 
-@compiled
+@allocating
 def find_due(
     groups: Grouping,
     known: NDArray[np.bool_],

@@ -259,7 +259,17 @@ class Scales(NamedTuple):
         (n,). Updates the contiguous ``sums`` float64 (slots, ``width``) and ``extremes`` float64 (slots, groups) in
         place."""
         scores = np.empty((len(slot), queries.values.shape[1] + queries.others.shape[1] + len(FOLLOWING)))
-        _update(slot, queries, sums, extremes, self, scores)
+        count, groups = queries.values.shape[1], extremes.shape[1]
+        room = _Room(
+            np.empty(len(self.clock)),
+            np.empty((len(CLOCKS), DEPTH)),
+            np.empty(count * DEPTH),
+            np.empty(count * DEPTH),
+            np.empty(count),
+            np.empty(groups),
+            np.empty(groups, np.bool_),
+        )
+        _update(slot, queries, sums, extremes, self, room, scores)
         return scores
 
 
@@ -273,19 +283,38 @@ def width(measures: Sequence[Measure]) -> int:
     return len(clock_of(measures)) * DEPTH
 
 
+class _Room(NamedTuple):
+    """Room to work in, for one query: what ``_increments``, ``fade``, ``_standardise``, ``_weigh``, ``_average`` and
+    ``add_extremes`` set."""
+
+    added: Floats
+    kept: Floats
+    each: Floats
+    weight: Floats
+    average: Floats
+    reached: Floats
+    leads: NDArray[np.bool_]
+
+
 @compiled
 def _update(
-    slot: Integers, queries: MeasuredQueries, sums: Floats, extremes: Floats, scales: Scales, scores: Floats
+    slot: Integers,
+    queries: MeasuredQueries,
+    sums: Floats,
+    extremes: Floats,
+    scales: Scales,
+    room: _Room,
+    scores: Floats,
 ) -> None:
     """Row after row, adds the query to its slot's sums, and scores them."""
     count, others = len(scales.measures), len(scales.others)
-    added, kept = np.empty(len(scales.clock)), np.empty((len(CLOCKS), DEPTH))
-    each, weight, average = np.empty(count * DEPTH), np.empty(count * DEPTH), np.empty(count)
+    added, kept, each, weight, average = room.added, room.kept, room.each, room.weight, room.average
     for row in range(len(slot)):
-        account_sums, weights, evidence = sums[slot[row]], queries.weights[row], extremes[slot[row]]
+        account_sums, evidence = sums[slot[row]], extremes[slot[row]]
+        values, weights = queries.values[row], queries.weights[row]
         _average(account_sums, scales, average)
-        add_extremes(queries.values[row], weights, average, scales.clock, scales.tails, evidence)
-        _increments(queries.values[row], weights, scales, added)
+        add_extremes(values, weights, average, scales.clock, scales.tails, room.reached, room.leads, evidence)
+        _increments(values, weights, scales, added)
         fade(account_sums, added, weights, scales.clock, kept)
         _weigh(account_sums, scales.clock, weight)
         _standardise(account_sums, weight, scales.lanes, each)

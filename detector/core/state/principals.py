@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.core.loops.compiled import compiled
+from detector.core.loops.compiled import allocating
 from detector.core.state.arrays import Array
 from detector.core.state.columns import ColumnTable
 from detector.core.state.rows import grouped
@@ -247,7 +247,7 @@ class Pools:
         return pool
 
 
-@compiled
+@allocating
 def _find_pools(
     slots: NDArray[np.int64],
     labels: NDArray[np.int64],

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detector.contracts.queries import QueryBatch
-from detector.core.loops.compiled import compiled, plain
+from detector.core.loops.compiled import allocating, compiled, plain
 from detector.core.state.arrays import Array
 
 
@@ -161,7 +161,7 @@ _UNUSED = -1
 Integers = NDArray[np.int64]
 
 
-@compiled
+@allocating
 def positions(number: Integers, count: int) -> tuple[Integers, Integers, Integers]:
     """Returns, for ``number`` int64 (n,), all below ``count``: those that occur, ascending (m,); the position of each
     row in these (n,); and how many rows before have the same number (n,)."""
@@ -180,7 +180,7 @@ def positions(number: Integers, count: int) -> tuple[Integers, Integers, Integer
     return used, position, rank
 
 
-@compiled
+@allocating
 def grouped(number: Integers, group: Integers, groups: int, place: Integers) -> tuple[Integers, Integers, Integers]:
     """Returns, for rows with a ``number`` and the ``group`` that it belongs to, int64 (n,): the numbers that occur, by
     group and in order of appearance, their groups, both (m,), and the position of each row in these (n,). ``place``

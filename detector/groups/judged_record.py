@@ -145,7 +145,7 @@ def decode_judged(value: bytes | None) -> JudgedRecord:
 
 
 def _row_bytes(queries: JudgedQueries) -> Array:
-    """Returns int64 (n,): the bytes of each row, about."""
+    """Returns int64 (n,): the approximate bytes of each row."""
     nbytes = np.full(len(queries), _ROW_BYTES)
     used = np.bincount(queries.principal, minlength=len(queries.principals))
     longest = np.array([len(name.encode()) for name in queries.principals], np.int64)

@@ -21,7 +21,7 @@ from detector.groups.recent import BYTES, RecentQueries
 
 LINKS = ("foreign_one_feature", "foreign_sign_steps", "foreign_crossings")
 """The measures of a link: at most two features differ; over half of the differences have one magnitude; the other
-account got another class though the query is near. Nearness is none: the more traffic, the nearer is the nearest."""
+account got another class though the query is near. Nearness alone is no sign: it grows with the traffic."""
 
 _CHANGE = 1e-4
 _NEAR = 0.5

@@ -1,9 +1,9 @@
 """How rare the accounts of all clusters are together: what the population itself says about chance.
 
-The profile says how rare an account is among honest ones, as far as some dozens of calibration accounts can. Over tens
-of thousands of accounts a slight error of that shows: their recent queries lie closer together than those of the
-calibration, and habits that it never saw come up. Such things make accounts rare in many ways at once, and a theft
-makes them rare in one. So where many accounts of *other* clusters are as rare, those of a cluster count as less rare.
+The profile says how rare an account is among honest ones, from some dozens of calibration accounts. Over tens of
+thousands of accounts its small errors add up: recent queries lie closer together than in the calibration, and habits
+come up that it never saw. Such errors make accounts rare in many clusters, and a theft makes them rare in one. So where
+many accounts of *other* clusters are as rare, those of a cluster count as less rare.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FEWEST = 3
 _BINS, _PER_OCTAVE = 256, 4
 _LEAST = 2.0 ** -((_BINS - 1) / _PER_OCTAVE)
 _MANY = 10_000
-"""The number of present accounts at which others count an eighth of what they count for in the end; among few accounts
-they hardly count, as a ring may be most of a small population, and in several clusters."""
+"""The number of present accounts at which other clusters have an eighth of their full weight. Among few accounts they
+have little: a ring may be most of a small population, and lie in several clusters."""
 _RARE = 0.01
 _WEIGHT = 4.0
 """A cluster is compared with this many times the others: it may be the largest of them by chance."""

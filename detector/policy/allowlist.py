@@ -52,7 +52,7 @@ class Exemption:
             )
 
     def covers(self, principal: str, affiliation: Affiliation) -> bool:
-        """Returns whether ``principal``, whose last query had this ``affiliation``, is meant."""
+        """Returns whether ``principal``, whose last query had this ``affiliation``, is exempt."""
         organisation, network = affiliation
         if self.scope == "principal":
             return principal == self.principal
@@ -126,7 +126,7 @@ _decoder = msgspec.msgpack.Decoder(list[Row])
 
 
 class CommandedExemptions:
-    """The exemptions that operators gave by command to principals of one partition, beside those of ``listed``.
+    """The exemptions that operators gave by command to principals of one partition, in addition to those ``listed``.
 
     Its state is a section of its own in the state log; a change is logged whole.
     """

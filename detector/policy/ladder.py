@@ -18,15 +18,15 @@ Strength = tuple[bool, int, float, str]
 
 
 def strength(mode: Mode, action: Action) -> Strength:
-    """Returns the sort key of an action: enforced ones above observed ones, then by harshness, then the lower rate.
-    Equal ones are the same action: of two that differ in parameters alone, one always counts as the stronger."""
+    """Returns the sort key of an action: enforced before observed, then by harshness, then the lower rate. Parameters
+    come last, only so that the order of two actions is always the same."""
     rate = rate_of(action)
     parameters = "" if action.graded is None else repr(sorted(action.graded.parameters.items()))
     return mode == "enforce", HARSHNESS[name_of(action)], -math.inf if rate is None else -rate, parameters
 
 
 def is_harsher(action: Action, than: Action) -> bool:
-    """Returns whether ``action`` is harsher than ``than``, parameters of the same action apart."""
+    """Returns whether ``action`` is harsher than ``than``, whatever their parameters."""
     return strength("enforce", action)[:3] > strength("enforce", than)[:3]
 
 
@@ -66,11 +66,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class LadderRule:
-    """``rungs`` for the cases that match all fields; an empty one matches any case, but ``signals`` that of a budget:
-    to have learned much does not make a thief.
+    """The ``rungs`` for cases that match all fields. An empty field matches any case, except that empty ``signals`` do
+    not match a used-up budget: to have learned much does not make a thief.
 
-    ``group_size`` and ``exposure``, percent, are the least; ``calibrated`` None matches both. ``mode``: observe keeps
-    gates from acting. ``review``: decisions ask for a reviewer.
+    ``group_size`` and ``exposure`` (percent) are minimums; ``calibrated`` None matches both. With ``mode`` observe,
+    gates do not act. ``review``: decisions ask for a reviewer.
     """
 
     name: str

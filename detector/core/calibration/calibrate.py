@@ -37,8 +37,8 @@ GROUPS = 24
 """Maximum number of groups left out in turn to find the range of the threshold."""
 
 _LEAST, _LEAST_PER_ACCOUNT, _LEAST_BUDGET = 3.25, 20.0, 0.01
-"""The lowest threshold at this budget, in standard deviations left unexplained, however alike honest accounts are; and
-what the fewness of accounts adds, divided by their number: a few alike do not show how others differ."""
+"""However alike honest accounts are, the threshold at a budget of 1 percent (``_LEAST_BUDGET``) is at least 3.25
+standard deviations left unexplained, plus 20 divided by the number of accounts: few do not show how others differ."""
 _LEAST_STATE = (0.5, 0.0)
 """The lowest standard deviations of signals whose score is 1 at their own threshold; see ``Measure``."""
 _WIDE, _WIDE_NORMAL = 0.85, 1.0364
@@ -82,8 +82,8 @@ class FlaggedRate:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """The upper ``share`` of honest accounts exceed ``start`` by ``excess`` on average, at most, with 75 percent
-    confidence. ``least``: the lowest threshold at a budget of 1 percent."""
+    """How far the highest D of honest accounts reach. A ``share`` of the accounts exceed ``start``; with 75 percent
+    confidence they do so by at most ``excess`` on average. ``least``: the lowest threshold at a budget of 1 percent."""
 
     start: float
     share: float
@@ -114,8 +114,8 @@ class Tail:
         return cls(*((1 - part) * getattr(whole, name) + part * getattr(rest, name) for name in cls.__slots__))
 
     def threshold(self, budget: float) -> float:
-        """Returns the D that a share ``budget`` of honest accounts exceeds at most; never below ``least`` at a budget
-        of 1 percent, and at another, as far from that as the tail gives."""
+        """Returns the D that at most a share ``budget`` of honest accounts exceeds. If the tail gives less than
+        ``least`` at a budget of 1 percent, the thresholds of all budgets are raised by the difference."""
         lift = max(self.least - self._reached(_LEAST_BUDGET), 0.0)
         return self._reached(budget) + lift
 
@@ -125,8 +125,8 @@ class Tail:
 
 @lru_cache
 def _mean_bound(count: int) -> float:
-    """Returns the factor by which the true mean of n exponential values may exceed theirs, with 75 percent
-    confidence."""
+    """Returns the factor by which, with 75 percent confidence, the mean of an exponential distribution exceeds that of
+    a sample of ``count`` at most."""
     from scipy.stats import chi2
 
     return 2 * count / float(chi2.ppf(0.25, 2 * count))
@@ -135,10 +135,10 @@ def _mean_bound(count: int) -> float:
 def oddness(largest: Floats) -> Floats:
     """Returns float64 (n,): how far accounts form separate kinds, by their ``largest`` D.
 
-    1 for accounts whose D is a quarter above what all others allow at a budget of 1 percent and twice as large as
-    theirs, 0 where it is within what they allow, and between in between; more than 0 for one in five at most. Such
-    accounts excuse each other; the tail of the rest does not describe them. As many as stand out together
-    are taken: each would hide the others if these stayed with the rest.
+    1: the D is at least a quarter above the threshold that all others give at a budget of 1 percent, and twice the
+    largest of theirs. 0: it is within that threshold. Between the two it rises; at most one in five is above 0. Such
+    accounts excuse each other, and the tail of the rest does not describe them. Accounts that stand out together are
+    judged together, since each would hide the others if these counted among the rest.
     """
     order = np.argsort(-largest, kind="stable")
     odd = np.zeros(len(largest))

@@ -104,8 +104,8 @@ class CrossFit:
         return Reference.of([self.honest[at] for at in others], self.accounts[0].output_kind, offered)
 
     def sample(self, room: int, fold: Fold | None = None, part: int = 0) -> HonestQueries:
-        """Returns at most ``room`` queries of all long accounts outside ``fold``, in equal shares; of many, others than
-        the reference has."""
+        """Returns at most ``room`` queries of all long accounts outside ``fold``, in equal shares. Where an account has
+        enough, they are not those that the reference takes."""
         others, offered = self._offered(fold, part)
         taken = shares(
             [ranked[::-1] if self.long[at] else ranked[:0] for at, ranked in zip(others, offered, strict=True)], room
@@ -155,7 +155,7 @@ class CrossFit:
 
         Accounts that share rows also send variants of them, such as noisy readings or what-if copies. A row of one
         account is a variant of the nearest row that several sent if the second nearest is much farther: the ratio test
-        of Lowe (2004). Of very many common rows some count.
+        of Lowe (2004). Of very many common rows a sample is compared.
         """
         found, common = np.arange(len(self._once)), np.flatnonzero(self._owners > 1)
         common = common[:: max(-(-len(common) // _MOST_ORIGINALS), 1)]

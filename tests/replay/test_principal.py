@@ -86,7 +86,7 @@ def test_the_distances_are_those_that_w_rests_on(logs: list[Path], mode: Any) ->
 
 def test_the_cut_into_micro_batches_changes_nothing(logs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _followed(logs, EngineConfig())
-    monkeypatch.setattr(replaying, "_ROWS", 7)
+    monkeypatch.setattr(replaying, "_ROWS_AT_ONCE", 7)
     small = _followed(logs, EngineConfig())
     assert small.records == whole.records
     assert small.flagged.tolist() == whole.flagged.tolist()

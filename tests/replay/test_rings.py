@@ -28,7 +28,7 @@ def test_a_theft_that_is_dealt_to_twelve_accounts_is_one_ring() -> None:
     assert found.members == tuple(f"ring-{at:03}" for at in range(12))
     assert found.merged.score > 1
     assert found.merged.queries == 120
-    assert found.merged.parts[0][0] in ("sign_steps", "extreme_steps")
+    assert {"sign_steps", "extreme_steps"} & {name for name, *_ in found.merged.parts[:3]}
 
 
 def test_uniform_queries_of_many_accounts_are_one_ring() -> None:

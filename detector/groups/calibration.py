@@ -33,7 +33,7 @@ _ROWS = 4_096
 
 def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     """Returns the crowd of the honest ``accounts`` that ``calibration`` rests on, each compared with the others."""
-    by_name = {own.principals[own.principal_index[0]]: own for own in accounts}
+    by_name = {account.principals[account.principal_index[0]]: account for account in accounts}
     every = [by_name[name] for name in calibration.accounts]
     first = [_first_of_equal(own) for own in every]
     ordered = [own if len(rows) == len(own) else take(own, rows) for own, rows in zip(every, first, strict=True)]
@@ -42,7 +42,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     linked = [deviations(*sums_at(values, own, VOLUMES[len(own) >= VOLUMES]), spread) for own, values in links]
     exemplars = np.array([own.max(axis=0, initial=0.0) for own in linked])
     comparison = calibration.comparison
-    scores = [own[rows] for own, rows in zip(comparison.scores, first, strict=True)]
+    scores = [score[rows] for score, rows in zip(comparison.scores, first, strict=True)]
     reached = np.full((len(VOLUMES), len(ordered)), np.nan)
     for at, own in enumerate(scores):
         due = VOLUMES[len(own) >= VOLUMES]
@@ -57,7 +57,7 @@ def crowd_of(calibration: Calibration, accounts: Sequence[QueryBatch]) -> Crowd:
     shown, early = _early(scores, linked, calibration.profile.standards.measures)
     by_early = np.full(early.shape[:2], np.nan)
     for volume, every in enumerate(early):
-        for at in [at for at, own in enumerate(scores) if len(own) > volume]:
+        for at in [at for at, score in enumerate(scores) if len(score) > volume]:
             by_early[volume, at] = unexplained(shown[volume, at : at + 1], np.delete(every, at, axis=0))[0][0]
     return Crowd(-np.sort(-reached, axis=1), early, -np.sort(-by_early, axis=1), spread, exemplars, LINKS)
 
@@ -88,12 +88,12 @@ def _first_of_equal(account: QueryBatch) -> Array:
 def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[Mask, Floats]]:
     """Returns for each account which of its queries are linked, bool (n,), and the link measures of these, float64 (m,
     3), when all accounts send at the same time, each evenly from its first query to its last."""
-    when = np.concatenate([(np.arange(len(own)) + 0.5) / len(own) for own in accounts])
-    account = np.repeat(np.arange(len(accounts)), [len(own) for own in accounts])
+    when = np.concatenate([(np.arange(len(account)) + 0.5) / len(account) for account in accounts])
+    account = np.repeat(np.arange(len(accounts)), [len(account) for account in accounts])
     order = np.lexsort((account, when))
     index, recent, sampled = ReferenceIndex(reference), Linker(reference), sampled_cells(reference)
-    own_row = np.concatenate([np.arange(len(own)) for own in accounts])
-    label = np.concatenate([labels_of(own) for own in accounts])
+    own_row = np.concatenate([np.arange(len(account)) for account in accounts])
+    label = np.concatenate([labels_of(account) for account in accounts])
     linked, values = np.zeros(len(order), np.bool_), np.empty((len(order), len(LINKS)))
     for start in range(0, len(order), _ROWS):
         rows = order[start : start + _ROWS]
@@ -103,14 +103,14 @@ def _links(reference: Reference, accounts: Sequence[QueryBatch]) -> list[tuple[M
         linked[rows], rows = chosen, rows[chosen]
         kept = features[chosen], points[chosen], cells[chosen]
         values[rows] = recent.link(*kept, account[rows], label[rows]).values
-    ends = np.cumsum([len(own) for own in accounts])[:-1]
+    ends = np.cumsum([len(account) for account in accounts])[:-1]
     return [(own, each[own]) for own, each in zip(np.split(linked, ends), np.split(values, ends), strict=True)]
 
 
 def _spread(values: Sequence[Floats]) -> Spread:
-    means = np.array([own.mean(axis=0) for own in values])
+    means = np.array([value.mean(axis=0) for value in values])
     mean = np.median(means, axis=0)
     between = 1.4826 * np.median(np.abs(means - mean), axis=0)
-    within = np.median([own.std(axis=0) for own in values], axis=0)
+    within = np.median([value.std(axis=0) for value in values], axis=0)
     assert len(mean) == len(LINKS)
     return Spread(mean, np.maximum(between, _LEAST_BETWEEN), np.maximum(within, _LEAST_WITHIN))

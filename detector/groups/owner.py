@@ -56,7 +56,7 @@ class GroupEffects:
 class _Published:
     """A group as it was published last: its ``revision``, 0 for none, its ``size`` then, at ``time``. ``changed``:
     whether it has grown since. ``dismissed_by``: the operator who released it. ``family`` of its evidence; once it is
-    more than content it stays so. ``looked``: when that was looked at last."""
+    more than content it stays so. ``checked_at``: when the family was last checked."""
 
     revision: int = 0
     size: int = 0
@@ -64,7 +64,7 @@ class _Published:
     changed: bool = False
     dismissed_by: str | None = None
     family: Family | None = None
-    looked: float = 0.0
+    checked_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -89,7 +89,9 @@ class GroupOwner:
     def __init__(
         self, profiles: Sequence[Profile], configuration: str, nbytes: int, limit: JointLimit | None = None
     ) -> None:
-        self._profiles = {(own.model, own.model_version): own for own in profiles if own.crowd is not None}
+        self._profiles = {
+            (profile.model, profile.model_version): profile for profile in profiles if profile.crowd is not None
+        }
         self._configuration = configuration
         self._nbytes = nbytes
         self._limit = limit or JointLimit()
@@ -157,19 +159,19 @@ class GroupOwner:
 
     def dump(self) -> Iterator[Section]:
         """Yields the whole state, a section for each model version."""
-        for (model, version), own in self._watched.items():
+        for (model, version), watched in self._watched.items():
             body = {
                 "model": model,
                 "model_version": version,
-                "profile": own.profile.hash,
-                "applied": [[*place, *last] for place, last in own.applied.items()],
+                "profile": watched.profile.hash,
+                "applied": [[*place, *last] for place, last in watched.applied.items()],
                 "published": [
-                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by, one.family, one.looked]
-                    for group, one in own.published.items()
+                    [group, one.revision, one.size, one.time, one.changed, one.dismissed_by, one.family, one.checked_at]
+                    for group, one in watched.published.items()
                 ],
-                "joined": own.joined,
-                "joint": own.joint.dump(),
-                "watch": own.watch.dump(),
+                "joined": watched.joined,
+                "joint": watched.joint.dump(),
+                "watch": watched.watch.dump(),
             }
             yield _VERSION, pack({"watched": body})
 
@@ -179,33 +181,33 @@ class GroupOwner:
         profile = self._profiles.get(key)
         if profile is None or profile.hash != body["profile"]:
             return
-        own = self._watched[key] = self._new(profile)
-        own.watch.load(body["watch"])
-        own.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
-        own.published = {group: _Published(*rest) for group, *rest in body["published"]}
-        own.joined = dict(body["joined"])
-        own.joint = JointExposure(*body.get("joint", ()))
+        watched = self._watched[key] = self._new(profile)
+        watched.watch.load(body["watch"])
+        watched.applied = {(source, partition): (offset, row) for source, partition, offset, row in body["applied"]}
+        watched.published = {group: _Published(*rest) for group, *rest in body["published"]}
+        watched.joined = dict(body["joined"])
+        watched.joint = JointExposure(*body.get("joint", ()))
 
     @property
     def nbytes(self) -> int:
-        return sum(own.watch.nbytes for own in self._watched.values())
+        return sum(watched.watch.nbytes for watched in self._watched.values())
 
     def sizes(self) -> dict[tuple[str, str], tuple[int, int]]:
         """Returns, by model and state ("verdict" or "dismissed"), how many groups there are, and how many members."""
         sizes: dict[tuple[str, str], tuple[int, int]] = {}
-        for (model, _), own in self._watched.items():
-            for group, one in own.published.items():
+        for (model, _), watched in self._watched.items():
+            for group, one in watched.published.items():
                 state = "verdict" if one.dismissed_by is None else "dismissed"
                 groups, members = sizes.get((model, state), (0, 0))
-                sizes[model, state] = groups + 1, members + own.watch.size_of(group)
+                sizes[model, state] = groups + 1, members + watched.watch.size_of(group)
         return sizes
 
     def joint(self) -> dict[tuple[str, ...], float]:
         """Returns, by model and kind ("reached" or "ordinary"), what the most-learned accounts know together; of
         several versions of a model, those that know most."""
         found: dict[tuple[str, ...], float] = {}
-        for (model, _), own in sorted(self._watched.items(), key=lambda item: item[1].joint.reached):
-            found |= {(model, "reached"): own.joint.reached, (model, "ordinary"): own.joint.ordinary}
+        for (model, _), watched in sorted(self._watched.items(), key=lambda item: item[1].joint.reached):
+            found |= {(model, "reached"): watched.joint.reached, (model, "ordinary"): watched.joint.ordinary}
         return found
 
     # -- inside --------------------------------------------------------------------------------------------------------
@@ -224,52 +226,52 @@ class GroupOwner:
             return False
         if key not in self._watched:
             self._watched[key] = self._new(profile)
-        own, place = self._watched[key], (record.source, record.partition)
-        fresh = record.after(*own.applied.get(place, (-1, -1)))
+        watched, place = self._watched[key], (record.source, record.partition)
+        fresh = record.after(*watched.applied.get(place, (-1, -1)))
         if not len(fresh):
             return False
         effects.linked[key] = effects.linked.get(key, 0) + len(fresh.queries.linked)
-        own.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
+        watched.applied[place] = int(fresh.offset[-1]), int(fresh.queries.row[-1])
         effects.watched[key] = effects.watched.get(key, 0) + len(fresh)
         now, joined = float(fresh.time.max()), list[str]()
-        for revision in own.watch.observe(fresh.queries):
-            own.published.setdefault(revision.id, _Published()).changed = True
+        for revision in watched.watch.observe(fresh.queries):
+            watched.published.setdefault(revision.id, _Published()).changed = True
             joined += revision.joined
-        self._publish(own, now, effects)
-        limited = own.watch.measure(own.joint, self._limit, now) if own.joint.is_due(now) else None
+        self._publish(watched, now, effects)
+        limited = watched.watch.measure(watched.joint, self._limit, now) if watched.joint.is_due(now) else None
         if not fresh.learning.all():
-            self._report(own, [*joined, *fresh.queries.principals], now, effects)
+            self._report(watched, [*joined, *fresh.queries.principals], now, effects)
             if limited is not None:
-                self._restrict(own, limited, now, effects)
+                self._restrict(watched, limited, now, effects)
         return True
 
-    def _publish(self, own: _Watched, now: float, effects: GroupEffects) -> None:
+    def _publish(self, watched: _Watched, now: float, effects: GroupEffects) -> None:
         """Adds an alert for each group that is new, has grown by a share, or changed a minute ago: each record holds
         the whole group. One whose members were all forgotten has ended: its last alert has the size 0."""
-        for group, one in list(own.published.items()):
-            size = own.watch.size_of(group)
-            if one.family == "content" and now >= one.looked + _STALE_SECONDS:
-                one.looked, one.changed = now, one.changed or own.watch.state_of(group).family != "content"
+        for group, one in list(watched.published.items()):
+            size = watched.watch.size_of(group)
+            if one.family == "content" and now >= one.checked_at + _STALE_SECONDS:
+                one.checked_at, one.changed = now, one.changed or watched.watch.state_of(group).family != "content"
             due = one.changed and (size >= _GROWN * one.size or now >= one.time + _STALE_SECONDS)
             if due or (one.size and not size):
-                effects.alerts.append(self._alert(own, group, one, now))
-            if not own.watch.knows(group):
-                del own.published[group]
+                effects.alerts.append(self._alert(watched, group, one, now))
+            if not watched.watch.knows(group):
+                del watched.published[group]
 
-    def _alert(self, own: _Watched, group: str, one: _Published, now: float) -> GroupAlert:
-        state = own.watch.state_of(group)
+    def _alert(self, watched: _Watched, group: str, one: _Published, now: float) -> GroupAlert:
+        state = watched.watch.state_of(group)
         score = log(max(state.chance, _LEAST_CHANCE)) / log(CHANCE)
         one.revision, one.size, one.time, one.changed = one.revision + 1, len(state.members), now, False
         if one.family in (None, "content") and one.family != state.family:
             one.family = state.family
             for member in state.members:  # their owners are told anew when they are seen next
-                own.joined.pop(member.principal, None)
+                watched.joined.pop(member.principal, None)
         return GroupAlert(
             id=group,
             revision=one.revision,
             occurred_at=now,
-            model=own.profile.model,
-            model_version=own.profile.model_version,
+            model=watched.profile.model,
+            model_version=watched.profile.model_version,
             severity=severity_of(score),
             score=score,
             chance=state.chance,
@@ -277,59 +279,63 @@ class GroupOwner:
             members=state.members[:MEMBERS_SHOWN],
             evidence=state.evidence,
             configuration=self._configuration,
-            profile=own.profile.hash,
+            profile=watched.profile.hash,
             dismissed_by=one.dismissed_by,
             family=one.family,
         )
 
-    def _report(self, own: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
+    def _report(self, watched: _Watched, names: Sequence[str], now: float, effects: GroupEffects) -> None:
         """Adds a command for each of ``names`` who is a member and was not reported yet, or so long ago that their
         owner may have forgotten."""
         for name in dict.fromkeys(names):
-            group = own.watch.group_of(name)
-            if group is None or own.published[group].dismissed_by is not None:
+            group = watched.watch.group_of(name)
+            if group is None or watched.published[group].dismissed_by is not None:
                 continue
-            if now >= own.joined.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
-                own.joined[name] = now
-                effects.commands.append(_command("join", own, group, name, now))
-        if len(own.joined) > 2 * ACCOUNTS:
-            own.joined = {name: at for name, at in own.joined.items() if own.watch.group_of(name) is not None}
+            if now >= watched.joined.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
+                watched.joined[name] = now
+                effects.commands.append(_command("join", watched, group, name, now))
+        if len(watched.joined) > 2 * ACCOUNTS:
+            watched.joined = {
+                name: at for name, at in watched.joined.items() if watched.watch.group_of(name) is not None
+            }
 
-    def _restrict(self, own: _Watched, limited: Sequence[str], now: float, effects: GroupEffects) -> None:
+    def _restrict(self, watched: _Watched, limited: Sequence[str], now: float, effects: GroupEffects) -> None:
         """Adds commands for those of the ``limited`` accounts who were not told yet, or so long ago that their owner
         may have forgotten, and for those who are limited no longer."""
-        told = own.joint.limited
+        told = watched.joint.limited
         for name in [name for name in told if name not in limited]:
             del told[name]
-            effects.commands.append(_membership("leave", own, MOST_LEARNED, name, now, "others have learned more"))
-        reason = f"{len(limited)} accounts have learned {own.joint.reached:.0%} of the model together"
+            effects.commands.append(_membership("leave", watched, MOST_LEARNED, name, now, "others have learned more"))
+        reason = f"{len(limited)} accounts have learned {watched.joint.reached:.0%} of the model together"
         for name in limited:
             if now >= told.get(name, -_REPEATED_SECONDS) + _REPEATED_SECONDS:
                 told[name] = now
-                effects.commands.append(_membership("join", own, MOST_LEARNED, name, now, reason))
+                effects.commands.append(_membership("join", watched, MOST_LEARNED, name, now, reason))
 
     def _dismiss(self, command: Command, now: float, effects: GroupEffects) -> str:
         """Returns a summary of the result. Raises ConfigurationError with the reason if there is nothing to do."""
         key, group = (command.model, command.model_version or ""), command.principal
-        own = self._watched.get(key)
-        if own is None or group not in own.published:
+        watched = self._watched.get(key)
+        if watched is None or group not in watched.published:
             raise ConfigurationError(f"nothing dismissed: there is no group {group} of {key[0]} {key[1]}")
-        if own.published[group].dismissed_by is not None:
-            raise ConfigurationError(f"nothing dismissed: {own.published[group].dismissed_by} has dismissed {group}")
+        if watched.published[group].dismissed_by is not None:
+            raise ConfigurationError(
+                f"nothing dismissed: {watched.published[group].dismissed_by} has dismissed {group}"
+            )
         self._release(key, group, command.issuer, now, effects)
-        return f"dismissed: {own.watch.size_of(group):,} members are released"
+        return f"dismissed: {watched.watch.size_of(group):,} members are released"
 
     def _release(self, key: ModelVersion, group: str, issuer: str, now: float, effects: GroupEffects) -> None:
-        own = self._watched.get(key)
-        if own is None or group not in own.published:
+        watched = self._watched.get(key)
+        if watched is None or group not in watched.published:
             return
-        one = own.published[group]
+        one = watched.published[group]
         one.dismissed_by = issuer
-        for name in own.watch.members_of(group):
-            if own.joined.pop(name, None) is not None:
-                leave = _command("leave", own, group, name, now)
+        for name in watched.watch.members_of(group):
+            if watched.joined.pop(name, None) is not None:
+                leave = _command("leave", watched, group, name, now)
                 effects.commands += [leave, _deletion(leave, issuer)]
-        effects.alerts.append(self._alert(own, group, one, now))
+        effects.alerts.append(self._alert(watched, group, one, now))
 
 
 def _deletion(leave: Command, issuer: str) -> Command:
@@ -348,14 +354,14 @@ def _deletion(leave: Command, issuer: str) -> Command:
     )
 
 
-def _command(kind: Any, own: _Watched, group: str, name: str, now: float) -> Command:
-    size = own.watch.size_of(group)
-    command = _membership(kind, own, group, name, now, f"{size} accounts of group {group} share one theft")
-    return replace(command, group_size=size, family=own.published[group].family if kind == "join" else None)
+def _command(kind: Any, watched: _Watched, group: str, name: str, now: float) -> Command:
+    size = watched.watch.size_of(group)
+    command = _membership(kind, watched, group, name, now, f"{size} accounts of group {group} share one theft")
+    return replace(command, group_size=size, family=watched.published[group].family if kind == "join" else None)
 
 
-def _membership(kind: Any, own: _Watched, group: str, name: str, now: float, reason: str) -> Command:
-    profile = own.profile
+def _membership(kind: Any, watched: _Watched, group: str, name: str, now: float, reason: str) -> Command:
+    profile = watched.profile
     return Command(
         id=content_id(kind, profile.model, profile.model_version, group, name, now),
         kind=kind,

@@ -344,7 +344,7 @@ class GroupWatch:
         """Returns the probability of as rare a cluster of ``present`` accounts, by their D or by their ``first``
         queries, float64 (n,)."""
         both = self._accounts.rarity[cluster.slots], first
-        by_all, by_first = (chance_of(self._rarities.among_all(own, present), present) for own in both)
+        by_all, by_first = (chance_of(self._rarities.among_all(rarity, present), present) for rarity in both)
         return min(by_all, _DIRECTIONS * by_first)
 
     def _first_rarity(self, cluster: Cluster) -> Floats:

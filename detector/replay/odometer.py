@@ -16,14 +16,14 @@ from detector.contracts.queries import OutputKind
 from detector.core.exposure import Validation
 from detector.core.state.arrays import Array
 
-LEARNED = 512
+MAX_TRAINING_QUERIES = 512
 """Distinct queries, at most, that clones are trained on, evenly chosen from the account's."""
-JUDGED = 300
+MAX_VALIDATION_ROWS = 300
 """Validation rows, at most, that they are judged on."""
-_LEAST = 1e-3
+_MIN_PROBABILITY = 1e-3
 """Probabilities below this count as this."""
 _RIDGE = 1e-2
-_FEWEST = 2
+_MIN_QUERIES = 2
 
 _CURVE = np.array(
     [
@@ -70,7 +70,7 @@ class Odometer:
     def __init__(self, validation: Validation, scale: Rows) -> None:
         self._scale = scale
         count = len(validation.features)
-        kept = np.linspace(0, count - 1, min(count, JUDGED)).astype(np.int64)
+        kept = np.linspace(0, count - 1, min(count, MAX_VALIDATION_ROWS)).astype(np.int64)
         self._rows, self._labels = self._scaled(validation.features[kept]), validation.labels[kept]
         self._centre = self._rows.mean(axis=0)
         spread = ((self._rows - self._centre) ** 2).sum(axis=1)
@@ -89,16 +89,16 @@ class Odometer:
         if features.shape[1] != self._rows.shape[1]:
             return None
         _, first = np.unique(features, axis=0, return_index=True)
-        if len(first) < _FEWEST:
+        if len(first) < _MIN_QUERIES:
             return None
-        chosen = np.sort(first)[np.linspace(0, len(first) - 1, min(len(first), LEARNED)).astype(np.int64)]
+        chosen = np.sort(first)[np.linspace(0, len(first) - 1, min(len(first), MAX_TRAINING_QUERIES)).astype(np.int64)]
         answers = _answers(outputs[chosen], output_kind, int(self._labels.max()) + 1)
         return None if answers is None else self._trained(self._scaled(features[chosen]), answers)
 
     def _trained(self, rows: Floats, answers: Floats) -> float:
         distances, *outer = self._kernels(self._rows, rows)
         named = [answers[distances.argmin(axis=1)].argmax(axis=1)]
-        logs = np.log(np.maximum(answers, _LEAST))
+        logs = np.log(np.maximum(answers, _MIN_PROBABILITY))
         logs -= logs.mean(axis=1, keepdims=True)
         inner = self._kernels(rows, rows)[1:]
         for kernel, to_validation in ((inner[0], outer[0]), (inner[1], outer[1]), (sum(inner), sum(outer))):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detector.contracts.queries import OutputKind, QueryBatch
 from detector.core.engine import EngineConfig, Observation
 from detector.core.profile import ProfileMatcher
-from detector.replay.odometer import LEARNED, Odometer, Reading
+from detector.replay.odometer import MAX_TRAINING_QUERIES, Odometer, Reading
 
 MOST_READ = 100
 """Accounts that are read at most, as a reading takes 30 to 60 ms of CPU."""
@@ -57,7 +57,7 @@ class _Answers:
             self.features.append(features[kept])
             self.outputs.append(outputs[kept])
             self.kept += len(kept)
-        while self.kept >= 2 * LEARNED:
+        while self.kept >= 2 * MAX_TRAINING_QUERIES:
             self.stride *= 2
             self.features, self.outputs = (
                 [np.concatenate(parts)[::2].copy()] for parts in (self.features, self.outputs)

@@ -214,7 +214,7 @@ class Partition:
         sections = observation.sections | policy_sections(effects)
         spends = tuple(self._outbox.spends(effects, self._decoder.partitions))
         unit = self._commit_unit("delta", effects, sections, records, len(decoded), spends)
-        self._bury(unit, records, decoded.rejected)
+        self._add_dead_letters(unit, records, decoded.rejected)
         unit.before += [*decoded.misrouted, *self._outlet.messages(decoded, observation)]
         unit.after.extend(self._scores.due(observation, last, decoded))
         unit.count_batch(decoded, observation, effects, last)
@@ -254,7 +254,7 @@ class Partition:
                 rejected[at] = [BadRow(-1, error.reason, error.detail)]
         self.applied["judged"] = records[-1].offset
         unit = self._commit_groups(records, self.groups.observe(good))
-        self._bury(unit, records, rejected)
+        self._add_dead_letters(unit, records, rejected)
         for reason in (bad.reason for rows in rejected.values() for bad in rows):
             unit.count(names.DEAD_LETTERS, 1, reason)
         return unit
@@ -277,13 +277,13 @@ class Partition:
         """Sends all of ``record`` to the dead letters."""
         self.applied[record.source] = record.offset
         unit = self._commit_unit("delta", None, {}, [record])
-        self._bury(unit, [record], {0: [BadRow(-1, reason, detail)]})
+        self._add_dead_letters(unit, [record], {0: [BadRow(-1, reason, detail)]})
         unit.count(names.DEAD_LETTERS, 1, reason)
         if record.source not in ("commands", "judged"):
             unit.count_answered(names.QUERIES_UNJUDGED, 1, UNKNOWN, reason)
         return unit
 
-    def _bury(
+    def _add_dead_letters(
         self, unit: CommitUnit, records: Sequence[SourceRecord], rejected: Mapping[int, Sequence[BadRow]]
     ) -> None:
         """Adds the dead letters for the ``rejected`` rows of ``records``; they are published before the record."""

@@ -13,7 +13,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig
 from detector.policy.config import Policy
 from detector.replay import readings as module
-from detector.replay.odometer import LEARNED, Odometer, Reading
+from detector.replay.odometer import MAX_TRAINING_QUERIES, Odometer, Reading
 from detector.replay.readings import Readings
 from detector.replay.report import replay
 from tests.core.exposures import REGISTRY, asked, engine, interleaved, profile, stream
@@ -64,7 +64,7 @@ def test_members_of_a_group_are_read_together() -> None:
 
 
 def test_the_cut_of_the_stream_changes_nothing_of_long_accounts_either() -> None:
-    pieces = [interleaved(5, 3 * LEARNED, 2)]
+    pieces = [interleaved(5, 3 * MAX_TRAINING_QUERIES, 2)]
     whole = kept(pieces).of_accounts([])
     assert kept(pieces, 7, 900, 901, 1200).of_accounts([]) == whole and len(whole) == 2
 

@@ -241,7 +241,7 @@ def _rebase(
     rows: Rows, columns: Integers, count: int, left: int, equal: int, compared: Compared, at: Bench
 ) -> tuple[int, int]:
     """Takes the candidate that has most of the query's unusual values for the base, if it has more than the base has,
-    and chooses anew. Returns the same as ``_open``.
+    and chooses again. Returns the same as ``_open``.
 
     A row that is not the nearest may be the one that the query was made from by a large change, as a drawing is from
     the one before.

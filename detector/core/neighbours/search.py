@@ -117,7 +117,7 @@ def _find_near(
     """Sets ``hits`` (h, 2) to the next lists of ``runs``, from ``run`` on and there from ``group`` on, and groups of
     projections ``columns`` (groups, 8, 16) of which one is within ``reach`` of ``point`` (8,), squared; to ``every``
     next group where there are no projections. Returns how many these are, and where to go on: at list ``last`` after
-    all before that. Lane beside lane, as the processor does several at once."""
+    all before that. Lane by lane, so that the processor does several at once."""
     p = q = r = s = t = u = v = w = np.float32(0)
     if not every:
         p, q, r, s = point[0], point[1], point[2], point[3]

@@ -6,6 +6,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from detector.cli.files import bar, check_refused, describe_form, file_for, log_
 from detector.cli.options import Json, Map, OutputKind, SettingsFile
 from detector.cli.screen import print_json, print_lines
 from detector.contracts.principals import EVERYONE
-from detector.core.calibration.calibrate import CONFIDENCE, GROUPS
+from detector.core.calibration.calibrate import CONFIDENCE, GROUPS, fewest_to_show
 from detector.core.calibration.crossfit import FEWEST_QUERIES
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ FEW_ACCOUNTS = 9
 SHORT_HISTORY = 1_000
 """Median number of queries per account below which a note states the length for which the rate holds."""
 _SHOWN_MEASURES = 4
+_MAX_OPTIONS = 20
+"""Maximum number of members of a ring for which the options to exclude them are printed."""
 
 
 def calibrate(
@@ -85,8 +88,7 @@ def calibrate(
         traffic = read_topic(loaded.kafka, time.time() - seconds(since))
     kinds = {EVERYONE: outputs} if outputs else loaded.detection.outputs
     options = CalibrationOptions(budget, model_name, model_version, validation, model, leave_out or (), kinds, reader)
-    with bar("accounts", traffic.accounts) as progress:
-        result = make_profile(traffic, options, progress)
+    result = make_profile(traffic, options, partial(bar, "accounts"))
     write(out, result.profile.to_bytes())
     if json:
         print_json({"out": str(out)} | _as_json(result, traffic, budget))
@@ -97,6 +99,8 @@ def calibrate(
 
 def describe(result: CalibrationResult, traffic: HonestTraffic, budget: float) -> Iterator[str]:
     """Yields the outcome as lines of text."""
+    from detector.explain.scan_report import ring_score, ring_sentence
+
     screened, profile = result.screened, result.profile
     calibration, achieved = screened.calibration, screened.achieved
     least, most = calibration.threshold_range
@@ -119,6 +123,12 @@ def describe(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
     )
     for outlier in screened.outliers:
         yield from _describe_outlier(outlier)
+    for ring in result.rings:
+        many = len(ring.members) > _MAX_OPTIONS
+        options = [f"--leave-out {shlex.quote(name)}" for name in ring.members[: 0 if many else _MAX_OPTIONS]]
+        yield f"{'ring':<12}{ring_sentence(ring)}; {ring_score(ring)}"
+        yield f"{'':<12}if kept, they excuse one another, and thieves like them. To exclude them:"
+        yield f"{'':<12}{' '.join(options) or '--leave-out for each of the members that --json lists'}"
     for line in _warnings(screened, budget):
         yield f"{'note':<12}{line}"
 
@@ -146,6 +156,7 @@ def _as_json(result: CalibrationResult, traffic: HonestTraffic, budget: float) -
             }
             for account in screened.outliers
         ],
+        "rings": [{"members": list(ring.members), "score": ring.merged.score} for ring in result.rings],
         "notes": list(_warnings(screened, budget)),
     }
 
@@ -184,6 +195,7 @@ def _warnings(screened: Screened, budget: float) -> Iterator[str]:
         )
     if achieved.bound > budget:
         yield (
-            f"so few accounts cannot show that the budget is met: the true rate may be up to {achieved.bound:.1%}. The "
-            "threshold assumes that the outermost fifth of honest accounts has an exponential tail"
+            f"so few accounts cannot show that the budget is met: the true rate may be up to {achieved.bound:.1%}. It "
+            f"takes {fewest_to_show(budget):,} accounts of which none is flagged. The threshold assumes that the "
+            "outermost fifth of honest accounts has an exponential tail"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b, file_digest
@@ -23,7 +24,7 @@ from detector.contracts.principals import EVERYONE
 from detector.contracts.queries import QueryBatch
 from detector.core.calibration.calibrate import CONFIDENCE
 from detector.core.calibration.crossfit import OwnerInputs
-from detector.core.calibration.scan import Screened, calibrate_screened
+from detector.core.calibration.scan import Screened, Stage, calibrate_screened
 from detector.core.calibration.traffic import PlainTraffic, accounts_of, of_one_version, plain_traffic
 from detector.core.exposure import VALIDATION_ROWS, Validation
 from detector.core.forms import Outputs
@@ -31,6 +32,7 @@ from detector.core.owner_model import from_json
 from detector.core.pipeline.plan import labels_of
 from detector.core.profile import Profile
 from detector.groups.calibration import crowd_of
+from detector.replay.rings import FoundRing, find_rings
 from detector.replay.topics import Topic, source_record
 from detector.runtime.sections import KafkaSettings
 from detector.runtime.text import read_text
@@ -129,29 +131,33 @@ class CalibrationOptions:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationResult:
-    """The ``profile``, the calibration behind it, and the ``traffic`` used."""
+    """The ``profile``, the calibration behind it, the ``traffic`` used, and the ``rings`` among its accounts, which
+    excuse one another."""
 
     profile: Profile
     screened: Screened
     traffic: PlainTraffic
+    rings: list[FoundRing]
 
 
 def make_profile(
-    traffic: HonestTraffic, options: CalibrationOptions, progress: Callable[[int], None] | None = None
+    traffic: HonestTraffic, options: CalibrationOptions, stage: Stage = lambda _: nullcontext(lambda _: None)
 ) -> CalibrationResult:
-    """Returns a profile from honest ``traffic``. ``progress`` is called with the number of accounts replayed since.
-    Raises ConfigurationError."""
+    """Returns a profile from honest ``traffic``. ``stage`` is as in ``scan``. Raises ConfigurationError."""
     pieces = of_one_version(traffic.pieces, options.model, options.model_version)
     model = _owner_model(options.owner_model)
     outputs = options.outputs.get(pieces[0].model, options.outputs.get(EVERYONE))
     plain = plain_traffic(pieces, outputs, None if model is None else model.features.names)
     accounts = accounts_of(plain.pieces)
     owned = OwnerInputs(model, _validation(options, plain))
-    screened = calibrate_screened(accounts, options.budget, options.leave_out, progress, owned)
+    with stage(len(accounts)) as progress:
+        screened = calibrate_screened(accounts, options.budget, options.leave_out, progress, owned)
+    kept = [account for account in accounts if account.principals[0] not in options.leave_out]
+    rings = find_rings(kept, options.budget, stage)
     given = [path for path in (options.validation, options.owner_model) if path is not None]
     digests = [*traffic.digests, *map(digest_of, given)]
     profile = plain.profile(with_provenance(screened, accounts, options.budget, digests))
-    return CalibrationResult(profile, screened, plain)
+    return CalibrationResult(profile, screened, plain, rings)
 
 
 def with_provenance(screened: Screened, accounts: Sequence[QueryBatch], budget: float, digests: list[str]) -> Profile:

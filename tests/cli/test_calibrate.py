@@ -21,6 +21,7 @@ from detector.core.profile import Profile
 from detector.lab.query_log import Mark, QueryLog, write_query_log
 from detector.replay.calibrate import CalibrationOptions, digest_of, make_profile, read_files
 from tests.core.honest import CLASSES, DIMENSION, crowd, honest, of_version, thief
+from tests.groups.rings import others, ring
 from tests.lab.labelled import run_of
 from tests.sources.logs import rows_of, write_jsonl, write_parquet
 
@@ -123,6 +124,18 @@ def test_a_thief_among_the_honest_is_named(tmp_path: Path, capsys: pytest.Captur
     assert (_made(tmp_path / "without")["accounts"], _made(tmp_path / "without")["accounts_left_out"]) == (10, 1)
 
 
+def test_accounts_that_share_one_theft_are_named_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = ring(12, 120)
+    log = write_jsonl(tmp_path / "log.jsonl", log_of(*others(30), *members))
+    assert _weirguard("calibrate", "--honest", log, "--out", tmp_path / "profile") == 0
+    captured = capsys.readouterr().out
+    assert "ring        12 accounts look like one thief: ring-000, " in captured
+    leave_out = [argument for own in members for argument in ("--leave-out", own.principals[0])]
+    assert f"            {' '.join(leave_out)}\n" in captured
+    assert _weirguard("calibrate", "--honest", log, *leave_out, "--out", tmp_path / "profile", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rings"] == []
+
+
 def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: Path) -> None:
     log = write_jsonl(tmp_path / "log.jsonl", log_of(*CROWD[:4], honest("once", 3, rows=1)))
     traffic = read_files([log], lambda _: None)
@@ -130,7 +143,7 @@ def test_the_outcome_says_how_sure_the_rate_is_and_for_which_accounts(tmp_path: 
     assert "at most 52.7% of accounts like these, with 95% confidence: 0 of 4 were flagged" in said
     assert "each judged by the others, of 50 queries at the median" in said
     assert "4 accounts are few" in said and "Variety of accounts matters more" in said
-    assert "the true rate may be up to 52.7%" in said
+    assert "the true rate may be up to 52.7%. It takes 299 accounts of which none is flagged" in said
     assert "accounts with fewer than 10 different queries: 1." in said and "accounts with about 50 queries" in said
     assert "if made without any one account" in said
 

@@ -80,6 +80,12 @@ class FlaggedRate:
         return float(found.low), float(found.high)
 
 
+def fewest_to_show(budget: float) -> int:
+    """Returns how many accounts, of which none is flagged, show with 95 percent confidence that at most a share
+    ``budget`` of all is."""
+    return ceil(log(1 - CONFIDENCE) / log(1 - budget))
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """How far the highest D of honest accounts reach. A ``share`` of the accounts exceed ``start``; with 75 percent

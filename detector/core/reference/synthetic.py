@@ -61,7 +61,7 @@ class Weights(NamedTuple):
         self, slot: NDArray[np.int64], projection: Projection, repeats: NDArray[np.bool_], state: Rows
     ) -> Floats:
         """Returns float64 (n,): the log-odds that the rows of ``projection`` are synthetic, 0 to 6, each as of itself;
-        NaN for a principal's first four queries. Moves the mean in ``state`` float32 (slots, 34) of their ``slot``
+        NaN for a principal's first four queries. Moves the mean in ``state`` float32 (slots, 35) of their ``slot``
         int64 (n,), which ``repeats`` bool (n,) do not."""
         odds = np.empty(len(slot))
         _log_odds(slot, np.column_stack((projection.points, projection.residual)), repeats, self, state, odds)

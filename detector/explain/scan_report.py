@@ -30,6 +30,7 @@ DESCRIPTIONS = {
     "novelty": "queries far from those of all other accounts",
     "unseen_values": "feature values that no other account sends",
     "outlyingness": "combinations of features that no other account sends",
+    "synthetic": "queries that look put together from those of other accounts, more scattered than any one's",
     "surprise": "answers unlike those to similar queries of other accounts",
     "low_margin": "answers of low confidence, as near the decision boundary",
     "high_margin": "answers of higher confidence than those of other accounts",

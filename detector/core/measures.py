@@ -153,8 +153,8 @@ class MeasureInput:
 class Measure:
     """``score`` returns float64 (n,), higher for thieves, NaN where it has no value. ``clock``: how a query counts.
     ``between`` and ``within``: the lowest standard deviation of honest accounts' averages, and of one account's
-    queries, that calibration accepts; ``about``: what it measures, in words, and its ``unit``. ``most``: the most
-    deviations that an account's average counts."""
+    queries, that calibration accepts; ``few``: added to the former, divided by the number of calibration accounts, as a
+    few do not show how others differ. ``about``: what it measures, in words, and its ``unit``."""
 
     name: str
     family: Family
@@ -164,14 +164,14 @@ class Measure:
     between: float
     within: float
     score: Callable[[MeasureInput], Floats]
-    most: float = math.inf
+    few: float = 0.0
 
 
 def measure(
-    family: Family, about: str, unit: str, clock: Clock, floors: tuple[float, float], most: float = math.inf
+    family: Family, about: str, unit: str, clock: Clock, floors: tuple[float, float], few: float = 0.0
 ) -> Callable[[Callable[[MeasureInput], Floats]], Measure]:
     """Makes the decorated function a ``Measure`` of its name; ``floors``: its ``between`` and ``within``."""
-    return lambda score: Measure(score.__name__, family, about, unit, clock, *floors, score, most)
+    return lambda score: Measure(score.__name__, family, about, unit, clock, *floors, score, few)
 
 
 def rank(values: Floats, ascending: Array) -> Floats:
@@ -219,11 +219,11 @@ def outlyingness(queries: MeasureInput) -> Floats:
     return np.asarray(np.log(queries.views.projection.mahalanobis + 1e-12))
 
 
-@measure("content", "queries that look synthetic", "log-odds", "effective", floors=(0.1, 0.8), most=3.5)
+@measure("content", "queries that look synthetic", "log-odds", "effective", floors=(0.1, 0.8), few=6.0)
 def synthetic(queries: MeasureInput) -> Floats:
     """Returns the log-odds that the query is synthetic, by how far it lies from the mean of the account's earlier
-    queries, and in which directions (``reference.synthetic``): crossovers, noisy copies, samples of a density. A noisy
-    sensor that no calibration account has looks synthetic too, so that it does not decide alone."""
+    queries, and in which directions (``reference.synthetic``): crossovers, noisy copies, samples of a density. The
+    queries of a noisy sensor look the same, if no calibration account has one."""
     return queries.trail.synthetic
 
 

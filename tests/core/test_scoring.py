@@ -83,7 +83,7 @@ class Oracle:
         queries = self._weight + PRIOR
         average = (self._total + PRIOR * own.mean[:, None]) / queries
         deviation = np.sqrt(own.between[:, None] ** 2 + own.within[:, None] ** 2 / queries)
-        z = np.minimum(((average - own.mean[:, None]) / deviation).max(axis=1), [measure.most for measure in OWN])
+        z = ((average - own.mean[:, None]) / deviation).max(axis=1)
         others = np.minimum(np.nan_to_num((states - self._states.mean) / self._states.between), 2.0)
         return np.concatenate((z, others, [self._change(average)], np.maximum(self._evidence - 4, 0)))
 

@@ -291,7 +291,8 @@ def _spread(records: Sequence[MeasuredQueries]) -> Spread:
     between = 1.4826 * np.nanmedian(np.abs(means - mean), axis=0)
     between[_UNEVEN] = np.fmax(between, (np.nanquantile(means, _WIDE, axis=0) - mean) / _WIDE_NORMAL)[_UNEVEN]
     within = np.nanmedian(deviations, axis=0)
-    floors = [(measure.between, measure.within) for measure in MEASURES.values()] + [_LEAST_STATE] * len(WEIGHED)
+    floors = [(measure.between + measure.few / len(records), measure.within) for measure in MEASURES.values()]
+    floors += [_LEAST_STATE] * len(WEIGHED)
     least_between, least_within = np.array(floors).T
     bounded = np.fmax(between, least_between), np.fmax(within, least_within)
     # What follows is already in standard deviations, or nats, about 0.

@@ -218,16 +218,15 @@ def family_of(added: Mapping[str, float]) -> Family:
     return max(others or total, key=lambda family: total[family])
 
 
-_MEAN, _LOW, _HIGH, _LEAST, _MOST = range(5)
+_MEAN, _LOW, _HIGH, _LEAST = range(4)
 """The columns of ``Scales.measures``."""
 
 
 class Scales(NamedTuple):
     """What the scores of measures, in order, then of other signals, then those ``FOLLOWING``, are scaled by.
 
-    ``clock`` int64 (j + clocks,): see ``clock_of``. ``measures`` float64 (j, 5): the mean, the bounds of a query's
-    score, the least deviation that ``change`` is measured in, infinite where it leaves the measure out, and the most
-    deviations that count. ``lanes``
+    ``clock`` int64 (j + clocks,): see ``clock_of``. ``measures`` float64 (j, 4): the mean, the bounds of a query's
+    score, and the least deviation that ``change`` is measured in, infinite where it leaves the measure out. ``lanes``
     (3, j * memories): the mean and the variances between and within accounts, for each sum. ``others`` (f, 2): mean and
     deviation between accounts. ``tails``: those of single queries."""
 
@@ -247,10 +246,9 @@ class Scales(NamedTuple):
             else math.inf
             for measure in measures
         ]
-        most = [measure.most for measure in measures]
         return cls(
             clock_of(measures),
-            np.column_stack((of_measures.mean, of_measures.mean - reach, of_measures.mean + reach, least, most)),
+            np.column_stack((of_measures.mean, of_measures.mean - reach, of_measures.mean + reach, least)),
             np.repeat(np.stack((of_measures.mean, of_measures.between**2, of_measures.within**2)), DEPTH, axis=1),
             np.column_stack((others.mean, others.between)),
             TailScales.of([measure.name for measure in measures], tails),
@@ -324,7 +322,7 @@ def _update(
             most = each[column * DEPTH]
             for memory in range(1, DEPTH):
                 most = max(most, each[column * DEPTH + memory])
-            scores[row, column] = min(most, scales.measures[column, _MOST])
+            scores[row, column] = most
         for at in range(others):
             scores[row, count + at] = _weighed(queries.others[row, at], scales.others[at])
         scores[row, count + others] = _change(account_sums, weight, scales.measures)

@@ -11,6 +11,7 @@ from detector.contracts.queries import QueryBatch
 from detector.core.engine import Engine, EngineConfig, Limits, PradaConfig, PrincipalKey
 from detector.core.state.principals import Principals, Shard
 from tests.core.streams import batch, observe, of_one, random, unclipped
+from tests.memory import traced
 
 
 def _newcomers(first: int, count: int, dimension: int = 8) -> list[QueryBatch]:
@@ -42,13 +43,10 @@ def test_what_is_kept_for_a_dimension_goes_with_its_last_principal() -> None:
     for dimension in range(1, 400):
         engine.observe(_newcomers(dimension, 1, dimension))
     assert engine.nbytes() < 500_000
-    tracemalloc.start()
-    for dimension in range(400, 1_200):
-        engine.observe(_newcomers(dimension, 1, dimension))
-    # Of the engine alone: threads that earlier tests left behind allocate too.
-    held = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/detector/core/*")])
-    tracemalloc.stop()
-    assert 0 < sum(trace.size for trace in held.traces) < 1_000_000
+    with traced("core") as held:
+        for dimension in range(400, 1_200):
+            engine.observe(_newcomers(dimension, 1, dimension))
+        assert 0 < held() < 1_000_000
 
 
 def test_whoever_has_a_score_outlasts_those_without_and_the_suspect_outlasts_both() -> None:

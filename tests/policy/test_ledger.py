@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +18,7 @@ from detector.policy.config import Policy
 from detector.policy.ladder import Rung, plain_ladder
 from detector.policy.ledger import Ledger
 from detector.policy.principal import MOST_CAUSES
+from tests.memory import traced
 
 from .oracle import Row, Uncharted
 from .streams import MODEL, activity, drive
@@ -612,15 +612,11 @@ a082a46e616d65a4736c6f77b2717565726965735f7065725f7365636f6e64cb3ff0000000000000
 
 def test_orders_that_are_given_and_taken_back_leave_nothing() -> None:
     ledger = Ledger(ENFORCE)
-    tracemalloc.start()
-    try:
+    with traced("policy") as held:
         for number in range(6_000):
             ledger.command(add(seconds=1e6 + number, id=f"c{number}"), 0.0)
             ledger.command(command("delete", cause_id=f"c{number}"), 0.0)
-        held = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert held < 400_000
+        assert 0 < held() < 400_000
     assert len(ledger.keys()) == 1
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import numpy as np
 
 from detector.contracts.codecs.records import decode
@@ -16,6 +14,7 @@ from detector.policy.ledger import Ledger
 from detector.stream.detector import DetectionInput, Detector
 from detector.stream.scores import LEAST_QUERIES, ScoreBoard, last_rows
 from tests.core.streams import batch
+from tests.memory import traced
 from tests.stream.world import TOPICS
 
 
@@ -112,32 +111,24 @@ def test_a_waiting_score_keeps_nothing_of_the_other_principals_of_its_batch() ->
         findings=[],
         sections={},
     )
-    tracemalloc.start()
-    try:
+    with traced("stream") as held:
         for number in range(20):
             for key in ("p0", f"q{number}"):
                 wide.keys[0] = PrincipalKey("m", "1", key)
                 assert list(scores.due(wide, [0], queries(rows, 10.0))) == []
                 assert list(scores.due(wide, last_rows(wide), queries(rows, 10.0))) == []
-        held = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert held < 2**20 * 2
+        assert 0 < held() < 2**20 * 2
     assert sum(1 for _ in scores.waiting()) == rows + 20
 
 
 def test_what_was_published_is_remembered_for_a_second_alone() -> None:
     scores = board()
-    tracemalloc.start()
-    try:
+    with traced("stream") as held:
         for number in range(6_000):
             seen = observation([30])
             seen.keys[0] = PrincipalKey("m", "1", f"p{number}")
             assert len(spoken(scores, seen, 10.0 + number / 100)) == 1
-        held = tracemalloc.get_traced_memory()[0]
-    finally:
-        tracemalloc.stop()
-    assert held < 400_000
+        assert 0 < held() < 400_000
 
 
 def test_a_refused_row_has_no_score() -> None:
